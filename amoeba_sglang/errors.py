@@ -1,0 +1,19 @@
+"""Typed errors for users. Broken invariants of ours are asserts instead."""
+
+from __future__ import annotations
+
+
+class AmoebaError(Exception):
+    """Base of every error that Amoeba raises for a user to read."""
+
+
+class ConfigError(AmoebaError):
+    """A launch flag, a model or an environment that Amoeba cannot serve; the text names it."""
+
+
+class RequestError(AmoebaError):
+    """An admin request that is refused; `status` is its HTTP status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status

@@ -1,0 +1,72 @@
+"""Control messages between HTTP front end, router and workers, over SGLang's own ZMQ sockets.
+
+    front end -> router   AdminRequest        the tokenizer's PUSH socket, as requests go
+    router    -> worker   TransformOrder      the worker's request socket, in order with requests
+    worker    -> router   WorkerReport        the router's own PULL socket (AmoebaConfig.report_address)
+    router    -> front end AdminReply, Fatal  the socket that the tokenizer manager already pulls
+
+One transformation: PREPARE to every rank of the block -> one VOTE each -> COMMIT or ABORT -> one DONE each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sglang.srt.managers import io_struct
+
+
+class AdminRequest(io_struct.BaseReq, kw_only=True):
+    """`kind` is "state" or "transform"; `rid` pairs the reply with its HTTP request.
+
+    Body of a transform: the JSON the client sent, with `operation_id` filled in.
+    """
+
+    kind: str
+    body: dict[str, Any] = {}
+
+
+class AdminReply(io_struct.BaseReq, kw_only=True):
+    """`status` is the HTTP status, `body` the JSON answer."""
+
+    status: int
+    body: dict[str, Any] = {}
+
+
+class Fatal(io_struct.BaseReq, kw_only=True):
+    """The server cannot go on: fail every client with `reason`, then exit with a code that is not 0."""
+
+    reason: str
+
+
+class TransformOrder(io_struct.BaseReq, kw_only=True):
+    """`phase` is "prepare", "commit" or "abort". `ranks` is the aligned block that changes.
+
+    `before` and `after` are degrees per rank of the block. `epoch` numbers transformations and grows for ever.
+    """
+
+    phase: str
+    operation_id: str
+    epoch: int
+    ranks: list[int]
+    before: list[int]
+    after: list[int]
+
+
+class WorkerReport(io_struct.BaseReq, kw_only=True):
+    """What a worker tells the router.
+
+    kind "beat": the process is alive (once a second, from a thread of its own); body empty.
+    kind "vote": body {"accept": bool, "reason": str}.
+    kind "done": the worker steps at its new degree; body {"seconds", "lockstep_seconds",
+        "bytes_moved": {"kv": n, "weights": n}, "longest_step_seconds"}.
+    """
+
+    kind: str
+    rank: int
+    operation_id: str = ""
+    epoch: int = 0
+    body: dict[str, Any] = {}
+
+
+for _message in (AdminRequest, AdminReply, Fatal, TransformOrder, WorkerReport):
+    io_struct.hook_custom_types(_message)

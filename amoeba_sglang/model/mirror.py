@@ -1,0 +1,93 @@
+"""Mirrors of the peers' `req_to_token` rows, kept by deltas (pure numpy).
+
+A worker's `RowLedger` remembers what its peers know of its rows; every peer's `RowMirror` holds
+those rows, as local slots of their home. A row's known prefix is valid only while the row is
+append-only. Upstream breaks that in two ways, both visible in host state:
+  * a row number is used again (retraction, a finished request): `req_generation` grows;
+  * the tree deduplicates a live request's prefix and rewrites the row from the old
+    `cache_protected_len` on (unified_radix_cache.py, checkpoint): `cache_protected_len` changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass
+class _Sent:
+    generation: int
+    protected_len: int
+    known: int
+
+
+class RowLedger:
+    """What the peers of one worker know of its rows."""
+
+    def __init__(self) -> None:
+        self._sent: dict[int, _Sent] = {}
+
+    def __len__(self) -> int:
+        return len(self._sent)
+
+    def advance(self, row: int, generation: int, protected_len: int, start: int, end: int) -> int:
+        """Return the position from which the peers must be told this row again.
+
+        `start`: first new position of this step, always sent. After the step they know [0, end).
+        """
+        sent = self._sent.get(row)
+        if sent is None or sent.generation != generation:
+            known = 0
+        elif sent.protected_len != protected_len:
+            known = min(sent.known, sent.protected_len, protected_len)
+        else:
+            known = sent.known
+        known = min(known, start)
+        self._sent[row] = _Sent(generation, protected_len, end)
+        return known
+
+    def forget_dead(self, rows_in_use: int, free_rows: Collection[int]) -> tuple[int, ...]:
+        """Rows that peers may forget. Looks only when more rows are known than are in use."""
+        if len(self._sent) <= rows_in_use:
+            return ()
+        dead = tuple(self._sent.keys() & set(free_rows))
+        for row in dead:
+            del self._sent[row]
+        return dead
+
+    def clear(self) -> None:
+        self._sent.clear()
+
+
+class RowMirror:
+    """The rows of one worker as its peers know them; memory follows the live rows."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, np.ndarray] = {}
+
+    def apply(self, row: int, known: int, slots: np.ndarray) -> np.ndarray:
+        """Set positions [known, known + len(slots)) and return the whole row, int64 [seq_len]."""
+        seq_len = known + len(slots)
+        buffer = self._rows.get(row)
+        if buffer is None or len(buffer) < seq_len:
+            grown = np.empty(max(seq_len + 64, seq_len * 5 // 4), dtype=np.int64)
+            if known:
+                assert buffer is not None, f"row {row} sent from {known}, never seen before"
+                grown[:known] = buffer[:known]
+            self._rows[row] = buffer = grown
+        buffer[known:seq_len] = slots
+        return buffer[:seq_len]
+
+    def forget(self, rows: Collection[int]) -> None:
+        for row in rows:
+            self._rows.pop(row, None)
+
+    def clear(self) -> None:
+        self._rows.clear()
+
+    @property
+    def slots_held(self) -> int:
+        """Capacity of all buffers in slots: the memory bound that tests check."""
+        return sum(len(buffer) for buffer in self._rows.values())

@@ -1,0 +1,33 @@
+"""How the ranks of a block talk to each other while they step together."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+
+from amoeba_sglang.transport.base import PeerLostError, TransportError, TransportGroup
+from amoeba_sglang.transport.bell import Bell
+from amoeba_sglang.transport.collective import GlooGroup
+from amoeba_sglang.transport.host import HostGroup
+
+__all__ = [
+    "Bell",
+    "GlooGroup",
+    "HostGroup",
+    "PeerLostError",
+    "TransportError",
+    "TransportGroup",
+    "create_group",
+]
+
+
+def create_group(
+    kind: str, cpu_group: dist.ProcessGroup, timeout_s: float = 60.0
+) -> TransportGroup:
+    """Build a group over the ranks of `cpu_group` (gloo); collective.
+
+    `kind` is the value of --amoeba-transport: "peer" (shared memory) or "collective".
+    """
+    if kind == "peer":
+        return HostGroup.create(cpu_group, timeout_s=timeout_s)
+    assert kind == "collective", kind
+    return GlooGroup(cpu_group, timeout_s)

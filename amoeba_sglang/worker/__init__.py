@@ -1,0 +1,1 @@
+"""Control plane of a worker: its scheduler, the lock-step with its peers, transformations."""

@@ -1,0 +1,197 @@
+"""The elastic state of one worker: groups of every degree, its instance, its peers' pools."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from sglang.srt.distributed.parallel_state import get_world_group, init_model_parallel_group
+
+from amoeba_sglang.config import AmoebaConfig
+from amoeba_sglang.kv import KVMover, create_mover
+from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.messages import TransformOrder
+from amoeba_sglang.model.joint_step import JointExecutor
+from amoeba_sglang.model.kv_pool import ElasticKVPool
+from amoeba_sglang.model.layer_shards import LayerShards
+from amoeba_sglang.model.mirror import RowLedger
+from amoeba_sglang.model.step_record import Row, StepRecord
+from amoeba_sglang.platform.attention import CpuAttention
+from amoeba_sglang.transport import Bell, TransportGroup, create_group
+from amoeba_sglang.worker.lock_step import LockStep
+from amoeba_sglang.worker.slots import live_slots
+from amoeba_sglang.worker.transformation import TransformReport, perform
+
+logger = logging.getLogger(__name__)
+
+
+class ElasticRuntime:
+    """Made once, after upstream's scheduler; collective over all workers of the world."""
+
+    def __init__(self, scheduler: Any, config: AmoebaConfig, rank: int) -> None:
+        self.config, self.rank = config, rank
+        self.chain = DegreeChain(config.degrees)
+        self.index = rank % config.group_size
+        self.allocator = scheduler.token_to_kv_pool_allocator
+        self.requests = scheduler.req_to_token_pool
+        runner = scheduler.tp_worker.model_runner
+        self.pool: ElasticKVPool = runner.token_to_kv_pool
+        assert isinstance(self.pool, ElasticKVPool)
+        self.groups: dict[int, Any] = {}
+        self.transports: dict[int, TransportGroup] = {}
+        self._make_groups()
+        model = runner.model
+        layers = [
+            LayerShards(layer, self.chain, self.index, self.groups)
+            for layer in model.model.layers
+        ]
+        self.executor = JointExecutor(
+            model,
+            layers,
+            self.chain,
+            self.groups,
+            self.transports,
+            CpuAttention(runner),
+        )
+        self.movers = self._make_movers()
+        self.bell = Bell(config.run_id, rank)
+        self.ledger = RowLedger()
+        self.lock_step: LockStep | None = None
+        self.follows = False
+
+    def _make_groups(self) -> None:
+        world = self.config.workers
+        for degree in self.chain.degrees[1:]:
+            blocks = [list(range(i, i + degree)) for i in range(0, world, degree)]
+            world_group = get_world_group()
+            group = init_model_parallel_group(
+                blocks,
+                world_group.local_rank,
+                dist.get_backend(world_group.device_group),
+                group_name=f"amoeba_degree_{degree}",
+            )
+            transport = create_group(self.config.transport, group.cpu_group)
+            if self.pool.device == "cpu":
+                group.host_communicator = (
+                    transport if self.config.transport == "peer" else None
+                )
+            self.groups[degree], self.transports[degree] = group, transport
+
+    def _make_movers(self) -> dict[int, KVMover]:
+        """One mover for every block width, over the pools of the block's workers."""
+        return {
+            width: create_mover(
+                self.config.transport,
+                self.pool,
+                self.chain.finest,
+                group=self.transports[width],
+                cpu_group=self.groups[width].cpu_group,
+                staging_bytes=self.config.staging_mib << 20,
+            )
+            for width in self.chain.degrees[1:]
+        }
+
+    @property
+    def degree(self) -> int:
+        return self.executor.degree
+
+    def refusal(self, order: TransformOrder) -> str | None:
+        """Why this worker cannot take part in the order, or None."""
+        before = order.before[order.ranks.index(self.rank)]
+        if before != self.degree:
+            return f"rank {self.rank} is at degree {self.degree}, not {before}"
+        return None
+
+    def transform(self, order: TransformOrder) -> TransformReport:
+        """Perform the order with its block and join the new instance."""
+        width = len(order.ranks)
+        report = perform(
+            order,
+            self.chain,
+            order.ranks.index(self.rank),
+            live_slots(self.allocator),
+            self.executor.layers,
+            self.pool,
+            self.transports[width],
+            self.movers[width],
+        )
+        self.ledger.clear()
+        self.executor.forget()
+        self.lock_step = None
+        if self.degree > 1:
+            first = self.rank // self.degree * self.degree
+            ranks = tuple(range(first, first + self.degree))
+            self.lock_step = LockStep(
+                order.epoch, ranks, self.rank, self.transports[self.degree], self.bell
+            )
+        return report
+
+    def synchronise(self, batch: Any, order: TransformOrder | None) -> list[StepRecord] | None:
+        """Exchange records with the instance; None at degree 1 and while all sleep."""
+        if self.lock_step is None:
+            return None
+        has_work = batch is not None or order is not None
+        ready = 0 if order is None else order.epoch
+        return self.lock_step.exchange(
+            has_work, lambda step: self._describe(batch, step, has_work, ready)
+        )
+
+    def run_or_follow(self, batch: Any, records: list[StepRecord] | None) -> None:
+        """Arrange the joint step: own forward will run it, or take part without rows now."""
+        self.follows = False
+        if records is None:
+            return
+        for mirror, record in zip(self.executor.mirrors, records, strict=False):
+            mirror.forget(record.dead_rows)
+        if not any(record.rows for record in records):
+            return
+        self.executor.expect(records)
+        if batch is None:
+            self.follows = True
+            self.executor.follow()
+
+    def _describe(self, batch: Any, step: int, has_work: bool, ready: int) -> StepRecord:
+        assert self.lock_step is not None
+        rows = () if batch is None else self._rows(batch)
+        pool = self.requests
+        return StepRecord(
+            epoch=self.lock_step.epoch,
+            step=step,
+            first_rank=self.lock_step.ranks[0],
+            degrees=hash(tuple(layer.degree for layer in self.executor.layers)) >> 8,
+            has_work=has_work,
+            order=ready,
+            extend=batch is not None and batch.forward_mode.is_extend(),
+            rows=rows,
+            dead_rows=self.ledger.forget_dead(pool.size - pool.available_size(), pool.free_slots),
+        )
+
+    def _rows(self, batch: Any) -> tuple[Row, ...]:
+        row_numbers = batch.req_pool_indices_cpu.tolist()
+        seq_lens = batch.seq_lens_cpu.tolist()
+        extends = batch.extend_lens if batch.forward_mode.is_extend() else [1] * len(row_numbers)
+        assert len(batch.reqs) == len(row_numbers), "rows without a request are not served"
+        table, generations = self.requests.req_to_token, self.requests.req_generation
+        rows = []
+        for req, row, seq_len, extend in zip(
+            batch.reqs, row_numbers, seq_lens, extends, strict=True
+        ):
+            known = self.ledger.advance(
+                row,
+                int(generations[row]),
+                req.kv.cache_protected_len,
+                seq_len - extend,
+                seq_len,
+            )
+            slots = table[row, known:seq_len].to("cpu", torch.int64).numpy()
+            rows.append(Row(row, seq_len, extend, known, slots))
+        return tuple(rows)
+
+
+def memory_export(pool: ElasticKVPool) -> tuple[int, int]:
+    """(process, descriptor) through which a peer maps this worker's pool."""
+    assert pool.memory is not None
+    return os.getpid(), pool.memory.fd

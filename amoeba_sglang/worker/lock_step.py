@@ -1,0 +1,45 @@
+"""Keeps the schedulers of one instance in step, and asleep together when none has work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from amoeba_sglang.model.step_record import StepRecord, require_agreement
+from amoeba_sglang.transport import Bell, TransportGroup
+
+
+class LockStep:
+    """The joint steps of one instance between two transformations.
+
+    A step starts with an exchange of records. When no record has work all members fall asleep in
+    the same round; whoever gets work rings the others and enters the next exchange. A bell older
+    than the next step is stale and ignored, so simultaneous wake-ups are harmless.
+    """
+
+    def __init__(
+        self, epoch: int, ranks: tuple[int, ...], rank: int, group: TransportGroup, bell: Bell
+    ) -> None:
+        self.epoch, self.ranks, self.group, self.bell = epoch, ranks, group, bell
+        self.peers = [r for r in ranks if r != rank]
+        self.step = 0
+        self.asleep = False
+
+    def exchange(
+        self, has_work: bool, make_record: Callable[[int], StepRecord]
+    ) -> list[StepRecord] | None:
+        """One round: the records of all members in rank order, or None while asleep.
+
+        `make_record(step)` is called only if the round takes place, since making a record tells
+        the ledger that the peers know it.
+        """
+        if self.asleep:
+            if has_work:
+                self.bell.ring(self.peers, (self.epoch, self.step))
+            elif self.bell.latest() < (self.epoch, self.step):
+                return None
+        words = self.group.exchange(make_record(self.step).encode())
+        records = [StepRecord.decode(w) for w in words]
+        require_agreement(records)
+        self.step += 1
+        self.asleep = not any(record.has_work for record in records)
+        return records

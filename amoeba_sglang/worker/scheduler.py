@@ -1,0 +1,125 @@
+"""The scheduler of an elastic worker: upstream's, plus joint steps and transformations.
+
+Requests, radix cache, allocator, sampler and sockets stay upstream's and never merge. Everything
+elastic happens at one point of the loop, after the next batch is planned and before it runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any
+
+from sglang.srt.managers import io_struct
+from sglang.srt.managers.scheduler import Scheduler
+from sglang.srt.runtime_context import get_parallel
+from sglang.utils import TypeBasedDispatcher
+
+from amoeba_sglang.config import AmoebaConfig
+from amoeba_sglang.messages import TransformOrder
+from amoeba_sglang.worker.elastic_runtime import ElasticRuntime
+from amoeba_sglang.worker.router_link import RouterLink
+from amoeba_sglang.worker.slots import audit
+
+logger = logging.getLogger(__name__)
+
+_WEIGHT_UPDATES = (
+    io_struct.UpdateWeightFromDiskReqInput,
+    io_struct.UpdateWeightsFromDistributedReqInput,
+    io_struct.UpdateWeightsFromTensorReqInput,
+    io_struct.UpdateWeightsFromIPCReqInput,
+)
+
+
+class ElasticScheduler(Scheduler):
+    """One worker of an Amoeba group; `dp_rank` is its rank in the one world."""
+
+    def __init__(self, server_args: Any, port_args: Any) -> None:
+        config: AmoebaConfig = server_args._amoeba
+        super().__init__(server_args, port_args)
+        rank = get_parallel().dp_rank
+        self.order: TransformOrder | None = None
+        self.order_received = 0.0
+        self.audits = os.environ.get("AMOEBA_AUDIT") == "1"
+        self.runtime = ElasticRuntime(self, config, rank)
+        self.tp_worker.model_runner.joint_forward = self.runtime.executor.forward
+        self.link = RouterLink(config.report_address, rank)
+        assert self.idle_sleeper is not None, "the launcher sets --sleep-on-idle"
+        self.idle_sleeper.poller.register(self.runtime.bell.fileno(), 1)
+
+    def init_request_dispatcher(self) -> None:
+        super().init_request_dispatcher()
+        upstream = self._request_dispatcher
+        self._request_dispatcher = TypeBasedDispatcher([(TransformOrder, self.handle_order)])
+        self._request_dispatcher += TypeBasedDispatcher(
+            [(kind, lambda request: self.update_weights(request, upstream)) for kind in _WEIGHT_UPDATES]
+        )
+        self._request_dispatcher += upstream
+
+    def handle_order(self, order: TransformOrder) -> None:
+        """PREPARE: vote, still serving. COMMIT: perform at the next planned step."""
+        if order.phase == "prepare":
+            reason = self.runtime.refusal(order)
+            body = {"accept": reason is None, "reason": reason or ""}
+            self.link.report("vote", order.operation_id, order.epoch, body)
+        elif order.phase == "commit":
+            assert self.order is None, f"{self.order} is still waiting"
+            self.order, self.order_received = order, time.monotonic()
+
+    def update_weights(self, request: Any, upstream: TypeBasedDispatcher) -> Any:
+        """Upstream loads by name into upstream's row order; the router allows it at degree 1."""
+        layers = self.runtime.executor.layers
+        for layer in layers:
+            layer.restore_upstream_order()
+        try:
+            return upstream(request)
+        finally:
+            for layer in layers:
+                layer.adopt_weights()
+
+    def get_next_batch_to_run(self, running_batch: Any, last_batch: Any) -> Any:
+        plan = super().get_next_batch_to_run(running_batch, last_batch)
+        batch = plan.batch_to_run
+        while True:
+            if self.order is not None and self.runtime.lock_step is None:
+                self.transform()
+                continue
+            records = self.runtime.synchronise(batch, self.order)
+            if self.order is not None and records is not None:
+                if all(record.order == self.order.epoch for record in records):
+                    self.transform()
+                    continue
+            break
+        self.runtime.run_or_follow(batch, records)
+        return plan
+
+    def transform(self) -> None:
+        """Perform the committed order with the block, then step at the new degree."""
+        order, self.order = self.order, None
+        assert order is not None
+        if self.device != "cpu":
+            self.forward_stream.synchronize()
+        report = self.runtime.transform(order)
+        body: dict[str, Any] = {
+            "seconds": time.monotonic() - self.order_received,
+            "lockstep_seconds": report.lockstep_seconds,
+            "bytes_moved": {"kv": report.kv_bytes, "weights": 0},
+            "longest_step_seconds": report.lockstep_seconds + report.move_seconds,
+            "move_seconds": report.move_seconds,
+        }
+        if self.audits:
+            self.require_clean_slots()
+        self.link.report("done", order.operation_id, order.epoch, body)
+
+    def require_clean_slots(self) -> None:
+        """Stop the worker if any slot has no owner or two (`AMOEBA_AUDIT=1`, for tests)."""
+        problems = audit(self)
+        assert not problems, "slot audit failed:\n" + "\n".join(problems)
+
+    def on_idle(self) -> None:
+        if self.runtime.follows:
+            return
+        if self.audits and self.is_fully_idle():
+            self.require_clean_slots()
+        super().on_idle()

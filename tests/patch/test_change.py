@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.patch import change
+from amoeba_sglang.patch.change import apply_series, revert_series
+from amoeba_sglang.patch.series import Series, load_series
+from amoeba_sglang.patch.state import read_state
+from amoeba_sglang.patch.target import find_target
+from tests.patch.trees import (
+    PRISTINE,
+    expect,
+    fingerprint,
+    git,
+    read_tree,
+    write_distribution,
+    write_tree,
+)
+
+
+def test_apply_and_revert_an_installed_package(series: Series, site: Path) -> None:
+    target = find_target(site)
+    assert apply_series(series, target) == 4
+    assert read_tree(site) == expect(3)
+    assert revert_series(series, target) == 4
+    assert read_tree(site) == PRISTINE
+    assert not (site / "sglang/srt/fresh").exists()
+
+
+def test_checkout_gets_what_git_am_makes(series: Series, checkout: Path, tmp_path: Path) -> None:
+    by_am = Path(shutil.copytree(checkout, tmp_path / "am"))
+    git(by_am, "am", "-q", *(patch.path for patch in series.patches))
+    apply_series(series, find_target(checkout))
+    assert read_tree(checkout / "python") == read_tree(by_am / "python") == expect(3)
+    assert read_state(series, find_target(by_am)).overall == "patched"
+    revert_series(series, find_target(checkout))
+    assert git(checkout, "status", "--porcelain") == ""
+
+
+def test_twice_is_refused_and_changes_nothing(series: Series, site: Path) -> None:
+    target = find_target(site)
+    with pytest.raises(ConfigError, match="is not patched; nothing was changed"):
+        revert_series(series, target)
+    assert read_tree(site) == PRISTINE
+    apply_series(series, target)
+    before = fingerprint(site)
+    with pytest.raises(ConfigError, match="is already patched; nothing was changed"):
+        apply_series(series, target)
+    assert fingerprint(site) == before
+
+
+@pytest.mark.parametrize("level", [0, 1, 3])
+@pytest.mark.parametrize("number", [20, 39])
+def test_modified_file_is_never_touched(
+    series: Series, site: Path, level: int, number: int
+) -> None:
+    write_tree(site, dict.fromkeys(PRISTINE))
+    write_tree(site, expect(level))
+    file = site / "sglang/srt/b.py"
+    text = file.read_text().replace("line 39", "mine") if number == 39 else "mine\n"
+    file.write_text(text)
+    before = read_tree(site)
+    for act in (apply_series, revert_series):
+        with pytest.raises(
+            ConfigError, match=r"b\.py is locally modified.*nothing was changed; re"
+        ):
+            act(series, find_target(site))
+    assert read_tree(site) == before
+
+
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("act", [apply_series, revert_series])
+def test_partial_is_mended_either_way(
+    series: Series, site: Path, level: int, act: Callable[..., int]
+) -> None:
+    write_tree(site, expect(level))
+    act(series, find_target(site))
+    assert read_tree(site) == (expect(3) if act is apply_series else PRISTINE)
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, module: object, name: str, call: int) -> list[int]:
+    """Let one call of a function find the disk full, and the ones before and after work."""
+    calls: list[int] = []
+    real = getattr(module, name)
+
+    def wrapped(*arguments: object, **options: object) -> object:
+        calls.append(1)
+        if len(calls) == call:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, name, wrapped)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call"),
+    [(tempfile, "mkstemp", n) for n in (1, 3)]
+    + [(os, "replace", n) for n in (1, 2, 3)]
+    + [(os, "fsync", 2), (Path, "unlink", 1)],
+)
+def test_failure_at_any_write_changes_nothing(
+    series: Series,
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: object,
+    name: str,
+    call: int,
+) -> None:
+    directories = sorted((site / "sglang").rglob("*"))
+    calls = fail_at(monkeypatch, module, name, call)
+    with pytest.raises(ConfigError, match="No space left on device; nothing was changed"):
+        apply_series(series, find_target(site))
+    assert len(calls) >= call
+    monkeypatch.undo()
+    assert read_tree(site) == PRISTINE
+    assert sorted((site / "sglang").rglob("*")) == directories
+    apply_series(series, find_target(site))
+    assert read_tree(site) == expect(3)
+
+
+@pytest.mark.parametrize("call", [2, 3])
+@pytest.mark.parametrize("mend", [apply_series, revert_series])
+def test_crash_between_replacements_is_mended(
+    series: Series, site: Path, call: int, mend: Callable[..., int]
+) -> None:
+    child = os.fork()
+    if child == 0:
+        calls = []
+        real = change._commit
+
+        def commit(*arguments: object) -> None:
+            calls.append(1)
+            if len(calls) == call:
+                os._exit(9)  # as SIGKILL: nothing of ours runs after it
+            real(*arguments)
+
+        change._commit = commit
+        apply_series(series, find_target(site))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert any(".amoeba-patch-" in path for path in read_tree(site))
+    assert read_state(series, find_target(site)).overall == "partial"
+    mend(series, find_target(site))
+    assert read_tree(site) == (expect(3) if mend is apply_series else PRISTINE)
+
+
+def test_hard_links_of_other_environments_stay_as_they_are(
+    series: Series, site: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(site, tmp_path / "other", copy_function=os.link))
+    assert (site / "sglang/srt/a.py").samefile(other / "sglang/srt/a.py")
+    apply_series(series, find_target(site))
+    assert read_tree(other) == PRISTINE
+    assert read_tree(site) == expect(3)
+    # Files that no patch touches stay shared.
+    assert (site / "sglang/srt/bystander.py").samefile(other / "sglang/srt/bystander.py")
+
+
+def test_mode_is_kept_and_time_moves_on(series: Series, site: Path) -> None:
+    file = site / "sglang/srt/a.py"
+    file.chmod(0o755)
+    times = [int(file.stat().st_mtime)]
+    for act in (apply_series, revert_series, apply_series):
+        act(series, find_target(site))
+        times.append(int(file.stat().st_mtime))
+    # Whole seconds, as a .pyc has them.
+    assert times == sorted(set(times))
+    assert file.stat().st_mode & 0o777 == 0o755
+    assert (site / "sglang/srt/fresh/new.py").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.fixture
+def foreign_site() -> Iterator[Path]:
+    """A site-packages that an unprivileged user can read and not write."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name) / "site-packages"
+        write_tree(root, PRISTINE)
+        write_distribution(root)
+        for directory in (Path(name), *(d for d in Path(name).rglob("*") if d.is_dir())):
+            directory.chmod(0o555)
+        yield root
+        for directory in (Path(name), *(d for d in Path(name).rglob("*") if d.is_dir())):
+            directory.chmod(0o755)
+
+
+def test_unwritable_target_is_one_clear_line(
+    series: Series, foreign_site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The patches are below a directory of pytest that only its owner may enter.
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        copy = Path(shutil.copytree(series.patches[0].path.parent, Path(name) / "series"))
+        copy.chmod(0o755)
+        readable = load_series(copy)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(ConfigError) as caught:
+                apply_series(readable, find_target(foreign_site))
+        finally:
+            if root:
+                os.seteuid(0)
+    text = str(caught.value)
+    file = foreign_site / "sglang/srt/a.py"
+    assert text == f"cannot write {file}: Permission denied; nothing was changed"
+    assert read_tree(foreign_site) == PRISTINE
+
+
+def test_one_run_at_a_time(series: Series, site: Path) -> None:
+    target = find_target(site)
+    with change._locked(target), pytest.raises(ConfigError, match="another run of this tool"):
+        apply_series(series, target)
+    assert read_tree(site) == PRISTINE
+    apply_series(series, target)
