@@ -10,6 +10,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 # A fork server that has imported torch once: a worker then starts in tens of milliseconds
@@ -118,13 +119,10 @@ def _work(
             world_size=n,
             timeout=datetime.timedelta(seconds=timeout_s),
         )
-        message = (True, target(rank, n, *args))
+        message = ForkingPickler.dumps((True, target(rank, n, *args)))
     except BaseException:
-        message = (False, traceback.format_exc())
-    try:
-        pipe.send(message)
-    except Exception:
-        pipe.send((False, traceback.format_exc()))
+        message = ForkingPickler.dumps((False, traceback.format_exc()))
+    pipe.send_bytes(message)
     pipe.close()
     # Tearing a gloo group down waits for peers that a test may have killed or frozen.
     os._exit(0)

@@ -66,7 +66,8 @@ class PatchState:
 def read_state(series: Series, target: Target) -> PatchState:
     """Find out which of its known contents every touched file of `target` has; changes nothing."""
     found = {path: target.read(path) for path in series.files}
-    for level in (len(series.patches), 0):
+    # One look at all files serves the usual cases. Without a RECORD a fit at level 0 proves little.
+    for level in (len(series.patches), 0) if target.record else (len(series.patches),):
         fit = _fit(target, found, series.patches, level)
         if fit is None:
             continue
@@ -85,7 +86,7 @@ def installed_state() -> PatchState:
 
 
 def require_patched() -> None:
-    """Raise ConfigError, which names the mending command, unless the installed sglang is patched."""
+    """Raise ConfigError, naming the command that mends it, if installed sglang is not patched."""
     state = installed_state()
     if state.problem:
         raise ConfigError(f"{state.problem}; {state.target.remedy}, then run: {APPLY_COMMAND}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
-from sglang.srt.platforms.interface import KVPoolKind, SRTPlatform
+from sglang.srt.platforms.interface import SRTPlatform
 
 from amoeba_sglang.platform import NAME
 
@@ -37,12 +38,13 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         register_attention_backend(NAME)(_create_attention)
         ops.register(NAME)
 
-    def get_kv_pool_cls(self, *, kind: KVPoolKind) -> type | None:
-        if kind != "mha":
+    def create_host_communicator(self, cpu_group: Any) -> Any | None:
+        """Shared-memory collectives for every group on this host; gloo with AMOEBA_GLOO=1."""
+        if os.environ.get("AMOEBA_GLOO") == "1":
             return None
-        from amoeba_sglang.model.kv_pool import ElasticKVPool
+        from amoeba_sglang.transport import create_group
 
-        return ElasticKVPool
+        return create_group("peer", cpu_group)
 
     def is_pin_memory_available(self, device: Any = None) -> bool:
         return False

@@ -22,9 +22,7 @@ class PeerLostError(TransportError):
     `waited_s`: seconds it had waited.
     """
 
-    def __init__(
-        self, ranks: Sequence[int], operation: str, waited_s: float, reason: str
-    ) -> None:
+    def __init__(self, ranks: Sequence[int], operation: str, waited_s: float, reason: str) -> None:
         super().__init__(
             f"worker ranks {list(ranks)} {reason} during {operation}; waited {waited_s:.2f} s"
         )

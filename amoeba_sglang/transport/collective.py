@@ -48,17 +48,17 @@ class GlooGroup(TransportGroup):
         return torch.cat(self._gather("all_gather", x.contiguous()), dim)
 
     def all_gather_rows(self, x: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-        assert len(rows) == self.size and rows[self.rank] == x.shape[0], (rows, x.shape)
+        assert len(rows) == self.size, (rows, self.size)
+        assert rows[self.rank] == x.shape[0], (rows, x.shape)
         padded = x.new_zeros(max(rows), *x.shape[1:])
         padded[: x.shape[0]] = x
         parts = self._gather("all_gather_rows", padded)
         return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
 
     def exchange(self, record: np.ndarray) -> list[np.ndarray]:
-        assert record.dtype == np.int64 and record.ndim == 1, (record.dtype, record.shape)
-        lengths = [
-            int(length) for length in self._gather("exchange", torch.tensor([len(record)]))
-        ]
+        assert record.dtype == np.int64, record.dtype
+        assert record.ndim == 1, record.shape
+        lengths = [int(length) for length in self._gather("exchange", torch.tensor([len(record)]))]
         padded = torch.zeros(max(lengths), dtype=torch.int64)
         padded[: len(record)] = torch.from_numpy(record)
         parts = self._gather("exchange", padded)

@@ -42,9 +42,7 @@ class HostGroup(TransportGroup):
         self.size = len(world_ranks)
         self.timeout_s = timeout_s
         self._capacity = capacity_bytes
-        self._rendezvous = Rendezvous(
-            segment.memory, rank, segment.pids, world_ranks, timeout_s
-        )
+        self._rendezvous = Rendezvous(segment.memory, rank, segment.pids, world_ranks, timeout_s)
         self._meet = self._rendezvous.meet
         self._whole_sum_bytes = (
             capacity_bytes if self.size <= 2 else min(capacity_bytes, _SHARED_SUM_BYTES)
@@ -69,7 +67,8 @@ class HostGroup(TransportGroup):
 
         `capacity_bytes`: multiple of 4096, below 2**28. Raises TransportError.
         """
-        assert 0 < capacity_bytes < 1 << 28 and capacity_bytes % _PAGE == 0, capacity_bytes
+        assert 0 < capacity_bytes < 1 << 28, capacity_bytes
+        assert capacity_bytes % _PAGE == 0, capacity_bytes
         world_ranks = dist.get_process_group_ranks(cpu_group)
         size = len(world_ranks)
         nbytes = _data_offset(size) + 2 * size * capacity_bytes
@@ -104,14 +103,16 @@ class HostGroup(TransportGroup):
         return torch.cat(flat.view(self.size, *x.shape).unbind(0), dim)
 
     def all_gather_rows(self, x: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-        assert len(rows) == self.size and rows[self.rank] == x.shape[0], (rows, x.shape)
+        assert len(rows) == self.size, (rows, self.size)
+        assert rows[self.rank] == x.shape[0], (rows, x.shape)
         row = x.shape[1:].numel()
         counts = [count * row for count in rows]
         flat = self._gather_flat(x.reshape(-1), counts, Operation.ALL_GATHER_ROWS)
         return flat.view(sum(rows), *x.shape[1:])
 
     def exchange(self, record: np.ndarray) -> list[np.ndarray]:
-        assert record.dtype == np.int64 and record.ndim == 1, (record.dtype, record.shape)
+        assert record.dtype == np.int64, record.dtype
+        assert record.ndim == 1, record.shape
         room = self._capacity // 8 - 1
         records = self._next_records()
         own = records[self.rank]
@@ -124,14 +125,16 @@ class HostGroup(TransportGroup):
             return [
                 slot[1 : 1 + length].copy() for slot, length in zip(records, lengths, strict=True)
             ]
-        parts = [[slot[1 : 1 + length].copy()] for slot, length in zip(records, lengths)]
+        parts = [
+            [slot[1 : 1 + length].copy()] for slot, length in zip(records, lengths, strict=True)
+        ]
         for start in range(room, longest, room + 1):
             stop = start + room + 1
             records = self._next_records()
             rest = record[start:stop]
             records[self.rank][: len(rest)] = rest
             self._meet(signature(Operation.EXCHANGE, start))
-            for slot, length, part in zip(records, lengths, parts):
+            for slot, length, part in zip(records, lengths, parts, strict=True):
                 part.append(slot[: max(0, min(length, stop) - start)].copy())
         return [np.concatenate(part) for part in parts]
 
@@ -151,9 +154,7 @@ class HostGroup(TransportGroup):
                 views.clear()
             nbytes = shape.numel() * dtype.itemsize
             with torch.inference_mode(False):
-                slots = tuple(
-                    slot[:nbytes].view(dtype).view(shape) for slot in self._bytes[turn]
-                )
+                slots = tuple(slot[:nbytes].view(dtype).view(shape) for slot in self._bytes[turn])
             views[dtype, shape] = slots
         return slots
 

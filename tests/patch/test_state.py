@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from amoeba_sglang.patch import git as patch_git
-from amoeba_sglang.patch.series import Series
+from amoeba_sglang.patch.series import Series, load_series
 from amoeba_sglang.patch.state import PatchState, read_state
 from amoeba_sglang.patch.target import find_target
 from tests.patch.trees import PRISTINE, expect, fingerprint, git, read_tree, write_tree
@@ -103,13 +102,35 @@ def test_other_edition_of_a_patch_is_not_ours(series: Series, site: Path) -> Non
     assert "b.py is locally modified" in problem(read_state(series, find_target(site)))
 
 
-def test_line_that_moved_is_not_ours(series: Series, make_site: Callable[..., Path]) -> None:
+def test_line_that_moved_is_not_ours(series: Series, site: Path, checkout: Path) -> None:
     """git lets a hunk move, so a patch that sits in the wrong place must not count as applied."""
-    site = make_site()
     block = "".join(f"line {number}\n" for number in range(5, 16))
     wrong = PRISTINE["sglang/srt/a.py"] + block.replace("line 10\n", "seam one\n")
-    put(site, PRISTINE | {"sglang/srt/a.py": wrong})
+    for root in (site, checkout / "python"):
+        put(root, PRISTINE | {"sglang/srt/a.py": wrong})
     assert "a.py is locally modified" in problem(read_state(series, find_target(site)))
+    assert look(series, checkout) == ("unpatched", ["not applied"] * 3)
+
+
+def test_patch_that_would_fit_twice_is_told_as_applied(checkout: Path, tmp_path: Path) -> None:
+    """Between equal lines an applied hunk fits again; without RECORD only the order helps."""
+    root = checkout / "python"
+    write_tree(root, {"sglang/same.py": "same\n" * 40})
+    git(checkout, "add", "-A")
+    git(checkout, "commit", "-qm", "equal lines")
+    base = git(checkout, "rev-parse", "HEAD").strip()
+    for tree in (
+        {"sglang/same.py": "same\n" * 20 + "seam\n" + "same\n" * 20},
+        {"sglang/srt/b.py": expect(3)["sglang/srt/b.py"]},
+    ):
+        write_tree(root, tree)
+        git(checkout, "commit", "-qam", "seam")
+    directory = tmp_path / "twice"
+    names = git(checkout, "format-patch", "-o", directory, base).split()
+    (directory / "series").write_text("".join(f"{Path(name).name}\n" for name in names))
+    git(checkout, "reset", "-q", "--hard", "HEAD~1")
+    git(checkout, "apply", "--check", names[0])
+    assert look(load_series(directory), checkout) == ("partial", ["applied", "not applied"])
 
 
 def test_scratch_inside_a_repository_and_git_environment_do_no_harm(

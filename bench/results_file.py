@@ -1,0 +1,68 @@
+"""Benchmark results as JSON with the machine and the commit they were measured on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """What a reader needs to compare the figures with another machine's."""
+    with open("/proc/cpuinfo") as info:
+        model = next((line.split(":")[1].strip() for line in info if "model name" in line), "?")
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(pages / 2**30, 1),
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+    }
+
+
+def commit() -> str:
+    """Commit of the checkout; "-dirty" when the working tree differs from it."""
+    here = Path(__file__).parent
+    head = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True
+    ).stdout.strip()
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain", "--", "../amoeba_sglang", "../patches"],
+        cwd=here, capture_output=True, text=True,
+    ).stdout.strip()  # fmt: skip
+    return head + ("-dirty" if dirty else "")
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, minimum, maximum and count of repeated measurements."""
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "runs": len(values),
+    }
+
+
+def write(name: str, figures: dict[str, Any]) -> Path:
+    """Write bench/results/NAME.json and print it."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    result = {
+        "name": name,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "figures": figures,
+    }
+    text = json.dumps(result, indent=1)
+    path.write_text(text + "\n")
+    print(text)
+    return path

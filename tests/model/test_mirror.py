@@ -1,0 +1,91 @@
+"""The mirror equals the owner's rows after any history of appends, rewrites and reuse."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amoeba_sglang.model.mirror import RowLedger, RowMirror
+
+
+class Owner:
+    """A worker's request table as upstream changes it, with its ledger and one peer's mirror."""
+
+    def __init__(self):
+        self.rows, self.generation, self.protected = {}, {}, {}
+        self.free = set(range(8))
+        self.ledger, self.mirror = RowLedger(), RowMirror()
+        self.next_slot = 1
+
+    def new_slots(self, count):
+        slots = np.arange(self.next_slot, self.next_slot + count)
+        self.next_slot += count
+        return slots
+
+    def admit(self, row, tokens):
+        self.free.discard(row)
+        self.generation[row] = self.generation.get(row, 0) + 1
+        self.protected[row] = 0
+        self.rows[row] = np.empty(0, np.int64)
+        self.step(row, tokens)
+
+    def step(self, row, tokens):
+        start = len(self.rows[row])
+        self.rows[row] = np.concatenate([self.rows[row], self.new_slots(tokens)])
+        end = len(self.rows[row])
+        known = self.ledger.advance(
+            row, self.generation[row], self.protected[row], start, end
+        )
+        seen = self.mirror.apply(row, known, self.rows[row][known:end])
+        np.testing.assert_array_equal(seen, self.rows[row])
+
+    def deduplicate(self, row):
+        """The tree takes the row over and repoints all but what it owned before."""
+        old, end = self.protected[row], len(self.rows[row])
+        self.rows[row] = np.concatenate([self.rows[row][:old], self.new_slots(end - old)])
+        self.protected[row] = end
+
+    def release(self, row):
+        del self.rows[row]
+        self.free.add(row)
+
+    def collect(self):
+        self.mirror.forget(self.ledger.forget_dead(8 - len(self.free), self.free))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3), st.integers(1, 30))))
+def test_mirror_follows_every_history(history):
+    owner = Owner()
+    for row, action, tokens in history:
+        if row in owner.free:
+            owner.admit(row, tokens)
+        elif action == 0:
+            owner.release(row)
+        elif action == 1:
+            owner.deduplicate(row)
+        else:
+            owner.step(row, tokens)
+        owner.collect()
+        live = sum(len(slots) for slots in owner.rows.values())
+        assert owner.mirror.slots_held <= live * 5 // 4 + 64 * 8
+        assert len(owner.ledger) <= len(owner.rows)
+
+
+def test_a_rewritten_prefix_is_sent_again_from_the_old_protected_length():
+    owner = Owner()
+    owner.admit(3, 10)
+    owner.deduplicate(3)
+    known = owner.ledger.advance(3, owner.generation[3], owner.protected[3], 10, 11)
+    assert known == 0
+
+
+def test_an_append_sends_only_the_new_position():
+    ledger = RowLedger()
+    assert ledger.advance(1, 1, 0, 0, 100) == 0
+    assert ledger.advance(1, 1, 0, 100, 101) == 100
+
+
+def test_a_reused_row_number_is_sent_whole():
+    ledger = RowLedger()
+    ledger.advance(1, 1, 0, 0, 100)
+    assert ledger.advance(1, 2, 0, 5, 6) == 0

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amoeba_sglang.model.step_record import Row, StepRecord, require_agreement
+
+words = st.integers(0, 2**40)
+
+
+@st.composite
+def rows(draw):
+    seq_len = draw(st.integers(1, 40))
+    extend = draw(st.integers(1, seq_len))
+    known = draw(st.integers(0, seq_len - extend))
+    slots = draw(st.lists(words, min_size=seq_len - known, max_size=seq_len - known))
+    return Row(draw(st.integers(0, 4096)), seq_len, extend, known, np.array(slots, np.int64))
+
+
+records = st.builds(
+    StepRecord,
+    epoch=words,
+    step=words,
+    first_rank=st.integers(0, 64),
+    degrees=st.integers(-(2**60), 2**60),
+    has_work=st.booleans(),
+    order=words,
+    extend=st.booleans(),
+    rows=st.lists(rows(), max_size=5).map(tuple),
+    dead_rows=st.lists(words, max_size=5).map(tuple),
+)
+
+
+@given(records)
+def test_decode_inverts_encode(record):
+    again = StepRecord.decode(record.encode())
+    for name in ("epoch", "step", "first_rank", "degrees", "has_work", "order", "extend"):
+        assert getattr(again, name) == getattr(record, name)
+    assert again.dead_rows == record.dead_rows
+    assert again.tokens == record.tokens
+    assert len(again.rows) == len(record.rows)
+    for ours, theirs in zip(again.rows, record.rows, strict=True):
+        assert (ours.row, ours.seq_len, ours.extend_len, ours.known) == (
+            theirs.row,
+            theirs.seq_len,
+            theirs.extend_len,
+            theirs.known,
+        )
+        np.testing.assert_array_equal(ours.slots, theirs.slots)
+
+
+@pytest.mark.parametrize("field", ["epoch", "step", "first_rank", "degrees"])
+def test_a_worker_at_another_step_is_named_before_any_collective(field):
+    one = {"epoch": 1, "step": 2, "first_rank": 0, "degrees": 7, "has_work": True}
+    same = [StepRecord(**one), StepRecord(**one)]
+    require_agreement(same)
+    with pytest.raises(AssertionError, match="disagree"):
+        require_agreement([same[0], StepRecord(**{**one, field: 5})])

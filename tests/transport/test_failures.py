@@ -1,0 +1,206 @@
+"""Dead, frozen, absent and disagreeing peers, and what remains afterwards."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from amoeba_sglang.transport import GlooGroup, HostGroup, PeerLostError, TransportError
+from amoeba_sglang.transport.base import TransportGroup
+from tests.processes import run_workers
+
+
+def _make(kind: type[TransportGroup], timeout_s: float) -> TransportGroup:
+    if kind is HostGroup:
+        return HostGroup.create(dist.group.WORLD, timeout_s=timeout_s)
+    return GlooGroup(dist.group.WORLD, timeout_s)
+
+
+def _lose(call) -> tuple[tuple[int, ...], str, float, float]:
+    start = time.monotonic()
+    with pytest.raises(PeerLostError) as caught:
+        call()
+    return caught.value.ranks, str(caught.value), caught.value.waited_s, time.monotonic() - start
+
+
+def _outlive_rank_1(rank: int, n: int, kind: type[TransportGroup]):
+    group = _make(kind, 30.0)
+    x = torch.ones(8, 576)
+    group.all_reduce(x)
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _lose(lambda: group.all_reduce(x))
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_a_dead_peer_is_named_at_once(n: int):
+    results = run_workers(n, _outlive_rank_1, HostGroup, may_die=(1,))
+    assert results.pop(1) is None
+    for ranks, text, _, seconds in results:
+        assert ranks == (1,)
+        assert re.fullmatch(
+            r"worker ranks \[1\] died during all_reduce\(18432\), meeting 2; waited 0\.\d\d s", text
+        ), text
+        assert seconds < 1.0
+
+
+def test_gloo_maps_a_dead_peer():
+    (ranks, text, _, seconds), dead = run_workers(2, _outlive_rank_1, GlooGroup, may_die=(1,))
+    assert dead is None
+    assert ranks == (1,)
+    assert seconds < 5.0
+    assert text.startswith("worker ranks [1] are silent or dead, at least one of them (")
+
+
+def _outwait_rank_1(rank: int, n: int, kind: type[TransportGroup]):
+    group = _make(kind, 0.5)
+    pids = group.exchange(np.array([os.getpid()]))
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return None
+    try:
+        return _lose(lambda: group.exchange(np.arange(3)))
+    finally:
+        os.kill(int(pids[1][0]), signal.SIGCONT)
+
+
+def test_a_frozen_peer_is_an_error_with_numbers():
+    first, frozen, third = run_workers(3, _outwait_rank_1, HostGroup)
+    assert frozen is None
+    for ranks, text, waited, seconds in (first, third):
+        assert ranks == (1,)
+        assert re.fullmatch(
+            r"worker ranks \[1\] did not arrive within 0\.5 s "
+            r"during exchange\(0\), meeting 2; waited 0\.\d\d s",
+            text,
+        ), text
+        assert 0.5 <= waited <= seconds < 1.5
+
+
+def test_gloo_maps_a_frozen_peer():
+    (ranks, _, waited, seconds), frozen = run_workers(2, _outwait_rank_1, GlooGroup)
+    assert frozen is None
+    assert ranks == (1,)
+    assert 0.4 <= waited <= seconds < 1.5
+
+
+def _stay_behind(rank: int, n: int):
+    group = HostGroup.create(dist.group.WORLD, timeout_s=30.0)
+    group.barrier()
+    if rank == 1:
+        group.close()
+        time.sleep(1.0)
+        return None
+    return _lose(group.barrier)
+
+
+def test_a_closed_peer_is_not_waited_for():
+    (ranks, text, _, seconds), _ = run_workers(2, _stay_behind)
+    assert ranks == (1,)
+    assert "left the group" in text
+    assert seconds < 1.0
+
+
+def _leave_early(rank: int, n: int) -> int:
+    group = HostGroup.create(dist.group.WORLD, timeout_s=30.0)
+    if rank == 2:
+        time.sleep(0.3)
+    group.barrier()
+    return rank
+
+
+def test_a_peer_may_exit_after_its_last_operation():
+    # Rank 1 arrives and exits while rank 0 is kept waiting by rank 2.
+    assert run_workers(3, _leave_early) == [0, 1, 2]
+
+
+def _call_exchange_on_rank_1(group: HostGroup) -> None:
+    if group.rank == 1:
+        group.exchange(np.arange(3))
+    else:
+        group.all_reduce(torch.ones(8, 576))
+
+
+def _disagree(rank: int, n: int):
+    group = HostGroup.create(dist.group.WORLD, timeout_s=30.0)
+    group.barrier()
+    texts = []
+    with pytest.raises(TransportError) as caught:
+        _call_exchange_on_rank_1(group)
+    texts.append(str(caught.value))
+    group = HostGroup.create(dist.group.WORLD, timeout_s=30.0)
+    with pytest.raises(TransportError) as caught:
+        group.all_reduce(torch.ones(8 + rank))
+    texts.append(str(caught.value))
+    return texts
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_disagreement_is_named_on_every_rank(n: int):
+    results = run_workers(n, _disagree)
+    for rank, (operations, sizes) in enumerate(results):
+        assert "disagree at meeting 2" in operations
+        assert "exchange(0)" in operations
+        assert "all_reduce(18432)" in operations
+        assert f"worker rank {rank} is in all_reduce({4 * (8 + rank)})" in sizes
+
+
+def _resources() -> tuple[int, int]:
+    maps = Path("/proc/self/maps").read_text()
+    return len(os.listdir("/proc/self/fd")), maps.count("memfd:amoeba-group")
+
+
+def _open_and_close(rank: int, n: int):
+    dist.barrier()
+    HostGroup.create(dist.group.WORLD).close()
+    before = _resources()
+    group = HostGroup.create(dist.group.WORLD)
+    group.all_reduce(torch.ones(8, 576))
+    group.exchange(np.arange(5))
+    during = _resources()
+    group.close()
+    return before, during, _resources()
+
+
+def test_close_releases_descriptors_and_memory():
+    for before, during, after in run_workers(2, _open_and_close):
+        assert before[1] == 0
+        assert during[1] == 1
+        assert during[0] > before[0]
+        assert after == before
+
+
+def _die_together(rank: int, n: int) -> None:
+    group = HostGroup.create(dist.group.WORLD)
+    group.all_reduce(torch.ones(8, 576))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_nothing_is_left_after_sigkill():
+    before = set(os.listdir("/dev/shm"))
+    assert run_workers(2, _die_together, may_die=(0, 1)) == [None, None]
+    assert set(os.listdir("/dev/shm")) <= before
+
+
+def _wait_long(rank: int, n: int) -> float:
+    group = HostGroup.create(dist.group.WORLD)
+    group.barrier()
+    cpu, wall = time.process_time(), time.monotonic()
+    for _ in range(10):
+        if rank == 0:
+            time.sleep(0.05)
+        group.barrier()
+    return (time.process_time() - cpu) / (time.monotonic() - wall)
+
+
+def test_waiting_costs_little_cpu():
+    shares = run_workers(4, _wait_long)
+    assert sorted(shares)[2] < 0.05, shares
