@@ -133,7 +133,7 @@ class HostGroup(TransportGroup):
             records = self._next_records()
             rest = record[start:stop]
             records[self.rank][: len(rest)] = rest
-            self._meet(signature(Operation.EXCHANGE, start))
+            self._meet(signature(Operation.EXCHANGE, 8 * start))
             for slot, length, part in zip(records, lengths, parts, strict=True):
                 part.append(slot[: max(0, min(length, stop) - start)].copy())
         return [np.concatenate(part) for part in parts]

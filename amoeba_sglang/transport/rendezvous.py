@@ -40,7 +40,7 @@ class Operation(IntEnum):
 
 
 def signature(operation: Operation, detail: int) -> int:
-    """32 bits that must be equal on all ranks of a meeting; `detail` is usually a byte count."""
+    """32 bits that must agree on all ranks of a meeting; `detail`: bytes, 0 if unknown."""
     return operation << _DETAIL_BITS | detail & ((1 << _DETAIL_BITS) - 1)
 
 
@@ -195,7 +195,8 @@ class Rendezvous:
 
 def _describe(word: int) -> str:
     code, detail = divmod(word >> 32, 1 << _DETAIL_BITS)
-    return f"{Operation(code).name.lower()}({detail})"
+    name = Operation(code).name.lower()
+    return f"{name} of {detail} bytes" if detail else name
 
 
 class _Timespec(ctypes.Structure):

@@ -24,7 +24,7 @@ class SharedSegment:
 
     @classmethod
     def create(cls, cpu_group: dist.ProcessGroup, nbytes: int) -> SharedSegment:
-        """Collective over `cpu_group` (gloo). Raises TransportError on every rank if one fails."""
+        """Collective over `cpu_group` (gloo). TransportError everywhere if a rank cannot map it."""
         rank = dist.get_rank(cpu_group)
         own_fd = os.memfd_create("amoeba-group", os.MFD_CLOEXEC) if rank == 0 else None
         memory, failure = None, ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any
 
 import torch
@@ -11,7 +10,8 @@ import torch.distributed as dist
 from sglang.srt.distributed.parallel_state import get_world_group, init_model_parallel_group
 
 from amoeba_sglang.config import AmoebaConfig
-from amoeba_sglang.kv import KVMover, create_mover
+from amoeba_sglang.kv.mover import CollectiveKVMover, KVMover, PeerKVMover
+from amoeba_sglang.kv.units import UnitBuffers
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.messages import TransformOrder
 from amoeba_sglang.model.joint_step import JointExecutor
@@ -82,16 +82,32 @@ class ElasticRuntime:
 
     def _make_movers(self) -> dict[int, KVMover]:
         """One mover for every block width, over the pools of the block's workers."""
+        own = UnitBuffers(self.pool.blocks, self.chain.finest)
+        staging = self.config.staging_mib << 20
+        if self.config.transport == "collective":
+            return {
+                width: CollectiveKVMover(own, self.groups[width].cpu_group, staging)
+                for width in self.transports
+            }
+        peers = self._map_peer_pools()
+        movers: dict[int, KVMover] = {}
+        for width, group in self.transports.items():
+            first = self.rank // width * width
+            block = [peers.get(rank) for rank in range(first, first + width)]
+            movers[width] = PeerKVMover(own, block, group, staging)
+        return movers
+
+    def _map_peer_pools(self) -> dict[int, UnitBuffers]:
+        """The pools of the other workers of this group, by rank."""
+        memory = self.pool.memory
+        assert memory is not None, "the peer transport maps pools that lie in host memory"
+        offers: list[Any] = [None] * self.config.workers
+        dist.all_gather_object(offers, memory.export(), group=get_world_group().cpu_group)
+        first = self.rank - self.index
         return {
-            width: create_mover(
-                self.config.transport,
-                self.pool,
-                self.chain.finest,
-                group=self.transports[width],
-                cpu_group=self.groups[width].cpu_group,
-                staging_bytes=self.config.staging_mib << 20,
-            )
-            for width in self.chain.degrees[1:]
+            rank: UnitBuffers(self.pool.peer_blocks(offers[rank]), self.chain.finest)
+            for rank in range(first, first + self.config.group_size)
+            if rank != self.rank
         }
 
     @property
@@ -189,9 +205,3 @@ class ElasticRuntime:
             slots = table[row, known:seq_len].to("cpu", torch.int64).numpy()
             rows.append(Row(row, seq_len, extend, known, slots))
         return tuple(rows)
-
-
-def memory_export(pool: ElasticKVPool) -> tuple[int, int]:
-    """(process, descriptor) through which a peer maps this worker's pool."""
-    assert pool.memory is not None
-    return os.getpid(), pool.memory.fd

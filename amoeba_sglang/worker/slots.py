@@ -49,7 +49,6 @@ def audit(scheduler: Any) -> list[str]:
     }
     return audit_slots(
         size=allocator.size,
-        padding=1,
         free=free_slots(allocator).cpu().numpy(),
         tree=scheduler.tree_cache.all_values_flatten().cpu().numpy(),
         requests=owned,

@@ -1,0 +1,236 @@
+"""Amoeba's own flags and the frozen configuration that every process of a server shares."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import socket
+import uuid
+from dataclasses import dataclass
+
+from amoeba_sglang.errors import ConfigError
+
+POLICIES = ("static", "least_load", "round_robin")
+TRANSPORTS = ("peer", "collective")
+MAX_PAGE_SIZE_KIB = 2048
+
+
+@dataclass(frozen=True)
+class AmoebaConfig:
+    """One server. Travels to every process as `server_args._amoeba`.
+
+    group_size N: workers of a group, the highest degree; groups M. degrees: the divisor chain 1..N.
+    layers: decoder layers of the model. page_size_kib: page of weights and KV; staging_mib: staging
+    buffer of a worker; both in binary units. Times in seconds. report_address: where workers report
+    to the router; rendezvous: of the one torch.distributed world.
+    """
+
+    group_size: int
+    groups: int
+    degrees: tuple[int, ...]
+    layers: int
+    run_id: str
+    report_address: str
+    rendezvous: str
+    policy: str = "static"
+    initial_degree: int = 1
+    layers_per_step: int = 0
+    transport: str = "peer"
+    page_size_kib: int = 64
+    staging_mib: int = 8
+    prepare_timeout_s: float = 20.0
+    finish_timeout_s: float = 120.0
+    freeze_timeout_s: float = 8.0
+
+    @property
+    def workers(self) -> int:
+        """W = N * M, the ranks 0..W-1."""
+        return self.group_size * self.groups
+
+
+@dataclass(frozen=True)
+class ModelHeads:
+    """What of a model limits its degrees: attention and KV heads, decoder layers."""
+
+    attention_heads: int
+    kv_heads: int
+    layers: int
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the `--amoeba-*` flags alone; SGLang's flags are left to its own parser."""
+    parser = argparse.ArgumentParser(
+        prog="python -m amoeba_sglang.launch_server",
+        add_help=False,
+        allow_abbrev=False,
+        description="SGLang whose running instances merge and split. --tp-size N is the highest "
+        "tensor-parallel degree, --dp-size M the number of groups of N workers.",
+    )
+    group = parser.add_argument_group("Amoeba")
+    group.add_argument(
+        "--amoeba-degrees",
+        metavar="1,2,4",
+        help="allowed degrees, a divisor chain from 1 to --tp-size "
+        "(default: the longest chain that the model's heads allow)",
+    )
+    group.add_argument(
+        "--amoeba-policy",
+        choices=POLICIES,
+        default="static",
+        help="where requests go (default: static). All three keep the layout until "
+        "POST /amoeba/transform changes it; the transforming policy 'amoeba' does not exist yet",
+    )
+    group.add_argument(
+        "--amoeba-initial-degree",
+        type=int,
+        default=1,
+        metavar="D",
+        help="degree at start (default: 1)",
+    )
+    group.add_argument(
+        "--amoeba-layers-per-step",
+        type=int,
+        default=0,
+        metavar="K",
+        help="layers moved per step of a transformation; only 0, all at once, is supported yet",
+    )
+    group.add_argument(
+        "--amoeba-transport",
+        choices=TRANSPORTS,
+        default="peer",
+        help="how KV and weights move: through shared memory or by collectives (default: peer)",
+    )
+    group.add_argument(
+        "--amoeba-page-size-kib",
+        type=int,
+        default=64,
+        metavar="KIB",
+        help="page of weights and KV, a power of two up to 2048 (default: 64)",
+    )
+    group.add_argument(
+        "--amoeba-staging-mib",
+        type=int,
+        default=8,
+        metavar="MIB",
+        help="staging buffer of a worker (default: 8)",
+    )
+    group.add_argument(
+        "--amoeba-prepare-timeout-s",
+        type=float,
+        default=20.0,
+        metavar="S",
+        help="how long a transformation waits for every vote before it gives up (default: 20)",
+    )
+    return parser
+
+
+def build_config(
+    options: argparse.Namespace, group_size: int, groups: int, heads: ModelHeads
+) -> AmoebaConfig:
+    """Check the flags against each other and the model, and draw the names of this run.
+
+    Raises ConfigError with one line that names the flag, the number and the limit.
+    """
+    _require(group_size >= 2, f"--tp-size {group_size}: Amoeba needs a group of at least 2 workers")
+    _require(groups >= 1, f"--dp-size {groups}: at least 1 group is needed")
+    for name, count in (("attention", heads.attention_heads), ("KV", heads.kv_heads)):
+        _require(
+            count % group_size == 0,
+            f"--tp-size {group_size}: the model has {count} {name} heads, which it does not divide",
+        )
+    degrees = (
+        longest_chain(group_size)
+        if options.amoeba_degrees is None
+        else parse_degrees(options.amoeba_degrees, group_size)
+    )
+    initial = options.amoeba_initial_degree
+    _require(
+        initial in degrees,
+        f"--amoeba-initial-degree {initial}: not one of the degrees {_join(degrees)}",
+    )
+    layers = options.amoeba_layers_per_step
+    _require(
+        layers == 0, f"--amoeba-layers-per-step {layers}: only 0 (all at once) is supported yet"
+    )
+    page = options.amoeba_page_size_kib
+    smallest = os.sysconf("SC_PAGE_SIZE") // 1024
+    _require(
+        smallest <= page <= MAX_PAGE_SIZE_KIB and page & (page - 1) == 0,
+        f"--amoeba-page-size-kib {page}: not a power of two from {smallest} to {MAX_PAGE_SIZE_KIB}",
+    )
+    staging = options.amoeba_staging_mib
+    _require(staging >= 1, f"--amoeba-staging-mib {staging}: at least 1 is needed")
+    timeout = options.amoeba_prepare_timeout_s
+    _require(timeout > 0, f"--amoeba-prepare-timeout-s {timeout:g}: must be positive")
+    run_id = uuid.uuid4().hex[:12]
+    return AmoebaConfig(
+        group_size=group_size,
+        groups=groups,
+        degrees=degrees,
+        layers=heads.layers,
+        run_id=run_id,
+        # The abstract namespace: no file is left, however the server ends.
+        report_address=f"ipc://@amoeba-{run_id}-reports",
+        rendezvous=f"tcp://127.0.0.1:{_free_port()}",
+        policy=options.amoeba_policy,
+        initial_degree=initial,
+        transport=options.amoeba_transport,
+        page_size_kib=page,
+        staging_mib=staging,
+        prepare_timeout_s=timeout,
+    )
+
+
+def parse_degrees(text: str, group_size: int) -> tuple[int, ...]:
+    """`"1,2,4"` as a divisor chain from 1 to `group_size`; ConfigError otherwise."""
+    try:
+        degrees = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--amoeba-degrees {text}: not a list of integers like 1,2,4") from None
+    _require(degrees[0] == 1, f"--amoeba-degrees {text}: the first degree is {degrees[0]}, not 1")
+    for low, high in itertools.pairwise(degrees):
+        _require(
+            high > low and high % low == 0,
+            f"--amoeba-degrees {text}: {high} is not a larger multiple of {low}",
+        )
+    _require(
+        degrees[-1] == group_size,
+        f"--amoeba-degrees {text}: the last degree is {degrees[-1]}, but --tp-size is {group_size}",
+    )
+    return degrees
+
+
+def longest_chain(group_size: int) -> tuple[int, ...]:
+    """The longest divisor chain from 1 to `group_size`, by its prime factors, smallest first."""
+    chain, factor = [1], 2
+    while chain[-1] < group_size:
+        if group_size // chain[-1] % factor:
+            factor += 1
+        else:
+            chain.append(chain[-1] * factor)
+    return tuple(chain)
+
+
+def _require(fact: bool, message: str) -> None:
+    if not fact:
+        raise ConfigError(message)
+
+
+def _join(degrees: tuple[int, ...]) -> str:
+    return ",".join(map(str, degrees))
+
+
+def _free_port() -> int:
+    """A port below the ephemeral range: no outgoing connection takes it before rank 0 does."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+        lowest_ephemeral = int(file.read().split()[0])
+    start = 20000 + uuid.uuid4().int % 10000
+    for port in range(start, min(start + 500, lowest_ephemeral)):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise ConfigError(f"no free TCP port on 127.0.0.1 from {start} to {start + 500}")

@@ -1,0 +1,94 @@
+"""Gives a stream that begins with an error the status of that error."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+_EVENT = b"data: "
+
+
+class EarlyErrors:
+    """ASGI middleware for event streams.
+
+    SGLang's /generate sends its 200 before it looks at a streaming request, so a request that it
+    refuses gets a 200 with an error inside. Here the head of an event stream waits for the first
+    event; if that is an error, its status and a JSON body are sent in place of the stream.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] == "GET":
+            await self._app(scope, receive, send)
+            return
+        await self._app(scope, receive, _Response(send).send)
+
+
+class _Response:
+    def __init__(self, send: Any) -> None:
+        self._send = send
+        self._head: dict[str, Any] | None = None
+        self._replaced = False
+
+    async def send(self, message: dict[str, Any]) -> None:
+        if self._replaced:
+            return
+        if message["type"] == "http.response.start" and _is_stream(message):
+            self._head = message
+            return
+        if message["type"] == "http.response.body" and self._head is not None:
+            if not message.get("body") and message.get("more_body"):
+                return
+            head, self._head = self._head, None
+            error = _find_error(message.get("body", b""))
+            if error is not None:
+                self._replaced = True
+                await self._send_error(head, *error)
+                return
+            await self._send(head)
+        await self._send(message)
+
+    async def _send_error(self, head: dict[str, Any], status: int, error: dict[str, Any]) -> None:
+        body = json.dumps({"error": error}).encode()
+        replaced = (b"content-type", b"content-length")
+        headers = [pair for pair in head["headers"] if pair[0].lower() not in replaced]
+        headers.append((b"content-type", b"application/json"))
+        headers.append((b"content-length", str(len(body)).encode()))
+        await self._send({**head, "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+
+def _is_stream(start: dict[str, Any]) -> bool:
+    headers = dict(start.get("headers", ()))
+    return start["status"] == 200 and headers.get(b"content-type", b"").startswith(
+        b"text/event-stream"
+    )
+
+
+def _find_error(first: bytes) -> tuple[int, dict[str, Any]] | None:
+    """(status, error) if the first event of a stream is an error: SGLang's two ways to say it."""
+    if not first.startswith(_EVENT):
+        return None
+    try:
+        event = json.loads(first[len(_EVENT) :].split(b"\n\n", 1)[0])
+    except ValueError:
+        return None
+    if not isinstance(event, dict):
+        return None
+    error = event.get("error")
+    if isinstance(error, dict):
+        code = error.get("code")
+        return (code, error) if _is_error_status(code) else None
+    meta = event.get("meta_info")
+    reason = meta.get("finish_reason") if isinstance(meta, dict) else None
+    if isinstance(reason, dict) and reason.get("type") == "abort":
+        code = reason.get("status_code")
+        if _is_error_status(code):
+            return code, {"message": reason.get("message", ""), "code": code}
+    return None
+
+
+def _is_error_status(code: Any) -> bool:
+    return isinstance(code, int) and 400 <= code < 600

@@ -1,0 +1,76 @@
+"""How the HTTP process notices that it must end, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import psutil
+
+logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0
+_REAP_SECONDS = 3.0
+
+
+async def watch_children(freeze_timeout_s: float, fail: Callable[[str], None]) -> None:
+    """Call `fail` once the router or the detokenizer has been stopped for `freeze_timeout_s`.
+
+    Upstream's watchdog sees their death. They send no heartbeat, so the kernel's word is taken.
+    """
+    stopped_since: dict[int, float] = {}
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        for child in multiprocessing.active_children():
+            if not _is_stopped(child.pid):
+                stopped_since.pop(child.pid, None)
+                continue
+            since = stopped_since.setdefault(child.pid, loop.time())
+            if loop.time() - since >= freeze_timeout_s - _LOOK_SECONDS:
+                fail(f"process {child.pid} of the server is frozen")
+                return
+
+
+def _is_stopped(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    return False
+
+
+def end_start(signum: int, frame: Any) -> NoReturn:
+    """SIGQUIT handler while the server starts: unwind, so that the launcher cleans up."""
+    raise SystemExit(1)
+
+
+def kill_children() -> None:
+    """SIGKILL every descendant of this process, and no other, and wait until they are gone."""
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    psutil.wait_procs(children, timeout=_REAP_SECONDS)
+
+
+def remove_file(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def end_process(load_file: str) -> NoReturn:
+    """End this process with code 1, without its children and without what they leave behind."""
+    kill_children()
+    remove_file(load_file)
+    common = sys.modules["sglang.srt.utils.common"]
+    directory = getattr(common, "prometheus_multiproc_dir", None)
+    if directory is not None:
+        directory.cleanup()
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(1)

@@ -1,0 +1,172 @@
+"""SGLang's tokenizer manager with a line to the router, early refusals and a quick end."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import uuid
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import HTTPException
+from sglang.srt.entrypoints import http_server
+from sglang.srt.entrypoints.engine import init_tokenizer_manager
+from sglang.srt.managers.io_struct import AbortReq, GenerateReqInput
+from sglang.srt.managers.load_snapshot import shm_path_for
+from sglang.srt.managers.tokenizer_manager import ServerStatus, SignalHandler, TokenizerManager
+from sglang.utils import TypeBasedDispatcher
+
+from amoeba_sglang.config import AmoebaConfig
+from amoeba_sglang.errors import RequestError
+from amoeba_sglang.frontend.ending import end_process, remove_file, watch_children
+from amoeba_sglang.messages import AdminReply, AdminRequest, Fatal
+from amoeba_sglang.router.limits import RequestLimits
+from amoeba_sglang.supported import refuse_request
+
+logger = logging.getLogger(__name__)
+
+_FLUSH_SECONDS = 0.5
+_STATE_TIMEOUT_SECONDS = 5.0
+
+
+class ElasticSignalHandler(SignalHandler):
+    """SIGQUIT is how SGLang's children and its watchdog say that one of them failed."""
+
+    def running_phase_sigquit_handler(self, signum: Any = None, frame: Any = None) -> None:
+        self.tokenizer_manager.fail("a process of the server died, see the log")
+
+
+class ElasticTokenizerManager(TokenizerManager):
+    """Upstream's, plus the line to the router."""
+
+    def __init__(self, server_args: Any, port_args: Any, **kwargs: Any) -> None:
+        self.config: AmoebaConfig = server_args._amoeba
+        self.failure: str | None = None
+        self.pending: dict[str, asyncio.Future[AdminReply]] = {}
+        self.load_file = shm_path_for(port_args.instance_id)
+        atexit.register(remove_file, self.load_file)
+        super().__init__(server_args, port_args, **kwargs)
+
+    def init_request_dispatcher(self) -> None:
+        super().init_request_dispatcher()
+        self._result_dispatcher += TypeBasedDispatcher(
+            [(AdminReply, self.handle_reply), (Fatal, lambda message: self.fail(message.reason))]
+        )
+        self.signal_handler_class = ElasticSignalHandler
+
+    def auto_create_handle_loop(self) -> None:
+        if self.event_loop is None:
+            super().auto_create_handle_loop()
+            watch = watch_children(self.config.freeze_timeout_s, self.fail)
+            self.asyncio_tasks.add(self.event_loop.create_task(watch))
+
+    def forget_load_file(self) -> None:
+        """Unlink the file of load snapshots: all who use it have it open by now.
+
+        Upstream never does, so every server would leave one in /dev/shm.
+        """
+        self.load_snapshot_reader.read_all()
+        remove_file(self.load_file)
+
+    # The router
+
+    async def ask_router(self, kind: str, body: dict[str, Any]) -> AdminReply:
+        """Send an AdminRequest and wait for its reply; RequestError 503 or 504 without one."""
+        self.auto_create_handle_loop()
+        self.require_alive()
+        rid = uuid.uuid4().hex
+        self.pending[rid] = asyncio.get_running_loop().create_future()
+        # A transformation always gets its answer: the router bounds it, or ends the server.
+        timeout = _STATE_TIMEOUT_SECONDS if kind == "state" else None
+        try:
+            await self._async_dispatch_to_scheduler(AdminRequest(rid=rid, kind=kind, body=body))
+            return await asyncio.wait_for(self.pending[rid], timeout)
+        except TimeoutError:
+            raise RequestError(504, f"the router did not answer within {timeout:g} s") from None
+        finally:
+            del self.pending[rid]
+
+    def handle_reply(self, reply: AdminReply) -> None:
+        future = self.pending.get(reply.rid)
+        if future is not None and not future.done():
+            future.set_result(reply)
+
+    async def _wait_for_model_update_from_disk(self, obj: Any) -> Any:
+        success, message, paused = await super()._wait_for_model_update_from_disk(obj)
+        # Every worker refuses for the same reason.
+        return success, " | ".join(dict.fromkeys(message.split(" | "))), paused
+
+    # Requests
+
+    @property
+    def limits(self) -> RequestLimits:
+        """What the router found out about the workers while they started."""
+        return RequestLimits(**http_server._global_state.scheduler_info["request_limits"])
+
+    def _validate_one_request(self, obj: Any, input_ids: list[int]) -> None:
+        """Also refuse what no layout can hold: now, while the answer can still be a 400."""
+        self.require_alive()
+        super()._validate_one_request(obj, input_ids)
+        if isinstance(obj, GenerateReqInput):
+            refusal = refuse_request(obj)
+            if refusal is None and not self.allow_auto_truncate:
+                refusal = self.limits.refusal(len(input_ids or ()), self.asked_tokens(obj))
+            if refusal is not None:
+                raise ValueError(refusal)
+
+    def _create_tokenized_object(
+        self, obj: Any, input_text: Any, input_ids: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Let an output length that the client left open end where the memory does."""
+        request = super()._create_tokenized_object(obj, input_text, input_ids, *args, **kwargs)
+        if isinstance(obj, GenerateReqInput) and self.asked_tokens(obj) is None:
+            params = request.sampling_params
+            room = self.limits.request_tokens - len(input_ids or ())
+            if params.max_new_tokens is not None and params.max_new_tokens > room:
+                params.max_new_tokens = room
+                params.min_new_tokens = min(params.min_new_tokens, room)
+        return request
+
+    def asked_tokens(self, obj: GenerateReqInput) -> int | None:
+        """The output length that the client, or the server's preferred parameters, ask for."""
+        asked = {**(self.preferred_sampling_params or {}), **obj.sampling_params}
+        return asked.get("max_new_tokens")
+
+    # The end
+
+    def require_alive(self) -> None:
+        """HTTP 503 once the server has failed."""
+        if self.failure is not None:
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, self.failure)
+
+    def fail(self, reason: str) -> None:
+        """Answer every client with 503, then end the process and its tree with code 1."""
+        if self.failure is not None:
+            return
+        self.failure = reason
+        logger.error("the server ends: %s", reason)
+        self.server_status = ServerStatus.UnHealthy
+        if self._subprocess_watchdog is not None:
+            self._subprocess_watchdog.stop()
+        finished = {
+            "type": "abort",
+            "message": reason,
+            "status_code": HTTPStatus.SERVICE_UNAVAILABLE,
+            "err_type": "ServiceUnavailableError",
+        }
+        for rid in list(self.rid_to_state):
+            try:
+                self._handle_abort_req(AbortReq(rid=rid, finished_reason=finished))
+            except Exception:
+                logger.exception("request %s could not be answered", rid)
+        for rid, future in self.pending.items():
+            if not future.done():
+                future.set_result(AdminReply(rid=rid, status=503, body={"error": reason}))
+        assert self.event_loop is not None
+        self.event_loop.call_later(_FLUSH_SECONDS, end_process, self.load_file)
+
+
+def init_elastic_tokenizer_manager(server_args: Any, port_args: Any) -> Any:
+    """For `http_server.launch_server(init_tokenizer_manager_func=...)`."""
+    return init_tokenizer_manager(server_args, port_args, ElasticTokenizerManager)

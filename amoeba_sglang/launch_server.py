@@ -1,0 +1,150 @@
+"""python -m amoeba_sglang.launch_server: every flag of SGLang plus --amoeba-*.
+
+`--tp-size N --dp-size M` become M * N workers at degree 1, which SGLang sees as data-parallel
+replicas and Amoeba as M groups of N workers that can merge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from amoeba_sglang.config import AmoebaConfig, build_config, make_parser
+from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.patch.state import require_patched
+from amoeba_sglang.platform import NAME as CPU_PLATFORM
+from amoeba_sglang.platform import cpu_bindings, threads_per_worker
+
+EXTENSION_CLASSES = {
+    "scheduler": "amoeba_sglang.worker.scheduler.ElasticScheduler",
+    "data_parallel_controller": "amoeba_sglang.router.controller.ElasticController",
+    "mha_kv_pool": "amoeba_sglang.model.kv_pool.ElasticKVPool",
+}
+
+
+def main(argv: list[str]) -> int:
+    """Serve until told to stop; returns the exit code, 2 for what cannot be served."""
+    parser = make_parser()
+    options, rest = parser.parse_known_args(argv)
+    try:
+        require_patched()
+        rest = choose_device(rest)
+        if "-h" in rest or "--help" in rest:
+            parser.print_help()
+        server_args = parse_server_args(rest)
+        config = prepare(server_args, options)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    serve(server_args, config)
+    return 0
+
+
+def choose_device(rest: list[str]) -> list[str]:
+    """SGLang's flags with the device said, and its platform chosen, which importing it settles."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--device")
+    device = parser.parse_known_args(rest)[0].device
+    if device is None:
+        import torch
+
+        if torch.cuda.is_available():
+            return rest
+        rest = [*rest, "--device", "cpu"]
+    elif device != "cpu":
+        return rest
+    os.environ.setdefault("SGLANG_PLATFORM", CPU_PLATFORM)
+    return rest
+
+
+def parse_server_args(rest: list[str]) -> Any:
+    """SGLang's ServerArgs, as given; its parser prints its own errors and help and exits."""
+    from sglang.srt.server_args import prepare_server_args
+
+    return prepare_server_args(rest)
+
+
+def prepare(server_args: Any, options: argparse.Namespace) -> AmoebaConfig:
+    """Check everything, then make `server_args` and the environment those of an Amoeba server."""
+    import msgspec
+    from sglang.srt.configs.model_config import ModelConfig
+
+    from amoeba_sglang.frontend.ending import end_start
+    from amoeba_sglang.supported import require_supported_flags, require_supported_model
+
+    fields = msgspec.structs.fields(type(server_args))
+    require_supported_flags(
+        {field.name: getattr(server_args, field.name) for field in fields},
+        {field.name: field.default for field in fields},
+    )
+    try:
+        model = ModelConfig.from_server_args(server_args)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"--model-path {server_args.model_path}: {reason}") from error
+    heads = require_supported_model(model)
+    config = build_config(options, server_args.tp_size, server_args.dp_size, heads)
+    server_args.tp_size, server_args.dp_size = 1, config.workers
+    # An idle worker must sleep in its poller: that is where its peers' bells wake it.
+    server_args.sleep_on_idle = True
+    server_args.custom_sigquit_handler = end_start
+    server_args._amoeba = config
+    server_args._extension_classes = EXTENSION_CLASSES
+    server_args._one_world = True
+    prepare_environment(config, server_args.device == "cpu")
+    return config
+
+
+def prepare_environment(config: AmoebaConfig, on_cpu: bool) -> None:
+    """Variables that the children read; what the user has set stays."""
+    os.environ["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = config.rendezvous
+    # All workers are on this host.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if on_cpu:
+        cores = sorted(os.sched_getaffinity(0))
+        threads = threads_per_worker(config.workers, len(cores))
+        os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", cpu_bindings(config.workers, cores))
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
+def serve(server_args: Any, config: AmoebaConfig) -> None:
+    """Run the server; whatever ends it, its processes end with it."""
+    from sglang.srt.entrypoints import http_server
+
+    from amoeba_sglang.frontend.early_errors import EarlyErrors
+    from amoeba_sglang.frontend.ending import kill_children
+    from amoeba_sglang.frontend.routes import router
+    from amoeba_sglang.frontend.tokenizer_manager import init_elastic_tokenizer_manager
+
+    http_server.app.include_router(router)
+    http_server.app.add_middleware(EarlyErrors)
+
+    def announce() -> None:
+        manager = http_server.get_global_state().tokenizer_manager
+        manager.forget_load_file()
+        print(describe(config, manager.limits.request_tokens, server_args.url()), flush=True)
+
+    try:
+        http_server.launch_server(
+            server_args,
+            init_tokenizer_manager_func=init_elastic_tokenizer_manager,
+            launch_callback=announce,
+        )
+    finally:
+        kill_children()
+
+
+def describe(config: AmoebaConfig, request_tokens: int, url: str) -> str:
+    """The line that says that the server is ready."""
+    count = config.workers // config.initial_degree
+    return (
+        f"Amoeba is ready at {url}: {config.workers} workers as {count} instances of degree "
+        f"{config.initial_degree}, degrees {','.join(map(str, config.degrees))}, transport "
+        f"{config.transport}, policy {config.policy}, requests of up to {request_tokens} tokens"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,97 @@
+"""Slot arithmetic: which worker holds which unit of a token's KV at every degree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from amoeba_sglang.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DegreeChain:
+    """Allowed TP degrees, a divisor chain that starts at 1, such as (1, 2, 4).
+
+    The largest degree, `finest`, is also the number of units that a token's K (or V) heads are cut
+    into. The index of a worker in its block has one digit per step of the chain (mixed radix, the
+    digit of the first step is the lowest). `shard` reverses these digits: the result numbers both
+    head shards and joint slots, and makes both nest, so that a unit which keeps its worker also
+    keeps its address.
+
+    Every method takes worker indices in the group or in any aligned block of it; blocks of degree d
+    are aligned, so only the index modulo d matters for shards and slots.
+    """
+
+    degrees: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        shown = ",".join(map(str, self.degrees))
+        if not self.degrees or self.degrees[0] != 1:
+            raise ConfigError(f"--amoeba-degrees {shown}: the chain must start at 1")
+        for low, high in pairwise(self.degrees):
+            if high <= low or high % low:
+                raise ConfigError(
+                    f"--amoeba-degrees {shown}: each degree must be a multiple of the one before it "
+                    f"and larger; {high} after {low} is not"
+                )
+
+    @property
+    def finest(self) -> int:
+        """Number of units of a token: the largest degree."""
+        return self.degrees[-1]
+
+    def shard(self, degree: int, worker: int) -> int:
+        """c_d(i): the head shard (0..degree-1) that `worker` holds at `degree`."""
+        shard = 0
+        for low, high in self._steps(degree):
+            shard = shard * (high // low) + worker // low % (high // low)
+        return shard
+
+    def index(self, degree: int, shard: int) -> int:
+        """Inverse of `shard`: the index in its block of the worker that holds `shard` at `degree`."""
+        assert 0 <= shard < degree, (degree, shard)
+        index = 0
+        for low, high in reversed(self._steps(degree)):
+            shard, digit = divmod(shard, high // low)
+            index += digit * low
+        return index
+
+    def joint_slot(self, degree: int, worker: int, slot: int) -> int:
+        """Slot number in the instance's pool of `worker`'s local slot `slot`."""
+        return degree * slot + self.shard(degree, worker)
+
+    def joint_slots(self, degree: int, worker: int, slots: np.ndarray) -> np.ndarray:
+        """`joint_slot` of an integer array of local slots; same shape and dtype."""
+        return slots * degree + self.shard(degree, worker)
+
+    def home(self, degree: int, joint_slot: int) -> tuple[int, int]:
+        """Inverse of `joint_slot`: (index of the home worker in the instance, its local slot)."""
+        slot, shard = divmod(joint_slot, degree)
+        return self.index(degree, shard), slot
+
+    def allocatable(self, degree: int, size: int) -> range:
+        """Joint slots that tokens may use when every worker's pool has `size` slots besides padding
+        slot 0.
+        """
+        self._steps(degree)
+        return range(degree, degree * (size + 1))
+
+    def place(self, degree: int, worker: int, unit: int) -> tuple[int, int]:
+        """Where unit `unit` (0..finest-1) of any token of home `worker` lives at the home's
+        `degree`.
+
+        Returns (worker, place): `place` (0..finest-1) is the position inside the token's
+        super-slot, the `finest` units that the pool of that worker holds for local slot s, the same
+        for every s.
+        """
+        assert 0 <= unit < self.finest, (self.degrees, unit)
+        width = self.finest // degree
+        holder = worker // degree * degree + self.index(degree, unit // width)
+        return holder, self.shard(degree, worker) * width + unit % width
+
+    def _steps(self, degree: int) -> list[tuple[int, int]]:
+        assert degree in self.degrees, f"degree {degree} is not in the chain {self.degrees}"
+        used = self.degrees[: self.degrees.index(degree) + 1]
+        return list(pairwise(used))

@@ -1,0 +1,111 @@
+"""The memory interface: address ranges on one side, physical pages on the other.
+
+    reserve   an address range; it costs no memory and faults when touched create    physical pages,
+    numbered 0, 1, 2, .. for the life of the memory map       pages behind a part of a reservation;
+    unmap takes them away, their bytes stay release   give the bytes of pages back to the machine; a
+    released page may be mapped again, with any content export    a handle that a peer process
+    imports to read or write these pages at addresses of its own
+
+A page is mapped in at most one reservation of its owner at a time; the callers keep that rule.
+Nothing here synchronises processes: who may touch which page when is agreed elsewhere.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from amoeba_sglang.errors import AmoebaError
+
+
+class MemoryFault(AmoebaError):
+    """The system refused a memory operation; the text names the limit and what to change."""
+
+
+class AddressRange(Protocol):
+    """Something with addresses: a reservation, or a peer's pages."""
+
+    size: int
+    """Bytes."""
+
+    def tensor(self, offset: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """A contiguous view that starts `offset` bytes into the range.
+
+        The view keeps the range alive, not its pages: touching it where nothing is mapped, or after
+        close(), kills the process.
+        """
+
+    def close(self) -> None:
+        """Give the addresses back; no view may be used afterwards. Calling it again does nothing."""
+
+
+@dataclass(frozen=True)
+class MemoryHandle:
+    """Names one process's pages to its peers; plain integers, so any message can carry it.
+
+    `pid` and `descriptor` say where to open them, `pages` of `page_size` bytes exist at the time of
+    the export.
+    """
+
+    pid: int
+    descriptor: int
+    page_size: int
+    pages: int
+
+
+class Memory(ABC):
+    """Physical pages of one worker and the addresses it maps them at. Sizes and offsets are bytes."""
+
+    page_size: int
+
+    @abstractmethod
+    def reserve(self, size: int) -> AddressRange:
+        """Reserve `size` bytes (rounded up to pages), aligned to the page size."""
+
+    @abstractmethod
+    def create(self, count: int) -> range:
+        """Create `count` pages and return their ids. Memory is charged when a page is first
+        touched.
+        """
+
+    @abstractmethod
+    def map(
+        self, where: AddressRange, offset: int, pages: Sequence[int], populate: bool = False
+    ) -> None:
+        """Map `pages`, in this order, from `offset` on; replaces what was mapped there.
+
+        `populate` touches all pages now, which is faster than faults one by one. Pages with
+        consecutive ids share one mapping; a process has a limited number of those (MemoryFault).
+        """
+
+    @abstractmethod
+    def unmap(self, where: AddressRange, offset: int, count: int) -> None:
+        """Take `count` pages from `offset` on out of the range; the range stays reserved, the bytes
+        stay.
+        """
+
+    @abstractmethod
+    def release(self, pages: Sequence[int]) -> None:
+        """Give the bytes of unmapped pages back to the machine."""
+
+    @abstractmethod
+    def physical_bytes(self) -> int:
+        """Bytes of machine memory that the pages hold now, mapped or not."""
+
+    @abstractmethod
+    def export(self) -> MemoryHandle:
+        """A handle of all pages created so far."""
+
+    @abstractmethod
+    def open_peer(self, handle: MemoryHandle, writable: bool = False) -> AddressRange:
+        """Map all pages of a peer in id order: page i starts at offset i * page_size."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Drop the pages. Ranges that are still mapped here or at peers keep theirs until they are
+        closed.
+        """

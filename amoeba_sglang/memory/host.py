@@ -1,0 +1,131 @@
+"""Host memory: the pages of a worker are the pages of one anonymous memory file."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+
+from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.memory import mapping
+from amoeba_sglang.memory.base import Memory, MemoryFault, MemoryHandle
+
+_LARGEST_PAGE = 2 << 20
+# Of vm.max_map_count; the rest is for libraries, threads and malloc.
+_MAPPING_SHARE = 0.8
+
+
+class HostMemory(Memory):
+    """One memory file per worker, page i at offset i * page_size.
+
+    `page_size`: a power of two from the system's page (4 KiB) to 2 MiB, else ConfigError. The file
+    has no name and vanishes with the last process that has it open or mapped.
+    """
+
+    def __init__(self, page_size: int) -> None:
+        if page_size & (page_size - 1) or not mmap.PAGESIZE <= page_size <= _LARGEST_PAGE:
+            raise ConfigError(
+                f"--amoeba-page-size-kib {page_size / 1024:g}: must be a power of two from "
+                f"{mmap.PAGESIZE // 1024} to {_LARGEST_PAGE // 1024}"
+            )
+        self.page_size = page_size
+        self._pages = 0
+        self._descriptor = os.memfd_create("amoeba", os.MFD_CLOEXEC)
+
+    def reserve(self, size: int) -> mapping.MappedRange:
+        return mapping.reserve(-(-size // self.page_size) * self.page_size, self.page_size)
+
+    def create(self, count: int) -> range:
+        assert count >= 0, count
+        first, self._pages = self._pages, self._pages + count
+        os.ftruncate(self._descriptor, self._pages * self.page_size)
+        return range(first, self._pages)
+
+    def map(
+        self, where: mapping.MappedRange, offset: int, pages: Sequence[int], populate: bool = False
+    ) -> None:
+        address = self._address(where, offset, len(pages))
+        for first, count in _runs(pages):
+            assert 0 <= first and first + count <= self._pages, (first, count, self._pages)
+            size = count * self.page_size
+            mapping.map_file_at(address, size, self._descriptor, first * self.page_size, populate)
+            address += size
+
+    def unmap(self, where: mapping.MappedRange, offset: int, count: int) -> None:
+        if count:
+            mapping.block_at(self._address(where, offset, count), count * self.page_size)
+
+    def release(self, pages: Sequence[int]) -> None:
+        for first, count in _runs(pages):
+            mapping.punch(self._descriptor, first * self.page_size, count * self.page_size)
+
+    def physical_bytes(self) -> int:
+        return os.fstat(self._descriptor).st_blocks * 512
+
+    def export(self) -> MemoryHandle:
+        return MemoryHandle(os.getpid(), self._descriptor, self.page_size, self._pages)
+
+    def open_peer(self, handle: MemoryHandle, writable: bool = False) -> mapping.MappedRange:
+        path = f"/proc/{handle.pid}/fd/{handle.descriptor}"
+        try:
+            # Opened read-only, not only mapped so: then no later change of protection can make it writable.
+            descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        except OSError as error:
+            raise MemoryFault(
+                f"cannot open the memory of worker process {handle.pid} ({path}): {error.strerror}; "
+                f"all workers must run as the same user in one PID namespace, else use "
+                f"--amoeba-transport collective"
+            ) from error
+        try:
+            protection = mapping.READ | (mapping.WRITE if writable else 0)
+            return mapping.map_file(handle.pages * handle.page_size, protection, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _address(self, where: mapping.MappedRange, offset: int, count: int) -> int:
+        size = count * self.page_size
+        assert offset % self.page_size == 0 and 0 <= offset and offset + size <= where.size, (
+            offset,
+            size,
+            where.size,
+        )
+        return where.address + offset
+
+
+def check_mappings(pages: Sequence[int], page_size: int) -> None:
+    """Raise MemoryFault unless `pages`, mapped in this order, fit beside what this process has
+    mapped.
+
+    To be called before the first unmap of a change: at the limit even an unmap can fail, so a
+    change that runs into it half way cannot be undone.
+    """
+    needed, used, limit = (
+        sum(1 for _ in _runs(pages)),
+        mapping.mappings_in_use(),
+        mapping.mapping_limit(),
+    )
+    if used + needed > _MAPPING_SHARE * limit:
+        raise MemoryFault(
+            f"{len(pages)} pages of {page_size // 1024} KiB need {needed} mappings beside {used} in use, more than "
+            f"{_MAPPING_SHARE:.0%} of vm.max_map_count ({limit}): raise --amoeba-page-size-kib, or "
+            f"`sysctl vm.max_map_count`"
+        )
+
+
+def _runs(pages: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(first id, count) of every run of consecutive ids."""
+    first = count = 0
+    for page in pages:
+        if count and page == first + count:
+            count += 1
+        else:
+            if count:
+                yield first, count
+            first, count = page, 1
+    if count:
+        yield first, count

@@ -1,0 +1,86 @@
+"""Which units of a super-slot go from where to where when a block changes its degrees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from amoeba_sglang.layout.partition import Layout
+from amoeba_sglang.layout.slots import DegreeChain
+
+
+@dataclass(frozen=True)
+class UnitMove:
+    """Unit `unit` of every live token of home worker `home` goes from one super-slot place to
+    another.
+
+    `home`, `source`, `target` are worker indices in the block; `unit`, `source_place`,
+    `target_place` count units. The local slot of the token, and so the super-slot, stays the same.
+    """
+
+    home: int
+    unit: int
+    source: int
+    source_place: int
+    target: int
+    target_place: int
+
+
+def unit_moves(
+    chain: DegreeChain, before: tuple[int, ...], after: tuple[int, ...]
+) -> tuple[UnitMove, ...]:
+    """Moves inside one aligned block; `before` and `after` are degrees per worker index of the
+    block.
+
+    Only units that really move, and these always change worker: a unit that keeps its worker keeps
+    its place.
+    """
+    # Layout refuses degrees that are not aligned instances.
+    assert Layout(before).workers == Layout(after).workers <= chain.finest, (before, after)
+    moves = []
+    for home, (old, new) in enumerate(zip(before, after, strict=True)):
+        for unit in range(chain.finest):
+            source, target = chain.place(old, home, unit), chain.place(new, home, unit)
+            if source != target:
+                moves.append(UnitMove(home, unit, *source, *target))
+    return tuple(moves)
+
+
+def widen(moves: tuple[UnitMove, ...], finest: int) -> tuple[int, tuple[UnitMove, ...]]:
+    """Join moves of neighbouring units into moves of runs of `width` units, as wide as all of them
+    allow.
+
+    Returns (width, moves); units and places of these moves count runs, finest/width to a
+    super-slot.
+    """
+    known = set(moves)
+
+    def heads(width: int) -> list[UnitMove]:
+        return [
+            move
+            for move in moves
+            if not (move.unit % width or move.source_place % width or move.target_place % width)
+            and all(_shifted(move, step) in known for step in range(1, width))
+        ]
+
+    for width in range(finest, 0, -1):
+        if finest % width == 0 and len(runs := heads(width)) * width == len(moves):
+            return width, tuple(_scaled(move, width) for move in runs)
+    raise AssertionError("width 1 always fits")
+
+
+def _shifted(move: UnitMove, step: int) -> UnitMove:
+    return replace(
+        move,
+        unit=move.unit + step,
+        source_place=move.source_place + step,
+        target_place=move.target_place + step,
+    )
+
+
+def _scaled(move: UnitMove, width: int) -> UnitMove:
+    return replace(
+        move,
+        unit=move.unit // width,
+        source_place=move.source_place // width,
+        target_place=move.target_place // width,
+    )

@@ -1,0 +1,129 @@
+"""What a transformation moves in which step, and what it costs. A dry run prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.plan.moves import UnitMove, unit_moves
+from amoeba_sglang.plan.staging import fit_exchange
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What a plan must know of the model; `kv_dtype_bytes` is the size of one KV element."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    kv_dtype_bytes: int
+
+    def unit_bytes(self, finest: int) -> int:
+        """Bytes of one token's K and V of one unit (kv_heads / finest heads) in one layer."""
+        assert self.kv_heads % finest == 0, (self.kv_heads, finest)
+        return 2 * self.kv_heads // finest * self.head_dim * self.kv_dtype_bytes
+
+
+@dataclass(frozen=True)
+class Step:
+    """The layers that move between two joint steps, and the boundary b once they have."""
+
+    layers: range
+    boundary: int
+
+
+@dataclass(frozen=True)
+class TransformPlan:
+    """A merge or a split of one aligned block.
+
+    `before` and `after` are degrees per rank of `ranks`, `moves` use indices into `ranks` for
+    workers. `received_bytes[i]` is the KV that `ranks[i]` reads from its peers over all steps,
+    `peak_staging_bytes` a bound of the staging memory that a worker fills at any time. At every
+    time layers [0, boundary) are at the lower degree of their rank and layers [boundary, L) at the
+    higher.
+    """
+
+    kind: str
+    ranks: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    moves: tuple[UnitMove, ...]
+    steps: tuple[Step, ...]
+    live_tokens: tuple[int, ...]
+    received_bytes: tuple[int, ...]
+    peak_staging_bytes: int
+
+    @classmethod
+    def build(
+        cls,
+        chain: DegreeChain,
+        ranks: Sequence[int],
+        before: Sequence[int],
+        after: Sequence[int],
+        live_tokens: Sequence[int],
+        shape: ModelShape,
+        staging_bytes: int,
+        layers_per_step: int = 0,
+    ) -> TransformPlan:
+        """Plan the change of the block `ranks` from degrees `before` to `after`, which differ.
+
+        `live_tokens`: live local slots per rank of the block. `layers_per_step`: 0 moves all layers
+        in one step. Raises ConfigError when `staging_bytes` cannot hold one token of one layer.
+        """
+        before, after = tuple(before), tuple(after)
+        assert len(ranks) == len(before) == len(after) == len(live_tokens)
+        rises = [new > old for old, new in zip(before, after, strict=True) if new != old]
+        assert len(set(rises)) == 1, f"{before} -> {after} is neither a merge nor a split"
+        moves = unit_moves(chain, before, after)
+        unit_bytes = shape.unit_bytes(chain.finest)
+        units, live_units = [0] * len(ranks), [0] * len(ranks)
+        for move in moves:
+            units[move.target] += 1
+            live_units[move.target] += live_tokens[move.home]
+        slot_bytes = max(units) * unit_bytes
+        exchange = fit_exchange(slot_bytes, staging_bytes)
+        steps = _steps("merge" if rises[0] else "split", shape.layers, layers_per_step)
+        most_layers = min(exchange.layers, max(len(step.layers) for step in steps))
+        return cls(
+            kind="merge" if rises[0] else "split",
+            ranks=tuple(ranks),
+            before=before,
+            after=after,
+            moves=moves,
+            steps=steps,
+            live_tokens=tuple(live_tokens),
+            received_bytes=tuple(count * unit_bytes * shape.layers for count in live_units),
+            peak_staging_bytes=most_layers
+            * min(exchange.super_slots * slot_bytes, max(live_units) * unit_bytes),
+        )
+
+    def describe(self) -> str:
+        """The plan as lines of text for a person."""
+        lines = [
+            f"{self.kind} of ranks {list(self.ranks)}: degrees {list(self.before)} -> {list(self.after)}",
+            f"{sum(self.live_tokens)} live tokens, {sum(self.received_bytes) / 1e6:.1f} MB of KV change worker, "
+            f"at most {self.peak_staging_bytes / 2**20:.2f} MiB of staging a worker",
+        ]
+        for rank, tokens, received in zip(
+            self.ranks, self.live_tokens, self.received_bytes, strict=True
+        ):
+            lines.append(f"  rank {rank}: {tokens} live tokens, receives {received / 1e6:.1f} MB")
+        for number, step in enumerate(self.steps, 1):
+            lines.append(
+                f"  step {number}: layers {step.layers[0]}..{step.layers[-1]}, then b = {step.boundary}"
+            )
+        return "\n".join(lines)
+
+
+def _steps(kind: str, layers: int, layers_per_step: int) -> tuple[Step, ...]:
+    size = layers_per_step or layers
+    if kind == "merge":
+        return tuple(
+            Step(range(max(0, top - size), top), max(0, top - size))
+            for top in range(layers, 0, -size)
+        )
+    return tuple(
+        Step(range(low, min(layers, low + size)), min(layers, low + size))
+        for low in range(0, layers, size)
+    )

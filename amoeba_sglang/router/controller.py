@@ -1,0 +1,245 @@
+"""The router process: upstream's controller with layouts, transformations and policies."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import Any
+
+import zmq
+from sglang.srt.managers.data_parallel_controller import DataParallelController
+from sglang.srt.managers.io_struct import (
+    AbortReq,
+    ShutdownReq,
+    UpdateWeightFromDiskReqInput,
+    UpdateWeightFromDiskReqOutput,
+    sock_recv,
+    sock_send,
+)
+from sglang.srt.runtime_context import get_observability, get_serving
+from sglang.utils import TypeBasedDispatcher
+
+from amoeba_sglang.config import AmoebaConfig
+from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.layout.partition import Layout
+from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.messages import AdminReply, AdminRequest, TransformOrder, WorkerReport
+from amoeba_sglang.policy import POLICIES, RequestSize, View
+from amoeba_sglang.router.effects import Answer, Effect, Finished, Order
+from amoeba_sglang.router.guard import Guard
+from amoeba_sglang.router.limits import RequestLimits
+from amoeba_sglang.router.loads import LoadBook
+from amoeba_sglang.router.metrics import NoMetrics, RouterMetrics
+from amoeba_sglang.router.operation import Operations
+from amoeba_sglang.router.state import describe_server
+from amoeba_sglang.router.transform_request import TransformRequest
+
+logger = logging.getLogger(__name__)
+
+_REFRESH_SECONDS = 0.02
+
+
+class ElasticController(DataParallelController):
+    """Routes by policy, runs transformations, and ends the server when a worker is lost."""
+
+    def __init__(self, server_args: Any, port_args: Any, *args: Any, **kwargs: Any) -> None:
+        config: AmoebaConfig = server_args._amoeba
+        self.config = config
+        self.placed = 0
+        self.load_book = LoadBook(config.workers)
+        self.policy = POLICIES[config.policy]
+        self.chain = DegreeChain(config.degrees)
+        self.operations = Operations(
+            self.chain,
+            Layout.uniform(config.workers, 1),
+            config.layers,
+            config.prepare_timeout_s,
+            config.finish_timeout_s,
+        )
+        self.guard = Guard(self, config, port_args.tokenizer_ipc_name)
+        super().__init__(server_args, port_args, *args, **kwargs)
+        self.dispatching = self.place
+        self.refresh_load_budget_on_dispatch = True
+        self.capacity = min(info["max_total_num_tokens"] for info in self._scheduler_init_infos)
+        self.limits = RequestLimits.of_worker(
+            min(info["max_req_input_len"] for info in self._scheduler_init_infos)
+        )
+        self.metrics = (
+            RouterMetrics(self.capacity) if get_observability().enable_metrics else NoMetrics()
+        )
+        self.front_end = self.guard.front_end
+        self.reports = self.context.socket(zmq.PULL)
+        self.reports.bind(config.report_address)
+        self.poll_sources[self.reports] = self.drain_reports
+        self.guard.watch()
+        if config.initial_degree > 1:
+            self.reach_degree(config.initial_degree)
+        self.metrics.show_layout(self.operations.layout.degrees)
+
+    def get_init_info(self) -> dict:
+        return {**super().get_init_info(), "request_limits": asdict(self.limits)}
+
+    def init_dispatcher(self) -> None:
+        super().init_dispatcher()
+        self._request_dispatcher += TypeBasedDispatcher(
+            [
+                (AdminRequest, self.handle_admin),
+                (UpdateWeightFromDiskReqInput, self.handle_weight_update),
+                (ShutdownReq, self.handle_shutdown),
+            ]
+        )
+
+    # Requests
+
+    def refresh_load_budget(self) -> None:
+        now = time.perf_counter()
+        if now - self._last_refresh_time >= _REFRESH_SECONDS:
+            self._last_refresh_time = now
+            self.load_book.update(self.load_snapshot_reader.read_all())
+
+    def place(self, request: Any) -> None:
+        """Send one request to its home, or answer it with 400 if no layout can hold it."""
+        size = _size_of(request)
+        if not get_serving().allow_auto_truncate:
+            refusal = self.limits.refusal(size.prompt_tokens, size.output_tokens)
+            if refusal is not None:
+                self.reject(request, refusal)
+                return
+        if request.routed_dp_rank is None:
+            view = View(self.operations.layout.instances, self.load_book.loads, self.placed)
+            decision = self.policy(size, view)
+            self.placed += 1
+            logger.debug("request %s goes to %s", request.rid, decision)
+            self.send_to_worker(decision.rank, request)
+            self.load_book.add(decision.rank, size.prompt_tokens)
+        elif self.maybe_external_dp_rank_routing(request):
+            self.load_book.add(request.routed_dp_rank, size.prompt_tokens)
+
+    def maybe_external_dp_rank_routing(self, request: Any) -> bool:
+        """Upstream's, but a rank that does not exist is an error of the client alone."""
+        rank = request.routed_dp_rank
+        if rank is not None and not 0 <= rank < self.config.workers:
+            self.reject(request, f"routed_dp_rank {rank} is not in 0..{self.config.workers - 1}")
+            return True
+        return super().maybe_external_dp_rank_routing(request)
+
+    def reject(self, request: Any, reason: str) -> None:
+        """Answer a request with 400 in the place of a worker."""
+        finished = {
+            "type": "abort",
+            "message": reason,
+            "status_code": HTTPStatus.BAD_REQUEST,
+            "err_type": "BadRequestError",
+        }
+        answer = AbortReq(
+            rid=request.rid, http_worker_ipc=request.http_worker_ipc, finished_reason=finished
+        )
+        sock_send(self.front_end, answer)
+
+    # Control messages
+
+    def handle_weight_update(self, request: UpdateWeightFromDiskReqInput) -> None:
+        """Weights are loaded by name into unsharded layers, so only at degree 1."""
+        degrees = self.operations.layout.degrees
+        running = self.operations.running
+        if max(degrees) == 1 and running is None:
+            self.send_control_message(request)
+            return
+        reason = (
+            f"operation {running['operation_id']} is running"
+            if running is not None
+            else f"the degrees are {list(degrees)}"
+        )
+        message = f"weights can only be updated while every instance is at degree 1, but {reason}"
+        for _ in range(self.config.workers):
+            sock_send(self.front_end, UpdateWeightFromDiskReqOutput(success=False, message=message))
+
+    def handle_shutdown(self, request: ShutdownReq) -> None:
+        """From here on workers end because they were asked to."""
+        self.guard.stopping = True
+        self.send_control_message(request)
+
+    def handle_admin(self, request: AdminRequest) -> None:
+        """Answer `GET /amoeba/state`, or start a transformation."""
+        assert request.rid is not None
+        if request.kind == "state":
+            snapshots = self.load_snapshot_reader.read_all()
+            body = describe_server(
+                self.config, self.operations, self.limits, snapshots, self.capacity
+            )
+            self.apply([Answer(request.rid, 200, body)])
+        else:
+            transform = TransformRequest.from_body(request.body)
+            self.apply(self.operations.submit(transform, request.rid, time.monotonic()))
+
+    def drain_reports(self) -> None:
+        """Take what workers have reported."""
+        while True:
+            try:
+                report: WorkerReport = sock_recv(self.reports, flags=zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            now = time.monotonic()
+            self.guard.beats.beat(report.rank, now)
+            if report.kind == "vote":
+                accept, reason = report.body["accept"], report.body["reason"]
+                self.apply(self.operations.vote(report.rank, report.epoch, accept, reason, now))
+            elif report.kind == "done":
+                self.apply(self.operations.done(report.rank, report.epoch, report.body, now))
+
+    def apply(self, effects: list[Effect]) -> None:
+        """Carry out what the state machine decided."""
+        for effect in effects:
+            if isinstance(effect, Order):
+                self.send_order(effect)
+            elif isinstance(effect, Answer):
+                reply = AdminReply(rid=effect.waiter, status=effect.status, body=effect.body)
+                sock_send(self.front_end, reply)
+            elif isinstance(effect, Finished):
+                logger.info("transformation %s", effect.record)
+                self.metrics.count(effect.record)
+                self.metrics.show_layout(self.operations.layout.degrees)
+            else:
+                self.guard.end_server(effect.reason)
+
+    def send_order(self, order: Order) -> None:
+        message = TransformOrder(
+            phase=order.phase,
+            operation_id=order.operation_id,
+            epoch=order.epoch,
+            ranks=list(order.ranks),
+            before=list(order.before),
+            after=list(order.after),
+        )
+        for rank in order.ranks:
+            self.send_to_worker(rank, message)
+
+    def reach_degree(self, degree: int) -> None:
+        """Bring a fresh server to `--amoeba-initial-degree` before it reports that it is ready."""
+        for first in range(0, self.config.workers, degree):
+            ranks = tuple(range(first, first + degree))
+            request = TransformRequest(ranks, degree, f"initial-{first}", wait=False)
+            effects = self.operations.submit(request, "", time.monotonic())
+            self.apply([effect for effect in effects if not isinstance(effect, Answer)])
+            while self.operations.running is not None:
+                self.reports.poll(100)
+                self.drain_reports()
+                self.on_tick()
+            result = self.operations.history[-1]
+            if result["outcome"] != "done":
+                raise ConfigError(f"--amoeba-initial-degree {degree}: {result['error']}")
+
+    # Called by upstream's event loop
+
+    def on_tick(self) -> None:
+        self.apply(self.operations.tick(time.monotonic()))
+        self.guard.check()
+
+    def on_worker_death(self, dp_rank: int | None, exitcode: int | None) -> None:
+        self.guard.worker_died(dp_rank, exitcode)
+
+
+def _size_of(request: Any) -> RequestSize:
+    return RequestSize(len(request.input_ids or ()), request.sampling_params.max_new_tokens)

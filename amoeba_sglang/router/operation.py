@@ -1,0 +1,262 @@
+"""The state machine of transformations: one at a time, two phases, results that are kept.
+
+Pure: it is told messages and the time, and returns effects for its caller to carry out. Times are
+seconds of one monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+from amoeba_sglang.layout.partition import Layout, LayoutError
+from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.router.effects import Answer, Effect, Finished, Order, Stuck
+from amoeba_sglang.router.transform_request import TransformRequest
+
+HISTORY_SIZE = 64
+
+
+@dataclass
+class _Operation:
+    request: TransformRequest
+    epoch: int
+    target: Layout
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    started: float
+    deadline: float
+    phase: str = "prepare"
+    committed: float | None = None
+    votes: set[int] = field(default_factory=set)
+    reports: dict[int, dict[str, Any]] = field(default_factory=dict)
+    waiters: list[str] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        pairs = list(zip(self.before, self.after, strict=True))
+        if all(low <= high for low, high in pairs):
+            return "merge"
+        return "split" if all(low >= high for low, high in pairs) else "mixed"
+
+    @property
+    def missing(self) -> list[int]:
+        heard = self.votes if self.phase == "prepare" else self.reports.keys()
+        return [rank for rank in self.request.ranks if rank not in heard]
+
+    def order(self, phase: str) -> Order:
+        request = self.request
+        return Order(
+            phase, request.operation_id, self.epoch, request.ranks, self.before, self.after
+        )
+
+
+class Operations:
+    """The current layout, the running operation and the last `HISTORY_SIZE` results."""
+
+    def __init__(
+        self,
+        chain: DegreeChain,
+        layout: Layout,
+        layers: int,
+        prepare_timeout_s: float,
+        finish_timeout_s: float,
+    ) -> None:
+        self.layout = layout
+        self._chain = chain
+        self._layers = layers
+        self._prepare_timeout_s = prepare_timeout_s
+        self._finish_timeout_s = finish_timeout_s
+        self._epoch = 0
+        self._running: _Operation | None = None
+        self._results: OrderedDict[str, tuple[TransformRequest, int, dict[str, Any]]] = (
+            OrderedDict()
+        )
+
+    @property
+    def running(self) -> dict[str, Any] | None:
+        """The running operation as `GET /amoeba/state` shows it; all layers move in one step."""
+        operation = self._running
+        if operation is None:
+            return None
+        return {
+            "operation_id": operation.request.operation_id,
+            "kind": operation.kind,
+            "phase": operation.phase,
+            "boundary": 0 if operation.kind == "split" else self._layers,
+            "layers": self._layers,
+        }
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The last results, oldest first."""
+        return [record for _, _, record in self._results.values()]
+
+    def submit(self, request: TransformRequest, waiter: str, now: float) -> list[Effect]:
+        """Start `request`, or answer why not; a known operation_id gets its own result again."""
+        known = self._known(request.operation_id)
+        if known is not None and not known.same_change(request):
+            return [
+                _refuse(
+                    waiter,
+                    409,
+                    f"operation_id {request.operation_id} already stands for ranks "
+                    f"{list(known.ranks)} and degree {known.degree}",
+                )
+            ]
+        if request.operation_id in self._results:
+            _, status, record = self._results[request.operation_id]
+            return [Answer(waiter, status, record)]
+        running = self._running
+        if running is not None and known is not None:
+            if not request.wait:
+                return [self._accepted(waiter)]
+            running.waiters.append(waiter)
+            return []
+        try:
+            target = self._target(request)
+        except LayoutError as error:
+            return [_refuse(waiter, 400, str(error))]
+        if running is not None:
+            return [
+                _refuse(
+                    waiter, 409, f"operation {running.request.operation_id} is running; try later"
+                )
+            ]
+        if target == self.layout:
+            record = self._record(request, "none", "unchanged", 0.0)
+            self._remember(request, 200, record)
+            return [Answer(waiter, 200, record)]
+        return self._start(request, target, waiter, now)
+
+    def vote(self, rank: int, epoch: int, accept: bool, reason: str, now: float) -> list[Effect]:
+        """Take the vote of one worker; a stale one is of no use and ignored."""
+        operation = self._running
+        if operation is None or operation.epoch != epoch or operation.phase != "prepare":
+            return []
+        if not accept:
+            return self._give_up(409, "refused", f"rank {rank} refuses: {reason}", now)
+        operation.votes.add(rank)
+        if operation.missing:
+            return []
+        operation.phase, operation.committed = "commit", now
+        operation.deadline = now + self._finish_timeout_s
+        return [operation.order("commit")]
+
+    def done(self, rank: int, epoch: int, body: dict[str, Any], now: float) -> list[Effect]:
+        """Take one worker's report that it steps at its new degree."""
+        operation = self._running
+        if operation is None or operation.epoch != epoch or operation.phase != "commit":
+            return []
+        operation.reports[rank] = body
+        if operation.missing:
+            return []
+        self.layout = operation.target
+        return self._finish(200, "done", now)
+
+    def tick(self, now: float) -> list[Effect]:
+        """Give up, or declare stuck, an operation whose time is over."""
+        operation = self._running
+        if operation is None or now < operation.deadline:
+            return []
+        if operation.phase == "prepare":
+            reason = (
+                f"no vote from ranks {operation.missing} within {self._prepare_timeout_s:g} s "
+                "(--amoeba-prepare-timeout-s)"
+            )
+            return self._give_up(504, "timeout", reason, now)
+        return [
+            Stuck(
+                f"operation {operation.request.operation_id}: ranks {operation.missing} did not "
+                f"finish within {self._finish_timeout_s:g} s after COMMIT"
+            )
+        ]
+
+    def _known(self, operation_id: str) -> TransformRequest | None:
+        if self._running is not None and self._running.request.operation_id == operation_id:
+            return self._running.request
+        return self._results[operation_id][0] if operation_id in self._results else None
+
+    def _target(self, request: TransformRequest) -> Layout:
+        """The layout after `request`; what only a running operation forbids is not its fault."""
+        try:
+            return self.layout.change(self._chain, request.ranks, request.degree)
+        except LayoutError:
+            if self._running is None:
+                raise
+            return self._running.target.change(self._chain, request.ranks, request.degree)
+
+    def _start(
+        self, request: TransformRequest, target: Layout, waiter: str, now: float
+    ) -> list[Effect]:
+        self._epoch += 1
+        self._running = _Operation(
+            request=request,
+            epoch=self._epoch,
+            target=target,
+            before=tuple(self.layout.degrees[rank] for rank in request.ranks),
+            after=tuple(target.degrees[rank] for rank in request.ranks),
+            started=now,
+            deadline=now + self._prepare_timeout_s,
+        )
+        effects: list[Effect] = [self._running.order("prepare")]
+        if request.wait:
+            self._running.waiters.append(waiter)
+        else:
+            effects.append(self._accepted(waiter))
+        return effects
+
+    def _accepted(self, waiter: str) -> Answer:
+        assert self.running is not None
+        return Answer(waiter, 202, self.running)
+
+    def _give_up(self, status: int, outcome: str, reason: str, now: float) -> list[Effect]:
+        assert self._running is not None
+        abort = self._running.order("abort")
+        return [abort, *self._finish(status, outcome, now, error=reason)]
+
+    def _finish(self, status: int, outcome: str, now: float, **extra: str) -> list[Effect]:
+        operation, self._running = self._running, None
+        assert operation is not None
+        record = self._record(operation.request, operation.kind, outcome, now - operation.started)
+        record.update(extra)
+        if outcome == "done":
+            assert operation.committed is not None
+            record["prepare_seconds"] = operation.committed - operation.started
+            record.update(_summarise(list(operation.reports.values())))
+        self._remember(operation.request, status, record)
+        answers = [Answer(waiter, status, record) for waiter in operation.waiters]
+        return [Finished(record), *answers]
+
+    def _record(
+        self, request: TransformRequest, kind: str, outcome: str, seconds: float
+    ) -> dict[str, Any]:
+        return {
+            "operation_id": request.operation_id,
+            "kind": kind,
+            "outcome": outcome,
+            "ranks": list(request.ranks),
+            "degree": request.degree,
+            "instances": [list(ranks) for ranks in self.layout.instances],
+            "seconds": seconds,
+        }
+
+    def _remember(self, request: TransformRequest, status: int, record: dict[str, Any]) -> None:
+        self._results[request.operation_id] = (request, status, record)
+        if len(self._results) > HISTORY_SIZE:
+            self._results.popitem(last=False)
+
+
+def _refuse(waiter: str, status: int, reason: str) -> Answer:
+    return Answer(waiter, status, {"error": reason})
+
+
+def _summarise(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the workers report, as one: their longest times and the sum of their bytes."""
+    moved = [report["bytes_moved"] for report in reports]
+    return {
+        "bytes_moved": {what: sum(part[what] for part in moved) for what in ("kv", "weights")},
+        "lockstep_seconds": max(report["lockstep_seconds"] for report in reports),
+        "longest_step_seconds": max(report["longest_step_seconds"] for report in reports),
+    }

@@ -1,0 +1,77 @@
+"""The body of `POST /amoeba/transform`, checked field by field."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from amoeba_sglang.errors import RequestError
+
+_FIELDS = ("ranks", "degree", "operation_id", "wait")
+_MAX_ID_LENGTH = 128
+
+
+@dataclass(frozen=True)
+class TransformRequest:
+    """Run `ranks` at `degree`. Whether a layout allows that is for the router to say."""
+
+    ranks: tuple[int, ...]
+    degree: int
+    operation_id: str
+    wait: bool = True
+
+    def same_change(self, other: TransformRequest) -> bool:
+        """Whether both ask for the same layout; waiting or not is no part of that."""
+        return (self.ranks, self.degree) == (other.ranks, other.degree)
+
+    def to_body(self) -> dict[str, Any]:
+        """As the dict that travels to the router."""
+        return {**asdict(self), "ranks": list(self.ranks)}
+
+    @classmethod
+    def from_body(cls, body: dict[str, Any]) -> TransformRequest:
+        """The inverse of `to_body`."""
+        return cls(**{**body, "ranks": tuple(body["ranks"])})
+
+
+def parse_transform(text: bytes) -> TransformRequest:
+    """Read a JSON body; RequestError 400 with one line that names the field if it is unusable."""
+    try:
+        body = json.loads(text)
+    except ValueError as error:
+        raise _bad(f"the body is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise _bad(f"the body must be a JSON object, not {_name(body)}")
+    for name in body:
+        if name not in _FIELDS:
+            raise _bad(f"unknown field {name!r}; known are {', '.join(_FIELDS)}")
+    for name in ("ranks", "degree"):
+        if name not in body:
+            raise _bad(f"field {name!r} is missing")
+    ranks, degree = body["ranks"], body["degree"]
+    if not isinstance(ranks, list) or not all(type(rank) is int for rank in ranks):
+        raise _bad(f"ranks must be a list of integers, not {json.dumps(ranks)}")
+    if not ranks:
+        raise _bad("ranks must not be empty")
+    if type(degree) is not int:
+        raise _bad(f"degree must be an integer, not {json.dumps(degree)}")
+    operation_id = body.get("operation_id")
+    if operation_id is None:
+        operation_id = uuid.uuid4().hex
+    if not isinstance(operation_id, str) or not 0 < len(operation_id) <= _MAX_ID_LENGTH:
+        raise _bad(f"operation_id must be a string of 1 to {_MAX_ID_LENGTH} characters")
+    wait = body.get("wait", True)
+    if type(wait) is not bool:
+        raise _bad(f"wait must be true or false, not {json.dumps(wait)}")
+    return TransformRequest(tuple(ranks), degree, operation_id, wait)
+
+
+def _name(value: Any) -> str:
+    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _bad(message: str) -> RequestError:
+    return RequestError(400, message)

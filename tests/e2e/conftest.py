@@ -1,0 +1,49 @@
+"""One real server with four workers, shared by the end-to-end tests. Slots are audited."""
+
+import pytest
+
+from bench.servers import Server
+
+
+@pytest.fixture(scope="session")
+def server():
+    with Server(
+        "--tp-size", "4", "--dtype", "float32", "--max-total-tokens", "4096",
+        "--chunked-prefill-size", "512", "--max-running-requests", "32", "--enable-metrics",
+        "--enable-cache-report",
+        env={"AMOEBA_AUDIT": "1"},
+    ) as running:  # fmt: skip
+        yield running
+
+
+@pytest.fixture
+def at_degree_one(server):
+    """Start and end every test at degree 1."""
+    split_all(server)
+    yield server
+    split_all(server)
+
+
+def split_all(server):
+    for instance in server.state()["instances"]:
+        if instance["degree"] > 1:
+            status, reply = server.transform(instance["ranks"], 1)
+            assert status == 200, reply
+
+
+# Every change between aligned layouts along the chain 1, 2, 4, as (ranks, degree) steps.
+LAYOUT_TOUR = [
+    ([0, 1], 2),
+    ([2, 3], 2),
+    ([0, 1, 2, 3], 4),
+    ([0, 1, 2, 3], 2),
+    ([2, 3], 1),
+    ([0, 1, 2, 3], 4),
+    ([0, 1, 2, 3], 1),
+    ([0, 1, 2, 3], 4),
+    ([0, 1, 2, 3], 2),
+    ([0, 1], 1),
+    ([2, 3], 1),
+    ([0, 1, 2, 3], 2),
+    ([0, 1, 2, 3], 1),
+]
