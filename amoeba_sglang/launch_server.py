@@ -115,16 +115,18 @@ def serve(server_args: Any, config: AmoebaConfig) -> None:
 
     from amoeba_sglang.frontend.early_errors import EarlyErrors
     from amoeba_sglang.frontend.ending import kill_children
-    from amoeba_sglang.frontend.routes import router
+    from amoeba_sglang.frontend.routes import make_router
     from amoeba_sglang.frontend.tokenizer_manager import init_elastic_tokenizer_manager
 
-    http_server.app.include_router(router)
+    def manager() -> Any:
+        return http_server.get_global_state().tokenizer_manager
+
+    http_server.app.include_router(make_router(lambda *args: manager().ask_router(*args)))
     http_server.app.add_middleware(EarlyErrors)
 
     def announce() -> None:
-        manager = http_server.get_global_state().tokenizer_manager
-        manager.forget_load_file()
-        print(describe(config, manager.limits.request_tokens, server_args.url()), flush=True)
+        manager().forget_load_file()
+        print(describe(config, manager().limits.request_tokens, server_args.url()), flush=True)
 
     try:
         http_server.launch_server(

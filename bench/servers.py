@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 MODEL = os.environ.get("AMOEBA_TEST_MODEL", ".cache/models/smollm2-135m-kv4")
-START_TIMEOUT_S = 240.0
+START_TIMEOUT_S = 420.0
 
 
 def free_port() -> int:

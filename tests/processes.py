@@ -99,7 +99,7 @@ def _collect(
 
 def _work(
     pipe: Any,
-    store: str,
+    store_path: str,
     rank: int,
     n: int,
     timeout_s: float,
@@ -112,13 +112,12 @@ def _work(
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     try:
-        dist.init_process_group(
-            "gloo",
-            init_method=f"file://{store}",
-            rank=rank,
-            world_size=n,
-            timeout=datetime.timedelta(seconds=timeout_s),
-        )
+        timeout = datetime.timedelta(seconds=timeout_s)
+        store = dist.FileStore(store_path, n)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=n, timeout=timeout)
+        # A target that ends at once must not take its connections from peers still connecting.
+        store.set(f"ready {rank}", "")
+        store.wait([f"ready {peer}" for peer in range(n)], timeout)
         message = ForkingPickler.dumps((True, target(rank, n, *args)))
     except BaseException:
         message = ForkingPickler.dumps((False, traceback.format_exc()))

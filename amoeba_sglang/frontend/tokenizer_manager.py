@@ -102,7 +102,7 @@ class ElasticTokenizerManager(TokenizerManager):
     @property
     def limits(self) -> RequestLimits:
         """What the router found out about the workers while they started."""
-        return RequestLimits(**http_server._global_state.scheduler_info["request_limits"])
+        return RequestLimits(**http_server.get_global_state().scheduler_info["request_limits"])
 
     def _validate_one_request(self, obj: Any, input_ids: list[int]) -> None:
         """Also refuse what no layout can hold: now, while the answer can still be a 400."""

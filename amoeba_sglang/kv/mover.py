@@ -8,8 +8,9 @@ Chunks and layers are independent.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ import torch.distributed as dist
 from amoeba_sglang.kv.units import RunIndex, RunMoves, UnitBuffers
 from amoeba_sglang.plan.moves import UnitMove
 from amoeba_sglang.plan.staging import fit_exchange
-from amoeba_sglang.transport.base import TransportGroup
+from amoeba_sglang.transport.base import PeerLostError, TransportGroup
 
 
 class KVMover(ABC):
@@ -61,9 +62,7 @@ class KVMover(ABC):
 
     @abstractmethod
     def _usable_staging(self) -> int:
-        """Bytes of staging for what one worker receives, and as many for what it sends if that is
-        staged too.
-        """
+        """Bytes of staging for what one worker receives in an exchange."""
 
     @abstractmethod
     def _enter(self) -> None:
@@ -80,19 +79,15 @@ class KVMover(ABC):
     def _items(
         self, staging: np.ndarray, layers: Sequence[int], indices: Sequence[RunIndex], width: int
     ) -> Iterator[tuple[RunIndex, int, int, np.ndarray]]:
-        """Lay out staging: (index, layer, 0 for K or 1 for V, staged runs), packed in this order."""
+        """Lay out staging, packed: (index, layer, 0 for K or 1 for V, its staged runs)."""
         start = 0
         for index in indices:
             for layer in layers:
                 for which, unit_bytes in enumerate(self._own.unit_bytes):
-                    end = start + len(index) * width * unit_bytes
+                    run = np.dtype((np.void, width * unit_bytes))
+                    end = start + len(index) * run.itemsize
                     assert end <= len(staging), "a chunk is larger than the staging buffer"
-                    yield (
-                        index,
-                        layer,
-                        which,
-                        staging[start:end].view(np.dtype((np.void, width * unit_bytes))),
-                    )
+                    yield index, layer, which, staging[start:end].view(run)
                     start = end
 
     def _write(
@@ -121,7 +116,7 @@ class PeerKVMover(KVMover):
         staging_bytes: int,
     ) -> None:
         super().__init__(own, peers.index(None), staging_bytes)
-        assert len(peers) == group.size and self._worker == group.rank, (len(peers), group.rank)
+        assert (len(peers), self._worker) == (group.size, group.rank), "peers and group differ"
         for peer in (peer for peer in peers if peer is not None):
             assert (peer.rows, peer.unit_bytes) == (own.rows, own.unit_bytes), (
                 "pools differ in shape"
@@ -150,8 +145,9 @@ class PeerKVMover(KVMover):
 
 
 class CollectiveKVMover(KVMover):
-    """Sends units with all_to_all_single over `group`, the workers of the block; the reference and
-    fallback.
+    """Sends units with all_to_all_single over `group`, the workers of the block.
+
+    The reference and the fallback: half of the staging buffer is for sending.
     """
 
     def __init__(self, own: UnitBuffers, group: dist.ProcessGroup, staging_bytes: int) -> None:
@@ -175,20 +171,29 @@ class CollectiveKVMover(KVMover):
         for index in incoming:
             received_sizes[index.source] = len(index) * per_run
         half = len(self._staging) // 2
-        sent, received = (
-            self._staging[: sum(sizes)],
-            self._staging[half : half + sum(received_sizes)],
-        )
+        sent = self._staging[: sum(sizes)]
+        received = self._staging[half : half + sum(received_sizes)]
         for index, layer, which, staged in self._items(sent, layers, outgoing, width):
             np.take(self._own.runs(layer, width)[which], index.source_runs, out=staged, mode="clip")
-        dist.all_to_all_single(
+        self._run(
+            dist.all_to_all_single,
             torch.from_numpy(received),
             torch.from_numpy(sent),
             received_sizes,
             sizes,
-            group=self._group,
         )
         return self._write(received, layers, incoming, width)
 
     def _leave(self) -> None:
-        dist.barrier(self._group)
+        self._run(dist.barrier)
+
+    def _run(self, collective: Callable[..., object], *args: object) -> None:
+        start = time.monotonic()
+        try:
+            collective(*args, group=self._group)
+        except RuntimeError as error:
+            members = dist.get_process_group_ranks(self._group)
+            peers = [rank for rank in members if rank != dist.get_rank()]
+            waited = time.monotonic() - start
+            reason = f"are silent or dead, at least one of them ({error})"
+            raise PeerLostError(peers, "a KV move", waited, reason) from error

@@ -27,8 +27,9 @@ class UnitBuffers:
         self.rows = len(layers[0][0])
         self.unit_bytes = tuple(_row_bytes(tensor) // finest for tensor in layers[0])
         for tensor in (tensor for pair in layers for tensor in pair):
-            assert tensor.is_contiguous() and tensor.device.type == "cpu", tensor.shape
-            assert len(tensor) == self.rows and _row_bytes(tensor) % finest == 0, tensor.shape
+            assert tensor.is_contiguous(), tensor.shape
+            assert len(tensor) == self.rows, tensor.shape
+            assert _row_bytes(tensor) % finest == 0, (tensor.shape, finest)
         self._bytes = [
             tuple(tensor.detach().view(torch.uint8).view(-1).numpy() for tensor in pair)
             for pair in layers
@@ -43,7 +44,7 @@ class UnitBuffers:
         """
         key, value = (
             data.view(np.dtype((np.void, width * size)))
-            for data, size in zip(self._bytes[layer], self.unit_bytes)
+            for data, size in zip(self._bytes[layer], self.unit_bytes, strict=True)
         )
         return key, value
 
@@ -83,10 +84,9 @@ class RunMoves:
         self._places = finest // self.width
         self._live = [np.asarray(slots, dtype=np.int64) for slots in live]
         for slots in self._live:
-            assert not len(slots) or (0 <= slots[0] and slots[-1] < rows), (
-                "live slots outside of the pool"
-            )
             assert (np.diff(slots) > 0).all(), "live slots are not ascending"
+            assert not len(slots) or slots[0] >= 0, "live slots outside of the pool"
+            assert not len(slots) or slots[-1] < rows, "live slots outside of the pool"
         moving = {move.home for move in self._moves}
         self._super_slots = np.unique(
             np.concatenate([self._live[home] for home in sorted(moving)] or [np.empty(0, np.int64)])
@@ -101,7 +101,7 @@ class RunMoves:
         return max(counts)
 
     def chunks(self, exchange: Exchange) -> Iterator[list[RunIndex]]:
-        """Per chunk of `exchange.super_slots` super-slots the runs that move, by (source, target)."""
+        """The runs that move, by (source, target), for every `exchange.super_slots` super-slots."""
         pairs = sorted({(move.source, move.target) for move in self._moves})
         for start in range(0, len(self._super_slots), exchange.super_slots):
             part = self._super_slots[start : start + exchange.super_slots]

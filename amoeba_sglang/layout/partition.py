@@ -35,13 +35,14 @@ class Layout:
             if rank % degree or block != (degree,) * degree:
                 raise LayoutError(
                     "degrees",
-                    f"{list(self.degrees)} is not made of aligned instances: rank {rank} says degree {degree}",
+                    f"{list(self.degrees)} is not made of aligned instances: "
+                    f"rank {rank} says degree {degree}",
                 )
             rank += degree
 
     @classmethod
     def uniform(cls, workers: int, degree: int) -> Layout:
-        """`workers` ranks in instances of one degree; LayoutError if `degree` does not divide them."""
+        """`workers` ranks in instances of one degree, which must divide them (LayoutError)."""
         if degree < 1 or workers % degree:
             raise LayoutError("degree", f"{degree} does not divide {workers} workers")
         return cls((degree,) * workers)
@@ -113,6 +114,7 @@ class Layout:
             if cut := [peer for peer in self.instance_of(rank) if peer not in block]:
                 raise LayoutError(
                     "ranks",
-                    f"{shown} cuts the instance {list(self.instance_of(rank))} of rank {rank}; add {cut}",
+                    f"{shown} cuts the instance {list(self.instance_of(rank))} of rank {rank}; "
+                    f"add {cut}",
                 )
         return block

@@ -33,8 +33,8 @@ class DegreeChain:
         for low, high in pairwise(self.degrees):
             if high <= low or high % low:
                 raise ConfigError(
-                    f"--amoeba-degrees {shown}: each degree must be a multiple of the one before it "
-                    f"and larger; {high} after {low} is not"
+                    f"--amoeba-degrees {shown}: each degree must be a multiple of the one before "
+                    f"it and larger; {high} after {low} is not"
                 )
 
     @property
@@ -50,7 +50,7 @@ class DegreeChain:
         return shard
 
     def index(self, degree: int, shard: int) -> int:
-        """Inverse of `shard`: the index in its block of the worker that holds `shard` at `degree`."""
+        """Inverse of `shard`: index in its block of the worker that holds `shard` at `degree`."""
         assert 0 <= shard < degree, (degree, shard)
         index = 0
         for low, high in reversed(self._steps(degree)):

@@ -1,10 +1,12 @@
 """The memory interface: address ranges on one side, physical pages on the other.
 
-    reserve   an address range; it costs no memory and faults when touched create    physical pages,
-    numbered 0, 1, 2, .. for the life of the memory map       pages behind a part of a reservation;
-    unmap takes them away, their bytes stay release   give the bytes of pages back to the machine; a
-    released page may be mapped again, with any content export    a handle that a peer process
-    imports to read or write these pages at addresses of its own
+    reserve   an address range; it costs no memory and faults when touched
+    create    physical pages, numbered 0, 1, 2, .. for the life of the memory
+    map       pages behind a part of a reservation
+    unmap     take them away from it; their bytes stay
+    release   give the bytes of pages back to the machine; a released page may be mapped again, with
+              any content
+    export    a handle, with which a peer process opens these pages at addresses of its own
 
 A page is mapped in at most one reservation of its owner at a time; the callers keep that rule.
 Nothing here synchronises processes: who may touch which page when is agreed elsewhere.
@@ -40,7 +42,7 @@ class AddressRange(Protocol):
         """
 
     def close(self) -> None:
-        """Give the addresses back; no view may be used afterwards. Calling it again does nothing."""
+        """Give the addresses back; no view may be used afterwards. Again: does nothing."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class MemoryHandle:
 
 
 class Memory(ABC):
-    """Physical pages of one worker and the addresses it maps them at. Sizes and offsets are bytes."""
+    """Physical pages of one worker and where it maps them. Sizes and offsets are bytes."""
 
     page_size: int
 

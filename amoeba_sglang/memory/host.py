@@ -46,7 +46,7 @@ class HostMemory(Memory):
     ) -> None:
         address = self._address(where, offset, len(pages))
         for first, count in _runs(pages):
-            assert 0 <= first and first + count <= self._pages, (first, count, self._pages)
+            assert 0 <= first <= self._pages - count, (first, count, self._pages)
             size = count * self.page_size
             mapping.map_file_at(address, size, self._descriptor, first * self.page_size, populate)
             address += size
@@ -68,13 +68,13 @@ class HostMemory(Memory):
     def open_peer(self, handle: MemoryHandle, writable: bool = False) -> mapping.MappedRange:
         path = f"/proc/{handle.pid}/fd/{handle.descriptor}"
         try:
-            # Opened read-only, not only mapped so: then no later change of protection can make it writable.
+            # Opened read-only, not only mapped so: no later change of protection makes it writable.
             descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
         except OSError as error:
             raise MemoryFault(
-                f"cannot open the memory of worker process {handle.pid} ({path}): {error.strerror}; "
-                f"all workers must run as the same user in one PID namespace, else use "
-                f"--amoeba-transport collective"
+                f"cannot open the memory of worker process {handle.pid} ({path}): "
+                f"{error.strerror}; all workers must run as the same user in one PID namespace, "
+                f"else use --amoeba-transport collective"
             ) from error
         try:
             protection = mapping.READ | (mapping.WRITE if writable else 0)
@@ -89,31 +89,24 @@ class HostMemory(Memory):
 
     def _address(self, where: mapping.MappedRange, offset: int, count: int) -> int:
         size = count * self.page_size
-        assert offset % self.page_size == 0 and 0 <= offset and offset + size <= where.size, (
-            offset,
-            size,
-            where.size,
-        )
+        assert offset % self.page_size == 0, (offset, self.page_size)
+        assert 0 <= offset <= where.size - size, (offset, size, where.size)
         return where.address + offset
 
 
 def check_mappings(pages: Sequence[int], page_size: int) -> None:
-    """Raise MemoryFault unless `pages`, mapped in this order, fit beside what this process has
-    mapped.
+    """Raise MemoryFault unless this process can map `pages`, in this order, beside what it has.
 
     To be called before the first unmap of a change: at the limit even an unmap can fail, so a
     change that runs into it half way cannot be undone.
     """
-    needed, used, limit = (
-        sum(1 for _ in _runs(pages)),
-        mapping.mappings_in_use(),
-        mapping.mapping_limit(),
-    )
+    needed = sum(1 for _ in _runs(pages))
+    used, limit = mapping.mappings_in_use(), mapping.mapping_limit()
     if used + needed > _MAPPING_SHARE * limit:
         raise MemoryFault(
-            f"{len(pages)} pages of {page_size // 1024} KiB need {needed} mappings beside {used} in use, more than "
-            f"{_MAPPING_SHARE:.0%} of vm.max_map_count ({limit}): raise --amoeba-page-size-kib, or "
-            f"`sysctl vm.max_map_count`"
+            f"{len(pages)} pages of {page_size // 1024} KiB need {needed} mappings beside "
+            f"{used} in use, more than {_MAPPING_SHARE:.0%} of vm.max_map_count ({limit}): "
+            f"raise --amoeba-page-size-kib, or `sysctl vm.max_map_count`"
         )
 
 

@@ -43,7 +43,7 @@ class MappedRange:
     def __init__(self, address: int, size: int) -> None:
         self.address = address
         self.size = size
-        # At exit the views may still be in use by other threads; the system frees everything anyway.
+        # At exit other threads may still use the views, and the system frees everything anyway.
         self._finalizer = weakref.finalize(self, _libc.munmap, address, size)
         self._finalizer.atexit = False
 
@@ -53,7 +53,7 @@ class MappedRange:
         count = math.prod(shape)
         assert count > 0, f"no tensor of shape {tuple(shape)} over raw memory"
         nbytes = count * dtype.itemsize
-        assert 0 <= offset and offset + nbytes <= self.size, (offset, nbytes, self.size)
+        assert 0 <= offset <= self.size - nbytes, (offset, nbytes, self.size)
         buffer = (ctypes.c_char * nbytes).from_address(self.address + offset)
         buffer.owner = self
         # A tensor born in inference mode could not be written to outside of it.
@@ -119,7 +119,8 @@ def _mmap(
     advice = ""
     if code == errno.ENOMEM:
         advice = (
-            f"; this process has {mappings_in_use()} mappings and vm.max_map_count is {mapping_limit()}: "
-            f"raise --amoeba-page-size-kib, or `sysctl vm.max_map_count`, or add memory"
+            f"; this process has {mappings_in_use()} mappings and vm.max_map_count is "
+            f"{mapping_limit()}: raise --amoeba-page-size-kib, or `sysctl vm.max_map_count`, or "
+            f"add memory"
         )
     raise MemoryFault(f"mapping {size} bytes failed: {os.strerror(code)}{advice}")

@@ -27,8 +27,8 @@ def fit_exchange(slot_bytes: int, staging_bytes: int) -> Exchange:
     """
     if staging_bytes < slot_bytes:
         raise ConfigError(
-            f"--amoeba-staging-mib: a staging buffer of {staging_bytes} bytes is too small, one token of one "
-            f"layer needs {slot_bytes} bytes"
+            f"--amoeba-staging-mib: a staging buffer of {staging_bytes} bytes is too small, one "
+            f"token of one layer needs {slot_bytes} bytes"
         )
     slots = staging_bytes // slot_bytes
     layers = min(_MOST_LAYERS, max(1, slots // _FEWEST_SLOTS))

@@ -101,9 +101,10 @@ class TransformPlan:
     def describe(self) -> str:
         """The plan as lines of text for a person."""
         lines = [
-            f"{self.kind} of ranks {list(self.ranks)}: degrees {list(self.before)} -> {list(self.after)}",
-            f"{sum(self.live_tokens)} live tokens, {sum(self.received_bytes) / 1e6:.1f} MB of KV change worker, "
-            f"at most {self.peak_staging_bytes / 2**20:.2f} MiB of staging a worker",
+            f"{self.kind} of ranks {list(self.ranks)}: "
+            f"degrees {list(self.before)} -> {list(self.after)}",
+            f"{sum(self.live_tokens)} live tokens, {sum(self.received_bytes) / 1e6:.1f} MB of KV "
+            f"change worker, at most {self.peak_staging_bytes / 2**20:.2f} MiB of staging a worker",
         ]
         for rank, tokens, received in zip(
             self.ranks, self.live_tokens, self.received_bytes, strict=True
@@ -111,7 +112,8 @@ class TransformPlan:
             lines.append(f"  rank {rank}: {tokens} live tokens, receives {received / 1e6:.1f} MB")
         for number, step in enumerate(self.steps, 1):
             lines.append(
-                f"  step {number}: layers {step.layers[0]}..{step.layers[-1]}, then b = {step.boundary}"
+                f"  step {number}: layers {step.layers[0]}..{step.layers[-1]}, "
+                f"then b = {step.boundary}"
             )
         return "\n".join(lines)
 

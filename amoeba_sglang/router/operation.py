@@ -35,10 +35,7 @@ class _Operation:
 
     @property
     def kind(self) -> str:
-        pairs = list(zip(self.before, self.after, strict=True))
-        if all(low <= high for low, high in pairs):
-            return "merge"
-        return "split" if all(low >= high for low, high in pairs) else "mixed"
+        return "merge" if max(self.after) > min(self.before) else "split"
 
     @property
     def missing(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
 from dataclasses import asdict, dataclass
@@ -55,6 +56,8 @@ def parse_transform(text: bytes) -> TransformRequest:
         raise _bad(f"ranks must be a list of integers, not {json.dumps(ranks)}")
     if not ranks:
         raise _bad("ranks must not be empty")
+    if any(low >= high for low, high in itertools.pairwise(ranks)):
+        raise _bad(f"ranks must be ascending, without repetition, not {ranks}")
     if type(degree) is not int:
         raise _bad(f"degree must be an integer, not {json.dumps(degree)}")
     operation_id = body.get("operation_id")

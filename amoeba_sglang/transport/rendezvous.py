@@ -22,7 +22,6 @@ _SLEEPER, _LEFT = 2, 3
 _LOW = 0xFFFFFFFF
 _DETAIL_BITS = 28
 
-_SPINS = 100
 _YIELD_S = 0.0003
 _SLEEP_NS = 50_000_000
 
@@ -57,10 +56,11 @@ class Rendezvous:
     whoever sees it arrived. (The C calls around every access keep the compiler from reordering,
     and memcpy fences its own non-temporal stores.)
 
-    Waiting: spin, then yield the core, then sleep on a futex on the late peer's word. A sleeper
-    marks the peer's line first, and only a marked peer pays the wake-up call. The mark and the
-    arrival can miss each other in the store buffers (x86 may delay a store past a later load); the
-    sleep is bounded, so that costs one period and nothing else.
+    Waiting: yield the core, then sleep on a futex on the late peer's word. (Spinning before that
+    made busy machines slower: the late peer may need the very core that spins.) A sleeper marks
+    the peer's line first, and only a marked peer pays the wake-up call. The mark and the arrival
+    can miss each other in the store buffers (x86 may delay a store past a later load); the sleep
+    is bounded, so that costs one period and nothing else.
     """
 
     def __init__(
@@ -88,8 +88,6 @@ class Rendezvous:
         )
         self._words = memoryview(memory)[: size * _LINE].cast("Q")
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        # With more ranks than cores the late peer may need the very core that would spin.
-        self._spins = _SPINS if size <= len(os.sched_getaffinity(0)) else 0
         self._pidfds = {peer: os.pidfd_open(pids[peer]) for peer in peers}
 
     @staticmethod
@@ -133,9 +131,6 @@ class Rendezvous:
         number = word & _LOW
         start = time.monotonic()
         for peer in peers:
-            for _ in range(self._spins):
-                if words[peer] & _LOW == number:
-                    break
             while words[peer] & _LOW != number:
                 if time.monotonic() - start < _YIELD_S:
                     os.sched_yield()

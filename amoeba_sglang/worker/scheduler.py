@@ -18,9 +18,10 @@ from sglang.utils import TypeBasedDispatcher
 
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.messages import TransformOrder
+from amoeba_sglang.worker.audit import audit, digest
 from amoeba_sglang.worker.elastic_runtime import ElasticRuntime
 from amoeba_sglang.worker.router_link import RouterLink
-from amoeba_sglang.worker.slots import audit
+from amoeba_sglang.worker.slots import live_slots
 
 logger = logging.getLogger(__name__)
 
@@ -83,23 +84,25 @@ class ElasticScheduler(Scheduler):
         batch = plan.batch_to_run
         while True:
             if self.order is not None and self.runtime.lock_step is None:
-                self.transform()
+                self.transform(plan)
                 continue
             records = self.runtime.synchronise(batch, self.order)
             if self.order is not None and records is not None:
                 if all(record.order == self.order.epoch for record in records):
-                    self.transform()
+                    self.transform(plan)
                     continue
             break
         self.runtime.run_or_follow(batch, records)
         return plan
 
-    def transform(self) -> None:
+    def transform(self, plan: Any) -> None:
         """Perform the committed order with the block, then step at the new degree."""
         order, self.order = self.order, None
         assert order is not None
         if self.device != "cpu":
             self.forward_stream.synchronize()
+        if self.audits:
+            self.log_digest("before")
         report = self.runtime.transform(order)
         body: dict[str, Any] = {
             "seconds": time.monotonic() - self.order_received,
@@ -109,13 +112,20 @@ class ElasticScheduler(Scheduler):
             "move_seconds": report.move_seconds,
         }
         if self.audits:
-            self.require_clean_slots()
+            self.require_clean_slots(plan.batch_to_run, plan.running_batch)
+            self.log_digest("after")
         self.link.report("done", order.operation_id, order.epoch, body)
 
-    def require_clean_slots(self) -> None:
+    def require_clean_slots(self, *planned: Any) -> None:
         """Stop the worker if any slot has no owner or two (`AMOEBA_AUDIT=1`, for tests)."""
-        problems = audit(self)
+        problems = audit(self, planned)
         assert not problems, "slot audit failed:\n" + "\n".join(problems)
+
+    def log_digest(self, when: str) -> None:
+        if self.runtime.degree == 1:
+            live = live_slots(self.token_to_kv_pool_allocator)
+            kv, weights = digest(self.runtime.pool, live, self.runtime.executor.layers)
+            logger.info("digest %s: %d slots kv %s weights %s", when, len(live), kv, weights)
 
     def on_idle(self) -> None:
         if self.runtime.follows:

@@ -144,3 +144,19 @@ def test_metrics_count_transformations(at_degree_one):
         "amoeba_kv_capacity_tokens",
     ):
         assert name in text
+
+
+def test_kv_and_weights_are_bit_exact_after_round_trips(at_degree_one):
+    server = at_degree_one
+    for rank in range(4):
+        server.generate(f"Worker {rank} remembers a story. " * 5, 8, routed_dp_rank=rank)
+    everyone = [0, 1, 2, 3]
+    seen = len(server.log.read_text())
+    for degree in (4, 1, 2, 4, 1):
+        assert server.transform(everyone, degree)[0] == 200
+    lines = [line for line in server.log.read_text()[seen:].splitlines() if "digest" in line]
+    for rank in range(4):
+        own = [line.split("digest ")[1].split(": ") for line in lines if f" DP{rank}]" in line]
+        assert [when for when, _ in own] == ["before", "after", "before", "after"], own
+        assert len({content for _, content in own}) == 1, own
+        assert int(own[0][1].split()[0]) > 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -47,7 +48,8 @@ def test_a_dead_peer_is_named_at_once(n: int):
     for ranks, text, _, seconds in results:
         assert ranks == (1,)
         assert re.fullmatch(
-            r"worker ranks \[1\] died during all_reduce of 18432 bytes, meeting 2; waited 0\.\d\d s",
+            r"worker ranks \[1\] died "
+            r"during all_reduce of 18432 bytes, meeting 2; waited 0\.\d\d s",
             text,
         ), text
         assert seconds < 1.0
@@ -179,16 +181,26 @@ def test_close_releases_descriptors_and_memory():
         assert after == before
 
 
-def _die_together(rank: int, n: int) -> None:
+def _die_together(rank: int, n: int, notes: Path) -> None:
     group = HostGroup.create(dist.group.WORLD)
     group.all_reduce(torch.ones(8, 576))
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    (notes / str(rank)).write_text("\n".join(line for line in maps if " rw-s " in line))
+    group.barrier()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_nothing_is_left_after_sigkill():
-    before = set(os.listdir("/dev/shm"))
-    assert run_workers(2, _die_together, may_die=(0, 1)) == [None, None]
-    assert set(os.listdir("/dev/shm")) <= before
+def test_nothing_is_left_after_sigkill(tmp_path: Path):
+    assert run_workers(2, _die_together, tmp_path, may_die=(0, 1)) == [None, None]
+    first, second = ((tmp_path / str(rank)).read_text().split() for rank in range(2))
+    # One shared mapping, the same in both, of a file without a name.
+    assert first[4:] == second[4:]
+    inode, *name = first[4:]
+    assert name == ["/memfd:amoeba-group", "(deleted)"]
+    assert int(inode) not in [entry.inode() for entry in os.scandir("/dev/shm")]
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            assert f" {inode} /memfd:amoeba-group" not in re.sub(" +", " ", maps.read_text())
 
 
 def _wait_long(rank: int, n: int) -> float:

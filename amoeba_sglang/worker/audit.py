@@ -1,0 +1,63 @@
+"""Checks of one worker for tests (`AMOEBA_AUDIT=1`): slot ownership, and digests of KV and weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from amoeba_sglang.kv.audit import audit_slots
+from amoeba_sglang.model.kv_pool import ElasticKVPool
+from amoeba_sglang.model.layer_shards import LayerShards
+from amoeba_sglang.worker.slots import free_slots
+
+
+def audit(scheduler: Any, planned: Iterable[Any]) -> list[str]:
+    """Problems of slot ownership on this worker, as lines; empty when clean.
+
+    `planned`: batches (or None) that the scheduler has planned but not installed yet.
+
+    Every slot but the padding is exactly one of free, tree-owned and request-owned. Upstream's
+    idle check compares counts only and stays silent when slots are wrong.
+    """
+    allocator = scheduler.token_to_kv_pool_allocator
+    table = scheduler.req_to_token_pool.req_to_token
+    owned = {
+        str(req.rid): table[
+            req.kv.req_pool_idx, req.kv.cache_protected_len : req.kv.kv_allocated_len
+        ]
+        .cpu()
+        .numpy()
+        .astype(np.int64)
+        for req in live_requests(scheduler, planned)
+    }
+    return audit_slots(
+        size=allocator.size,
+        free=free_slots(allocator).cpu().numpy(),
+        tree=scheduler.tree_cache.all_values_flatten().cpu().numpy(),
+        requests=owned,
+    )
+
+
+def live_requests(scheduler: Any, planned: Iterable[Any]) -> list[Any]:
+    """Requests of this worker that hold KV, each once."""
+    batches = [*planned, scheduler.running_batch, scheduler.last_batch]
+    candidates = [req for batch in batches if batch is not None for req in batch.reqs]
+    candidates += [scheduler.chunked_req, *scheduler.waiting_queue]
+    found = {id(r): r for r in candidates if r is not None and r.kv is not None and r.kv.holds_kv}
+    return list(found.values())
+
+
+def digest(pool: ElasticKVPool, live: np.ndarray, layers: list[LayerShards]) -> tuple[str, str]:
+    """Digests of the live KV and of the full weights, to compare before and after a round trip."""
+    assert all(layer.degree == 1 for layer in layers)
+    slots = torch.from_numpy(live)
+    kv, weights = hashlib.sha256(), hashlib.sha256()
+    for block, layer in zip(pool.blocks, layers, strict=True):
+        kv.update(block[:, slots].contiguous().view(torch.uint8).numpy())
+        for linear in layer.linears:
+            weights.update(linear.weight.data.contiguous().view(torch.uint8).numpy())
+    return kv.hexdigest()[:16], weights.hexdigest()[:16]

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.testclient import TestClient
+
+from amoeba_sglang.frontend.early_errors import EarlyErrors
+
+
+def answer_of(events: list[str], media_type: str = "text/event-stream"):
+    app = FastAPI()
+    app.add_middleware(EarlyErrors)
+
+    @app.post("/generate")
+    async def generate():
+        async def stream():
+            for event in events:
+                yield f"data: {event}\n\n"
+
+        return StreamingResponse(stream(), media_type=media_type)
+
+    return TestClient(app).post("/generate")
+
+
+ERROR = json.dumps({"error": {"message": "too long", "type": "x", "code": 400}})
+ABORT = json.dumps(
+    {"meta_info": {"finish_reason": {"type": "abort", "status_code": 503, "message": "gone"}}}
+)
+TOKEN = json.dumps({"text": "a", "meta_info": {"finish_reason": None}})
+
+
+@pytest.mark.parametrize(("first", "status", "message"), [(ERROR, 400, "too long"), (ABORT, 503, "gone")])
+def test_a_first_error_is_the_status(first, status, message):
+    answer = answer_of([first, "[DONE]"])
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["error"]["message"] == message
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [TOKEN, "[DONE]"],
+        [TOKEN, ERROR, "[DONE]"],
+        ["[DONE]"],
+        ["not json"],
+        ["[1]"],
+        [],
+        [json.dumps({"error": {"code": "weird"}})],
+        [json.dumps({"meta_info": {"finish_reason": {"type": "abort"}}})],
+        [json.dumps({"error": None, "choices": []})],
+    ],
+)
+def test_other_streams_pass_unchanged(events):
+    answer = answer_of(events)
+    assert answer.status_code == 200
+    assert answer.text == "".join(f"data: {event}\n\n" for event in events)
+
+
+def test_only_event_streams_are_looked_at():
+    assert answer_of([ERROR], "text/plain").status_code == 200
+
+
+def test_plain_answers_pass():
+    app = FastAPI()
+    app.add_middleware(EarlyErrors)
+
+    @app.post("/generate")
+    async def generate():
+        return JSONResponse({"error": {"code": 400}}, 418)
+
+    answer = TestClient(app).post("/generate")
+    assert (answer.status_code, answer.json()) == (418, {"error": {"code": 400}})

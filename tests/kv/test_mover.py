@@ -1,0 +1,233 @@
+"""Movers against a model of the pools: in threads for many cases, in processes for real."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.kv.mover import CollectiveKVMover, PeerKVMover
+from amoeba_sglang.kv.units import UnitBuffers
+from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.memory.host import HostMemory
+from amoeba_sglang.plan.moves import unit_moves
+from amoeba_sglang.plan.transformation import ModelShape, TransformPlan
+from amoeba_sglang.transport import HostGroup
+from tests.kv.pools import PoolModel, fill, wrong_units
+from tests.layout.chains import CHAINS, layouts
+from tests.processes import run_workers
+
+ELEMENTS = 3
+"""float32 elements of a unit."""
+
+
+class ThreadGroup:
+    """The part of a TransportGroup that a mover uses, for workers that are threads."""
+
+    def __init__(self, rank, barrier):
+        self.rank, self.size = rank, barrier.parties
+        self.barrier = barrier.wait
+
+
+def in_threads(pools, finest, staging, layers, moves, live):
+    """Let one thread per pool move; their results."""
+    barrier = threading.Barrier(len(pools), timeout=10)
+    buffers = [UnitBuffers(list(pool), finest) for pool in pools]
+
+    def work(rank):
+        peers = [None if i == rank else peer for i, peer in enumerate(buffers)]
+        mover = PeerKVMover(buffers[rank], peers, ThreadGroup(rank, barrier), staging)
+        return mover.move(layers, moves, live)
+
+    with ThreadPoolExecutor(len(pools)) as executor:
+        return list(executor.map(work, range(len(pools))))
+
+
+def slots_of(worker_count, rows):
+    return st.lists(st.sets(st.integers(1, rows - 1)), min_size=worker_count, max_size=worker_count)
+
+
+@st.composite
+def walks(draw):
+    chain = draw(st.sampled_from([chain for chain in CHAINS if chain.finest <= 4]))
+    width = draw(st.sampled_from(chain.degrees[1:]))
+    path = draw(st.lists(layouts(chain, width), min_size=2, max_size=4))
+    live = [draw(slots_of(width, 9)) for _ in path]
+    # A token's share of one layer that one worker receives, at most: K and V, all units.
+    most = 2 * chain.finest * ELEMENTS * 4
+    return chain, path, live, draw(st.integers(most, 12 * most))
+
+
+@settings(max_examples=60, deadline=None)
+@given(walks())
+def test_any_walk_over_layouts_keeps_every_live_unit(walk):
+    chain, path, lives, staging = walk
+    model = PoolModel(chain, layers=2, rows=9, degrees=path[0])
+    pools = [torch.empty(2, 2, 9, chain.finest, ELEMENTS) for _ in path[0]]
+    for after, live in zip(path, lives, strict=True):
+        model.set_live(live)
+        for worker, pool in enumerate(pools):
+            fill(pool, model.held_by(worker))
+        moves = unit_moves(chain, model.degrees, after)
+        in_threads(pools, chain.finest, staging, range(2), moves, model.live)
+        model.degrees = after
+        for worker, pool in enumerate(pools):
+            assert wrong_units(pool, model.held_by(worker)) == []
+
+
+def test_only_the_targets_of_live_units_in_the_given_layers_are_written():
+    chain, before, after = DegreeChain((1, 2, 4)), (1, 1, 1, 1), (4, 4, 4, 4)
+    model = PoolModel(chain, layers=3, rows=6, degrees=before)
+    model.set_live([[1, 4], [], [2], [4]])
+    pools = [torch.rand(3, 2, 6, 4, ELEMENTS) for _ in before]
+    kept = [pool.clone() for pool in pools]
+    moves = unit_moves(chain, before, after)
+    received = in_threads(pools, 4, 1 << 12, [0, 2], moves, model.live)
+    for worker, pool in enumerate(pools):
+        targets = {
+            (slot, move.target_place)
+            for move in moves
+            if move.target == worker
+            for slot in model.live[move.home].tolist()
+        }
+        same = (pool == kept[worker]).all(dim=-1)
+        assert same[1].all()
+        for layer in (0, 2):
+            changed = {tuple(place) for place in (~same[layer, 0]).nonzero().tolist()}
+            assert changed == targets
+            assert torch.equal(same[layer, 0], same[layer, 1])
+        assert received[worker] == len(targets) * 2 * 2 * ELEMENTS * 4
+
+
+def test_a_round_trip_restores_live_units_bit_for_bit():
+    chain, ones = DegreeChain((1, 2, 4)), (1,) * 4
+    bits = torch.randint(-(2**31), 2**31, (4, 2, 2, 9, 4, ELEMENTS), dtype=torch.int32)
+    pools = list(bits.clone().view(torch.float32))
+    live = [np.arange(1, 9), np.array([3]), np.array([], dtype=np.int64), np.array([2, 7])]
+    path = [ones, (2, 2, 1, 1), (4,) * 4, (1, 1, 2, 2), ones]
+    for before, after in pairwise(path):
+        in_threads(pools, 4, 200, range(2), unit_moves(chain, before, after), live)
+    for pool, original, slots in zip(pools, bits, live, strict=True):
+        assert torch.equal(pool.view(torch.int32)[:, :, slots], original[:, :, slots])
+    assert any(
+        not torch.equal(pool.view(torch.int32), old) for pool, old in zip(pools, bits, strict=True)
+    )
+
+
+def test_staging_that_is_too_small_is_refused_before_anything_moves():
+    chain = DegreeChain((1, 2))
+    pools = [torch.rand(2, 2, 4, 2, ELEMENTS) for _ in range(2)]
+    kept = [pool.clone() for pool in pools]
+    moves, live = unit_moves(chain, (1, 1), (2, 2)), [np.array([1]), np.array([1])]
+    with pytest.raises(ConfigError, match=r"23 bytes is too small, .* needs 24 bytes"):
+        in_threads(pools, 2, 23, range(2), moves, live)
+    assert all(map(torch.equal, pools, kept))
+    in_threads(pools, 2, 24, range(2), moves, live)
+    assert not any(map(torch.equal, pools, kept))
+
+
+LAYERS, ROWS = 7, 25
+SHAPE = ModelShape(LAYERS, kv_heads=4, head_dim=ELEMENTS, kv_dtype_bytes=4)
+
+
+def host_pools(n, finest):
+    """This worker's pool in host memory and the pools of all, by rank."""
+    memory = HostMemory(4096)
+    shape = (LAYERS, 2, ROWS, finest, 4 // finest * ELEMENTS)
+    where = memory.reserve(torch.Size(shape).numel() * 4)
+    memory.map(where, 0, memory.create(where.size // memory.page_size))
+    own = where.tensor(0, shape, torch.float32)
+    handles = [None] * n
+    dist.all_gather_object(handles, memory.export())
+    rank = dist.get_rank()
+    return own, [
+        None if peer == rank else memory.open_peer(handle).tensor(0, shape, torch.float32)
+        for peer, handle in enumerate(handles)
+    ]
+
+
+def walk_both(rank, n, degrees, path, staging):
+    """Walk with both movers side by side; per step what was received and what was wrong."""
+    chain = DegreeChain(degrees)
+    finest = chain.finest
+    straight, peers = host_pools(n, finest)
+    collected = torch.empty_like(straight)
+    movers = [
+        PeerKVMover(
+            UnitBuffers(list(straight), finest),
+            [None if peer is None else UnitBuffers(list(peer), finest) for peer in peers],
+            HostGroup.create(dist.group.WORLD),
+            staging,
+        ),
+        CollectiveKVMover(UnitBuffers(list(collected), finest), dist.group.WORLD, staging),
+    ]
+    pools = [straight, collected]
+    generator = np.random.default_rng(5)
+    model = PoolModel(chain, LAYERS, ROWS, path[0])
+    found = []
+    for after in path[1:]:
+        counts = generator.permutation([0, 3, ROWS - 1, 12])[:n]
+        old = [set(slots.tolist()) for slots in model.live] or [set()] * n
+        model.set_live(
+            [
+                # Half of what lives on, beside new tokens.
+                {slot for slot in home if slot % 2}
+                | set((generator.permutation(ROWS - 1)[:count] + 1).tolist())
+                for home, count in zip(old, counts, strict=True)
+            ]
+        )
+        for pool in pools:
+            fill(pool, model.held_by(rank))
+        moves = unit_moves(chain, model.degrees, after)
+        received = [mover.move(range(LAYERS), moves, model.live) for mover in movers]
+        plan = TransformPlan.build(
+            chain, range(n), model.degrees, after, [len(x) for x in model.live], SHAPE, staging
+        )
+        model.degrees = after
+        held = model.held_by(rank)
+        wrong = [wrong_units(pool, held) for pool in pools]
+        found.append((received, plan.received_bytes[rank], len(held), wrong))
+    return found
+
+
+ALL_CHANGES = [
+    (1, 1, 1, 1),
+    (2, 2, 1, 1),
+    (4, 4, 4, 4),
+    (1, 1, 2, 2),
+    (2, 2, 2, 2),
+    (4, 4, 4, 4),
+    (1, 1, 1, 1),
+    (4, 4, 4, 4),
+    (2, 2, 2, 2),
+    (1, 1, 1, 1),
+]
+THERE_AND_BACK = [(1, 1), (2, 2), (1, 1)]
+TINY, AMPLE = 800, 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("degrees", "path", "staging"),
+    [
+        pytest.param((1, 2), THERE_AND_BACK, AMPLE, id="2"),
+        pytest.param((1, 2, 4), THERE_AND_BACK, TINY, id="2 of 4, tiny staging"),
+        pytest.param((1, 2, 4), ALL_CHANGES, AMPLE, id="4"),
+        pytest.param((1, 2, 4), ALL_CHANGES, TINY, id="4, tiny staging"),
+    ],
+)
+def test_both_movers_on_real_processes(degrees, path, staging):
+    n = len(path[0])
+    results = run_workers(n, walk_both, degrees, path, staging)
+    for by_step in results:
+        assert len(by_step) == len(path) - 1
+        for (straight, collected), planned, _, wrong in by_step:
+            assert wrong == [[], []]
+            assert straight == collected == planned
+    assert all(sum(by_rank[step][1] for by_rank in results) > 0 for step in range(len(path) - 1))
+    assert all(sum(by_rank[step][2] for by_rank in results) > 0 for step in range(len(path) - 1))

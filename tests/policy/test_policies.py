@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amoeba_sglang.config import POLICIES as POLICY_FLAGS
+from amoeba_sglang.policy import POLICIES, RequestSize, View, WorkerLoad
+from amoeba_sglang.policy.least_load import place_on_least_loaded
+from amoeba_sglang.policy.round_robin import place_in_turn
+
+ANY = RequestSize(10, None)
+LOADS = st.builds(WorkerLoad, st.integers(0, 9), st.integers(0, 9), st.integers(0, 9999))
+PARTITIONS = ((1, 1, 1, 1), (2, 1, 1), (1, 1, 2), (2, 2), (4,))
+
+
+def instances_of(widths):
+    found, first = [], 0
+    for width in widths:
+        found.append(tuple(range(first, first + width)))
+        first += width
+    return tuple(found)
+
+
+VIEWS = st.builds(
+    View,
+    st.sampled_from(PARTITIONS).map(instances_of),
+    st.tuples(LOADS, LOADS, LOADS, LOADS),
+    st.integers(0, 10**6),
+)
+
+
+def test_every_flag_value_has_a_policy():
+    assert set(POLICY_FLAGS) == set(POLICIES)
+
+
+@given(VIEWS, st.sampled_from(sorted(POLICIES)))
+def test_a_home_is_a_rank_and_the_same_view_gives_the_same_home(view, name):
+    decision = POLICIES[name](ANY, view)
+    assert 0 <= decision.rank < 4
+    assert decision == POLICIES[name](ANY, view)
+    assert decision.reason
+
+
+@given(VIEWS)
+def test_least_load_takes_the_idlest_worker_of_the_idlest_instance(view):
+    rank = place_on_least_loaded(ANY, view).rank
+
+    def mean(ranks):
+        return sum(view.loads[r].requests for r in ranks) / len(ranks)
+
+    mine = next(ranks for ranks in view.instances if rank in ranks)
+    assert all(mean(mine) <= mean(ranks) for ranks in view.instances)
+    assert all(view.loads[rank].requests <= view.loads[r].requests for r in mine)
+
+
+@given(VIEWS.filter(lambda view: len(view.instances) == 4))
+def test_least_load_at_degree_one_is_the_least_loaded_worker(view):
+    chosen = view.loads[place_on_least_loaded(ANY, view).rank]
+    assert (chosen.requests, chosen.tokens) == min((w.requests, w.tokens) for w in view.loads)
+
+
+def test_tokens_break_ties():
+    loads = (WorkerLoad(1, 0, 500), WorkerLoad(0, 1, 20))
+    view = View(((0,), (1,)), loads, 0)
+    assert place_on_least_loaded(ANY, view).rank == 1
+
+
+@given(VIEWS)
+def test_round_robin_visits_every_worker(view):
+    turns = [replace(view, placed=view.placed + k) for k in range(4)]
+    assert sorted(place_in_turn(ANY, turn).rank for turn in turns) == [0, 1, 2, 3]
+
+
+def test_a_view_whose_instances_miss_a_rank_is_a_bug():
+    with pytest.raises(AssertionError):
+        View(((0,),), (WorkerLoad(), WorkerLoad()), 0)

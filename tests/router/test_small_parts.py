@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amoeba_sglang.policy import WorkerLoad
+from amoeba_sglang.router.heartbeats import Heartbeats
+from amoeba_sglang.router.limits import RequestLimits
+from amoeba_sglang.router.loads import LoadBook
+
+
+def snapshot(rank, timestamp, running=0, waiting=0, tokens=0):
+    return SimpleNamespace(
+        dp_rank=rank,
+        timestamp=timestamp,
+        num_running_reqs=running,
+        num_waiting_reqs=waiting,
+        num_total_tokens=tokens,
+    )
+
+
+def test_placed_requests_count_until_the_next_snapshot():
+    book = LoadBook(2)
+    book.update([snapshot(0, 1.0, running=2, tokens=50)])
+    book.add(0, 30)
+    book.update([snapshot(0, 1.0, running=2, tokens=50)])
+    assert book.loads == (WorkerLoad(2, 1, 80), WorkerLoad())
+    book.update([snapshot(0, 2.0, running=3, tokens=81)])
+    assert book.loads[0] == WorkerLoad(3, 0, 81)
+
+
+def test_a_silent_worker_is_frozen():
+    beats = Heartbeats(3, timeout_s=8.0, now=100.0)
+    assert beats.frozen(108.0) == []
+    beats.beat(0, 107.0)
+    beats.beat(2, 101.0)
+    assert beats.frozen(108.5) == [1]
+    assert beats.frozen(109.5) == [1, 2]
+
+
+# A worker with a pool of 100 tokens and a longer context: max_req_len = 99.
+LIMITS = RequestLimits.of_worker(max_req_input_len=94)
+
+
+def worker_serves(prompt, output):
+    """SGLang's own rules: validate_input_length and init_req_max_new_tokens (scheduler.py)."""
+    return prompt < 94 and output <= 99 - prompt - 1
+
+
+@given(st.integers(0, 120), st.integers(0, 120))
+def test_limits_are_the_worker_s_own(prompt, output):
+    assert (LIMITS.refusal(prompt, output) is None) == worker_serves(prompt, output)
+    assert (LIMITS.refusal(prompt, None) is None) == (prompt < 94)
+
+
+def test_a_refusal_has_the_numbers():
+    both = LIMITS.refusal(90, 20)
+    assert all(number in both for number in ("110", "90", "20", "98"))
+    prompt = LIMITS.refusal(94, None)
+    assert "94" in prompt
+    assert "93" in prompt

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import itertools
+import math
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amoeba_sglang.config import ModelHeads, build_config, longest_chain, make_parser, parse_degrees
+from amoeba_sglang.errors import ConfigError
+
+HEADS = ModelHeads(attention_heads=12, kv_heads=4, layers=30)
+
+
+def build(*flags: str, group_size: int = 4, groups: int = 1, heads: ModelHeads = HEADS):
+    return build_config(make_parser().parse_args(flags), group_size, groups, heads)
+
+
+def test_defaults():
+    config = build(groups=2)
+    assert config.workers == 8
+    assert config.degrees == (1, 2, 4)
+    assert (config.policy, config.transport, config.initial_degree) == ("static", "peer", 1)
+    assert (config.page_size_kib, config.staging_mib, config.layers) == (64, 8, 30)
+    assert config.report_address.startswith("ipc://@")
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_two_servers_share_no_name():
+    first, second = build(), build()
+    assert first.run_id != second.run_id
+    assert first.report_address != second.report_address
+
+
+@given(st.integers(1, 512))
+def test_longest_chain_is_a_chain_of_primes(size):
+    chain = longest_chain(size)
+    assert (chain[0], chain[-1]) == (1, size)
+    for low, high in itertools.pairwise(chain):
+        ratio = high // low
+        assert high == low * ratio
+        assert all(ratio % k for k in range(2, math.isqrt(ratio) + 1))
+
+
+def test_longest_chain_examples():
+    assert longest_chain(8) == (1, 2, 4, 8)
+    assert longest_chain(6) == (1, 2, 6)
+
+
+def test_a_chain_may_skip_degrees():
+    assert build("--amoeba-degrees", "1,4").degrees == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("1,x", "not a list of integers"),
+        ("", "not a list of integers"),
+        ("2,4", "the first degree is 2, not 1"),
+        ("1,2,3", "3 is not a larger multiple of 2"),
+        ("1,2,2,4", "2 is not a larger multiple of 2"),
+        ("1,2", "the last degree is 2, but --tp-size is 4"),
+    ],
+)
+def test_bad_degrees(text, says):
+    with pytest.raises(ConfigError) as error:
+        parse_degrees(text, 4)
+    assert str(error.value).startswith("--amoeba-degrees")
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "shape", "says"),
+    [
+        ((), {"group_size": 1}, "--tp-size 1: Amoeba needs a group of at least 2 workers"),
+        ((), {"group_size": 3}, "--tp-size 3: the model has 4 KV heads"),
+        ((), {"group_size": 8}, "--tp-size 8: the model has 12 attention heads"),
+        ((), {"groups": 0}, "--dp-size 0"),
+        (("--amoeba-initial-degree", "3"), {}, "--amoeba-initial-degree 3: not one of the degrees"),
+        (("--amoeba-layers-per-step", "2"), {}, "--amoeba-layers-per-step 2: only 0"),
+        (("--amoeba-page-size-kib", "48"), {}, "--amoeba-page-size-kib 48"),
+        (("--amoeba-page-size-kib", "4096"), {}, "--amoeba-page-size-kib 4096"),
+        (("--amoeba-staging-mib", "0"), {}, "--amoeba-staging-mib 0"),
+        (("--amoeba-prepare-timeout-s", "0"), {}, "--amoeba-prepare-timeout-s 0"),
+    ],
+)
+def test_bad_flags(flags, shape, says):
+    with pytest.raises(ConfigError) as error:
+        build(*flags, **shape)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("flags", [("--amoeba-policy", "amoeba"), ("--amoeba-transport", "tcp")])
+def test_unknown_choices_end_the_parser(flags, capsys):
+    with pytest.raises(SystemExit) as ended:
+        make_parser().parse_args(flags)
+    assert ended.value.code == 2
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_other_flags_are_left_to_sglang():
+    flags = ["--tp-size", "4", "--amoeba-degrees", "1,4", "--amoeba", "x"]
+    options, rest = make_parser().parse_known_args(flags)
+    assert options.amoeba_degrees == "1,4"
+    assert rest == ["--tp-size", "4", "--amoeba", "x"]

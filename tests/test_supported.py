@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from amoeba_sglang import supported
+from amoeba_sglang.errors import ConfigError
+
+DEFAULTS = {field: None for fields in supported._FEATURES.values() for field in fields}
+DEFAULTS |= {"page_size": None, "nnodes": 1, "kv_cache_dtype": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("enable_lora", True, "--enable-lora True: Amoeba does not support LoRA"),
+        ("nnodes", 2, "--nnodes 2: Amoeba does not support several hosts"),
+        ("kv_cache_dtype", "fp8_e5m2", "--kv-cache-dtype fp8_e5m2"),
+        ("page_size", 16, "--page-size 16: Amoeba supports only 1"),
+        ("load_balance_method", "round_robin", "--amoeba-policy"),
+    ],
+)
+def test_refused_flags(field, value, says):
+    supported.require_supported_flags(DEFAULTS, DEFAULTS)
+    with pytest.raises(ConfigError) as error:
+        supported.require_supported_flags({**DEFAULTS, field: value}, DEFAULTS)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_page_size_one_may_be_said():
+    supported.require_supported_flags({**DEFAULTS, "page_size": 1}, DEFAULTS)
+
+
+def model(**changes):
+    config = SimpleNamespace(architectures=["LlamaForCausalLM"], **changes.pop("config", {}))
+    facts = {
+        "model_path": "some/model",
+        "hf_config": config,
+        "quantization": None,
+        "is_hybrid_swa": False,
+        "num_attention_heads": 12,
+        "num_hidden_layers": 30,
+        "get_total_num_kv_heads": lambda: 4,
+    }
+    return SimpleNamespace(**{**facts, **changes})
+
+
+def test_a_served_model():
+    assert supported.require_supported_model(model()) == supported.ModelHeads(12, 4, 30)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"hf_config": SimpleNamespace(architectures=["DeepseekV3ForCausalLM"])},
+            "its architecture DeepseekV3ForCausalLM is not one of those",
+        ),
+        ({"hf_config": SimpleNamespace(architectures=None)}, "(none)"),
+        ({"quantization": "fp8"}, "quantised"),
+        ({"config": {"quantization_config": {"quant_method": "awq"}}}, "quantised"),
+        ({"is_hybrid_swa": True}, "sliding-window"),
+    ],
+)
+def test_refused_models(changes, says):
+    with pytest.raises(ConfigError) as error:
+        supported.require_supported_model(model(**changes))
+    assert says in str(error.value)
+    assert "some/model" in str(error.value)
+
+
+def request(**changes):
+    facts = {"input_embeds": None, "positional_embed_overrides": None, "sampling_params": {}}
+    return SimpleNamespace(**{**facts, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"input_embeds": [[0.0]]}, "input_embeds"),
+        ({"positional_embed_overrides": object()}, "positional_embed_overrides"),
+        ({"sampling_params": {"beam_width": 3}}, "beam_width 3"),
+    ],
+)
+def test_refused_requests(changes, field):
+    assert supported.refuse_request(request()) is None
+    assert supported.refuse_request(request(sampling_params={"beam_width": None})) is None
+    assert supported.refuse_request(request(**changes)).startswith(field)
