@@ -115,13 +115,13 @@ def serve(server_args: Any, config: AmoebaConfig) -> None:
 
     from amoeba_sglang.frontend.early_errors import EarlyErrors
     from amoeba_sglang.frontend.ending import kill_children
-    from amoeba_sglang.frontend.routes import make_router
+    from amoeba_sglang.frontend.routes import add_routes
     from amoeba_sglang.frontend.tokenizer_manager import init_elastic_tokenizer_manager
 
     def manager() -> Any:
         return http_server.get_global_state().tokenizer_manager
 
-    http_server.app.include_router(make_router(lambda *args: manager().ask_router(*args)))
+    add_routes(http_server.app, lambda *args: manager().ask_router(*args))
     http_server.app.add_middleware(EarlyErrors)
 
     def announce() -> None:
@@ -140,11 +140,12 @@ def serve(server_args: Any, config: AmoebaConfig) -> None:
 
 def describe(config: AmoebaConfig, request_tokens: int, url: str) -> str:
     """The line that says that the server is ready."""
-    count = config.workers // config.initial_degree
+    degree = str(config.initial_degree)
+    layout = "+".join([degree] * (config.workers // config.initial_degree))
     return (
-        f"Amoeba is ready at {url}: {config.workers} workers as {count} instances of degree "
-        f"{config.initial_degree}, degrees {','.join(map(str, config.degrees))}, transport "
-        f"{config.transport}, policy {config.policy}, requests of up to {request_tokens} tokens"
+        f"Amoeba is ready at {url}: {config.workers} workers, layout {layout}, "
+        f"degrees {','.join(map(str, config.degrees))}, transport {config.transport}, "
+        f"policy {config.policy}, requests of up to {request_tokens} tokens"
     )
 
 

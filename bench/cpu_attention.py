@@ -1,9 +1,10 @@
 """Decode and prefill rate of the platform amoeba_cpu against SGLang's torch_native backend on a bare CPU platform.
 
-    python bench/cpu_attention.py --model-path DIR [--rounds 5] [--threads 2] [--dtype bfloat16]
+    python bench/cpu_attention.py --model-path DIR [--rounds 9] [--threads 2] [--dtype bfloat16]
 
-Both variants run in fresh processes, in turn, with the same settings: the model in process, one prefill of `batch` prompts of
-`context` tokens, then greedy decode steps. Writes bench/results/cpu_attention.json.
+Each variant has a process of its own with the model in it and the same settings. They measure in turn, one blocked while the
+other works: a prefill of `batch` prompts of `context` tokens, then greedy decode steps. A round is one turn of each, so
+drift and other load of the machine hit both. Writes bench/results/cpu_attention.json.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "cpu_attention.json"
 WARMUP_STEPS = 4
+READY = "turn:"
 VARIANTS = {"torch_native": "bare_cpu", "amoeba_cpu": "amoeba_cpu_default_pool"}
 
 
@@ -53,8 +55,8 @@ def __getattr__(name: str) -> type:
     raise AttributeError(name)
 
 
-def measure(args: argparse.Namespace) -> dict[str, float]:
-    """Child process: {"prefill_tokens_per_s", "decode_tokens_per_s"} of one variant."""
+def serve_turns(args: argparse.Namespace) -> None:
+    """Child process: for every line on stdin one line of results, {"prefill_tokens_per_s", "decode_tokens_per_s"}."""
     import torch
     from sglang.benchmark import one_batch
     from sglang.srt.runtime_context import SpawnRanks, publish
@@ -90,29 +92,56 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
         return prefill, times
 
     run(WARMUP_STEPS)
-    prefill, times = run(WARMUP_STEPS + args.steps)
-    step = statistics.median(times[WARMUP_STEPS:])
-    return {
-        "prefill_tokens_per_s": args.batch * args.context / prefill,
-        "decode_tokens_per_s": args.batch / step,
-    }
+    print(READY, flush=True)
+    for _ in sys.stdin:
+        prefill, times = run(WARMUP_STEPS + args.steps)
+        step = statistics.median(times[WARMUP_STEPS:])
+        rates = {
+            "prefill_tokens_per_s": args.batch * args.context / prefill,
+            "decode_tokens_per_s": args.batch / step,
+        }
+        print(READY, json.dumps(rates), flush=True)
 
 
-def spawn(args: argparse.Namespace, variant: str, site: str) -> dict[str, float]:
-    command = [sys.executable, __file__, "--child", "--variant", variant]
-    for name in ("model_path", "dtype", "threads", "batch", "context", "steps"):
-        command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-    environment = os.environ | {
-        "PYTHONPATH": f"{site}{os.pathsep}{ROOT}",
-        "SGLANG_PLATFORM": VARIANTS[variant],
-        "SGLANG_USE_CPU_ENGINE": "0",
-        "OMP_NUM_THREADS": str(args.threads),
-        "HF_HUB_OFFLINE": "1",
-    }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
-    if done.returncode:
-        raise SystemExit(f"{variant} failed:\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+class Child:
+    """One variant's process."""
+
+    def __init__(self, args: argparse.Namespace, variant: str, site: str) -> None:
+        command = [sys.executable, __file__, "--child", "--variant", variant]
+        for name in ("model_path", "dtype", "threads", "batch", "context", "steps"):
+            command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+        environment = os.environ | {
+            "PYTHONPATH": f"{site}{os.pathsep}{ROOT}",
+            "SGLANG_PLATFORM": VARIANTS[variant],
+            "SGLANG_USE_CPU_ENGINE": "0",
+            "OMP_NUM_THREADS": str(args.threads),
+            "HF_HUB_OFFLINE": "1",
+        }
+        self._process = subprocess.Popen(
+            command,
+            env=environment,
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self._answer()
+
+    def _answer(self) -> str:
+        for line in self._process.stdout:
+            if line.startswith(READY):
+                return line.removeprefix(READY)
+        raise SystemExit(f"{self._process.args} ended with code {self._process.wait()}")
+
+    def take_turn(self) -> dict[str, float]:
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return json.loads(self._answer())
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
 
 
 def write_entry_points(site: Path) -> None:
@@ -163,7 +192,7 @@ def describe_machine() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model-path", required=True)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--batch", type=int, default=8)
@@ -173,16 +202,19 @@ def main() -> None:
     parser.add_argument("--variant", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        print(json.dumps(measure(args)))
+        serve_turns(args)
         return
     rounds = []
     with tempfile.TemporaryDirectory() as site:
         write_entry_points(Path(site))
+        children = {variant: Child(args, variant, site) for variant in VARIANTS}
         for number in range(args.rounds):
             # Who goes first alternates, so that a drift of the machine favours neither.
             order = list(VARIANTS)[:: 1 if number % 2 == 0 else -1]
-            rounds.append({variant: spawn(args, variant, site) for variant in order})
+            rounds.append({variant: children[variant].take_turn() for variant in order})
             print(f"round {number + 1}: {rounds[-1]}", flush=True)
+        for child in children.values():
+            child.close()
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
     )

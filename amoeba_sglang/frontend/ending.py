@@ -52,10 +52,18 @@ def end_start(signum: int, frame: Any) -> NoReturn:
 def kill_children() -> None:
     """SIGKILL every descendant of this process, and no other, and wait until they are gone."""
     children = psutil.Process().children(recursive=True)
-    for child in children:
+    victims = [child for child in children if not _is_tracker(child)]
+    for victim in victims:
         with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-    psutil.wait_procs(children, timeout=_REAP_SECONDS)
+            victim.kill()
+    psutil.wait_procs(victims, timeout=_REAP_SECONDS)
+
+
+def _is_tracker(child: psutil.Process) -> bool:
+    """Python's resource tracker removes the named semaphores of the killed, then ends itself."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return any("multiprocessing.resource_tracker" in word for word in child.cmdline())
+    return False
 
 
 def remove_file(path: str) -> None:

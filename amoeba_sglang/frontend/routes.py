@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from fastapi import APIRouter, Request
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from sglang.srt.utils.auth import AuthLevel, auth_level
 
@@ -20,9 +20,12 @@ class Reply(Protocol):
     body: dict[str, Any]
 
 
-def make_router(ask: Callable[[str, dict[str, Any]], Awaitable[Reply]]) -> APIRouter:
-    """The endpoints; `ask(kind, body)` asks the router process and may raise RequestError."""
-    router = APIRouter(prefix="/amoeba")
+def add_routes(app: FastAPI, ask: Callable[[str, dict[str, Any]], Awaitable[Reply]]) -> None:
+    """Add the endpoints; `ask(kind, body)` asks the router process and may raise RequestError.
+
+    Straight to the app: SGLang's key check does not see the auth level of an included router's
+    endpoints with FastAPI 0.165, and would let everybody in.
+    """
 
     async def answer(kind: str, body: dict[str, Any]) -> JSONResponse:
         try:
@@ -31,12 +34,12 @@ def make_router(ask: Callable[[str, dict[str, Any]], Awaitable[Reply]]) -> APIRo
             return refuse(error)
         return JSONResponse(reply.body, reply.status)
 
-    @router.get("/state")
+    @app.get("/amoeba/state")
     async def get_state() -> JSONResponse:
         """Layout, load, running operation and history."""
         return await answer("state", {})
 
-    @router.post("/transform")
+    @app.post("/amoeba/transform")
     @auth_level(AuthLevel.ADMIN_OPTIONAL)
     async def transform(request: Request) -> JSONResponse:
         """Change the degree of some ranks; the answer is the finished operation."""
@@ -45,8 +48,6 @@ def make_router(ask: Callable[[str, dict[str, Any]], Awaitable[Reply]]) -> APIRo
         except RequestError as error:
             return refuse(error)
         return await answer("transform", body)
-
-    return router
 
 
 def refuse(error: RequestError) -> JSONResponse:

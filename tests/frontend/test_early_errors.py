@@ -32,7 +32,9 @@ ABORT = json.dumps(
 TOKEN = json.dumps({"text": "a", "meta_info": {"finish_reason": None}})
 
 
-@pytest.mark.parametrize(("first", "status", "message"), [(ERROR, 400, "too long"), (ABORT, 503, "gone")])
+@pytest.mark.parametrize(
+    ("first", "status", "message"), [(ERROR, 400, "too long"), (ABORT, 503, "gone")]
+)
 def test_a_first_error_is_the_status(first, status, message):
     answer = answer_of([first, "[DONE]"])
     assert answer.status_code == status

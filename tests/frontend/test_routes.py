@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from sglang.srt.utils.auth import add_api_key_middleware
 
 from amoeba_sglang.errors import RequestError
-from amoeba_sglang.frontend.routes import make_router
+from amoeba_sglang.frontend.routes import add_routes
 
 
 class FakeRouter:
@@ -26,7 +26,7 @@ class FakeRouter:
 
 def client_of(fake: FakeRouter, **keys: str) -> TestClient:
     app = FastAPI()
-    app.include_router(make_router(fake.ask))
+    add_routes(app, fake.ask)
     if keys:
         add_api_key_middleware(app, api_key=None, admin_api_key=keys["admin_api_key"])
     return TestClient(app)

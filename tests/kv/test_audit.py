@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amoeba_sglang.kv.audit import audit_slots
@@ -47,6 +47,7 @@ def test_slots_outside_of_the_pool_are_named():
     ]
 
 
+@settings(deadline=None)
 @given(st.data(), st.integers(1, 60))
 def test_a_partition_is_clean_and_any_one_change_is_not(data, size):
     owners = data.draw(st.lists(st.integers(0, 4), min_size=size, max_size=size))

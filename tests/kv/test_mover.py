@@ -1,6 +1,7 @@
 """Movers against a model of the pools: in threads for many cases, in processes for real."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -30,9 +31,14 @@ ELEMENTS = 3
 class ThreadGroup:
     """The part of a TransportGroup that a mover uses, for workers that are threads."""
 
-    def __init__(self, rank, barrier):
+    def __init__(self, rank, barrier, lag_s=0.0):
+        """`lag_s`: how long this worker takes to go on after a barrier."""
         self.rank, self.size = rank, barrier.parties
-        self.barrier = barrier.wait
+        self._wait, self._lag_s = barrier.wait, lag_s
+
+    def barrier(self):
+        self._wait()
+        time.sleep(self._lag_s)
 
 
 def in_threads(pools, finest, staging, layers, moves, live):
@@ -118,6 +124,32 @@ def test_a_round_trip_restores_live_units_bit_for_bit():
     assert any(
         not torch.equal(pool.view(torch.int32), old) for pool, old in zip(pools, bits, strict=True)
     )
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+def test_a_slow_worker_is_waited_for_at_both_ends(slow):
+    chain, before, after = DegreeChain((1, 2)), (1, 1), (2, 2)
+    model = PoolModel(chain, layers=1, rows=4, degrees=before)
+    model.set_live([[1, 3], [2, 3]])
+    pools = [torch.full((1, 2, 4, 2, ELEMENTS), float("nan")) for _ in before]
+    buffers = [UnitBuffers(list(pool), 2) for pool in pools]
+    barrier = threading.Barrier(2, timeout=10)
+    held = [model.held_by(worker) for worker in range(2)]
+    model.degrees = after
+    expected = [model.held_by(worker) for worker in range(2)]
+
+    def work(rank):
+        lag_s = 0.02 if rank == slow else 0.0
+        time.sleep(lag_s)
+        fill(pools[rank], held[rank])
+        peers = [None if i == rank else peer for i, peer in enumerate(buffers)]
+        group = ThreadGroup(rank, barrier, lag_s)
+        mover = PeerKVMover(buffers[rank], peers, group, 1 << 12)
+        mover.move([0], unit_moves(chain, before, after), model.live)
+        return [wrong_units(pool, units) for pool, units in zip(pools, expected, strict=True)]
+
+    with ThreadPoolExecutor(2) as executor:
+        assert list(executor.map(work, range(2))) == [[[], []], [[], []]]
 
 
 def test_staging_that_is_too_small_is_refused_before_anything_moves():

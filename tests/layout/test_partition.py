@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amoeba_sglang.layout.partition import Layout, LayoutError
@@ -17,6 +17,7 @@ def test_instances_of_a_mixed_layout():
     assert layout.instance_of(6) == (4, 5, 6, 7)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(CHAINS).flatmap(layouts))
 def test_instances_partition_the_ranks_and_agree_with_the_degrees(degrees):
     layout = Layout(degrees)
@@ -86,6 +87,7 @@ def test_a_change_does_not_merge_and_split_at_once():
         layout.change(DegreeChain((1, 2, 4, 8)), range(8), 2)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(CHAINS),
     st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8), st.integers(0, 8)), max_size=30),

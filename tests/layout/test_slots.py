@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amoeba_sglang.errors import ConfigError
@@ -45,6 +45,7 @@ def test_joint_slots_nest(chain):
                 assert chain.joint_slot(high, i, slot) == expected
 
 
+@settings(deadline=None)
 @given(st.sampled_from(CHAINS), st.integers(1, 9), st.data())
 def test_joint_slots_are_a_bijection_with_padding_first(chain, size, data):
     degree = data.draw(st.sampled_from(chain.degrees))
@@ -57,6 +58,7 @@ def test_joint_slots_are_a_bijection_with_padding_first(chain, size, data):
     assert set(chain.allocatable(degree, size)) == set(slots) - padding
 
 
+@settings(deadline=None)
 @given(st.sampled_from(CHAINS), st.lists(st.integers(0, 2**40), max_size=20), st.data())
 def test_vectors_of_joint_slots_match_single_ones(chain, slots, data):
     degree = data.draw(st.sampled_from(chain.degrees))
@@ -66,6 +68,7 @@ def test_vectors_of_joint_slots_match_single_ones(chain, slots, data):
     assert vector.tolist() == [chain.joint_slot(degree, worker, slot) for slot in slots]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(CHAINS).flatmap(lambda chain: st.tuples(st.just(chain), layouts(chain))))
 def test_places_are_a_bijection_in_every_mixed_layout(case):
     chain, degrees = case
@@ -74,6 +77,7 @@ def test_places_are_a_bijection_in_every_mixed_layout(case):
     assert sorted(places) == [(worker, place) for worker in range(n) for place in range(n)]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(CHAINS), st.data())
 def test_a_place_is_the_row_of_the_joint_slot_in_the_view_of_its_degree(chain, data):
     """Re-viewed as [rows * d, H / d, D], a pool has a token's heads at row joint_slot(d, i, s)."""

@@ -1,7 +1,7 @@
 from itertools import pairwise, product
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amoeba_sglang.layout.slots import DegreeChain
@@ -35,6 +35,7 @@ def apply(moves, memory):
     return changed
 
 
+@settings(deadline=None)
 @given(changes)
 def test_moves_along_any_path_end_where_the_layout_says(case):
     chain, path = case
@@ -52,6 +53,7 @@ def test_both_ways_to_degree_4_place_units_alike():
     assert apply(unit_moves(CHAIN, twos, fours), by_two) == direct
 
 
+@settings(deadline=None)
 @given(changes)
 def test_every_move_changes_worker_and_stays_in_the_block(case):
     chain, path = case
@@ -90,6 +92,7 @@ def test_a_merge_of_two_of_four_moves_pairs_of_units():
     assert set(runs) == {UnitMove(0, 1, 0, 1, 1, 0), UnitMove(1, 0, 1, 0, 0, 1)}
 
 
+@settings(deadline=None)
 @given(changes)
 def test_runs_are_the_same_moves(case):
     chain, path = case

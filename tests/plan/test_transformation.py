@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from amoeba_sglang.errors import ConfigError
@@ -50,6 +50,7 @@ def test_a_merge_moves_the_last_layers_first_and_a_split_the_first():
     assert [step.layers for step in build((1, 1), (2, 2), (1, 1)).steps] == [range(30)]
 
 
+@settings(deadline=None)
 @given(st.booleans(), st.integers(1, 90), st.integers(0, 100))
 def test_layers_below_the_boundary_are_at_the_lower_degree_at_all_times(merge, layers, per_step):
     low, high = (1, 1), (2, 2)
@@ -65,6 +66,7 @@ def test_layers_below_the_boundary_are_at_the_lower_degree_at_all_times(merge, l
     assert degrees == [2 if merge else 1] * layers
 
 
+@settings(deadline=None)
 @given(st.integers(1, 1 << 20), st.integers(1, 1 << 24))
 def test_an_exchange_fits_its_staging(slot_bytes, staging):
     assume(staging >= slot_bytes)
@@ -80,6 +82,7 @@ def test_staging_that_holds_no_token_is_refused_with_the_numbers():
         fit_exchange(1024, 1023)
 
 
+@settings(deadline=None)
 @given(st.integers(3072, 1 << 24), st.lists(st.integers(0, 5000), min_size=4, max_size=4))
 def test_peak_staging_is_bounded(staging, live):
     plan = build((1,) * 4, (4,) * 4, live, staging=staging)

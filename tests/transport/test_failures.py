@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import signal
 import time
 from pathlib import Path
@@ -14,9 +15,18 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from amoeba_sglang.transport import GlooGroup, HostGroup, PeerLostError, TransportError
+from amoeba_sglang.transport import (
+    GlooGroup,
+    HostGroup,
+    PeerLostError,
+    TransportError,
+    rendezvous,
+)
 from amoeba_sglang.transport.base import TransportGroup
 from tests.processes import run_workers
+
+# The groups wait up to 30 s. Limits in seconds tell "noticed" from "timed out" on a busy machine.
+_NOTICED_S = 15.0
 
 
 def _make(kind: type[TransportGroup], timeout_s: float) -> TransportGroup:
@@ -49,22 +59,23 @@ def test_a_dead_peer_is_named_at_once(n: int):
         assert ranks == (1,)
         assert re.fullmatch(
             r"worker ranks \[1\] died "
-            r"during all_reduce of 18432 bytes, meeting 2; waited 0\.\d\d s",
+            r"during all_reduce of 18432 bytes, meeting 2; waited \d+\.\d\d s",
             text,
         ), text
-        assert seconds < 1.0
+        assert seconds < _NOTICED_S
 
 
 def test_gloo_maps_a_dead_peer():
     (ranks, text, _, seconds), dead = run_workers(2, _outlive_rank_1, GlooGroup, may_die=(1,))
     assert dead is None
     assert ranks == (1,)
-    assert seconds < 5.0
+    assert seconds < _NOTICED_S
     assert text.startswith("worker ranks [1] are silent or dead, at least one of them (")
 
 
 def _outwait_rank_1(rank: int, n: int, kind: type[TransportGroup]):
     group = _make(kind, 0.5)
+    others = dist.new_group([peer for peer in range(n) if peer != 1])
     pids = group.exchange(np.array([os.getpid()]))
     if rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -72,6 +83,7 @@ def _outwait_rank_1(rank: int, n: int, kind: type[TransportGroup]):
     try:
         return _lose(lambda: group.exchange(np.arange(3)))
     finally:
+        dist.barrier(others)  # thawed too early, rank 1 would exit under somebody's eyes
         os.kill(int(pids[1][0]), signal.SIGCONT)
 
 
@@ -82,34 +94,32 @@ def test_a_frozen_peer_is_an_error_with_numbers():
         assert ranks == (1,)
         assert re.fullmatch(
             r"worker ranks \[1\] did not arrive within 0\.5 s "
-            r"during exchange, meeting 2; waited 0\.\d\d s",
+            r"during exchange, meeting 2; waited \d+\.\d\d s",
             text,
         ), text
-        assert 0.5 <= waited <= seconds < 1.5
+        assert 0.5 <= waited <= seconds < _NOTICED_S
 
 
 def test_gloo_maps_a_frozen_peer():
     (ranks, _, waited, seconds), frozen = run_workers(2, _outwait_rank_1, GlooGroup)
     assert frozen is None
     assert ranks == (1,)
-    assert 0.4 <= waited <= seconds < 1.5
+    assert 0.4 <= waited <= seconds < _NOTICED_S
 
 
 def _stay_behind(rank: int, n: int):
     group = HostGroup.create(dist.group.WORLD, timeout_s=30.0)
     group.barrier()
-    if rank == 1:
-        group.close()
-        time.sleep(1.0)
-        return None
-    return _lose(group.barrier)
+    loss = group.close() if rank == 1 else _lose(group.barrier)
+    dist.barrier()  # rank 1 is alive for as long as rank 0 waits
+    return loss
 
 
 def test_a_closed_peer_is_not_waited_for():
     (ranks, text, _, seconds), _ = run_workers(2, _stay_behind)
     assert ranks == (1,)
     assert "left the group" in text
-    assert seconds < 1.0
+    assert seconds < _NOTICED_S
 
 
 def _leave_early(rank: int, n: int) -> int:
@@ -181,6 +191,24 @@ def test_close_releases_descriptors_and_memory():
         assert after == before
 
 
+def _share_without_descriptors(rank: int, n: int) -> str:
+    if rank == 1:
+        highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, highest + 2))
+    with pytest.raises(TransportError) as caught:
+        HostGroup.create(dist.group.WORLD)
+    return str(caught.value)
+
+
+def test_every_rank_hears_that_one_cannot_share():
+    for text in run_workers(2, _share_without_descriptors):
+        assert re.match(
+            r"cannot share 4198400 bytes between the processes of a group: "
+            r"rank 1: .*Too many open files.*; --amoeba-transport collective works without",
+            text,
+        ), text
+
+
 def _die_together(rank: int, n: int, notes: Path) -> None:
     group = HostGroup.create(dist.group.WORLD)
     group.all_reduce(torch.ones(8, 576))
@@ -217,3 +245,18 @@ def _wait_long(rank: int, n: int) -> float:
 def test_waiting_costs_little_cpu():
     shares = run_workers(4, _wait_long)
     assert sorted(shares)[2] < 0.05, shares
+
+
+def _sleep_until_woken(rank: int, n: int) -> float:
+    rendezvous._PERIOD.seconds = 30
+    group = HostGroup.create(dist.group.WORLD)
+    start = time.monotonic()
+    for late in range(n):
+        if rank == late:
+            time.sleep(0.1)
+        group.barrier()
+    return time.monotonic() - start
+
+
+def test_the_last_to_arrive_wakes_the_sleepers():
+    assert max(run_workers(4, _sleep_until_woken)) < 20

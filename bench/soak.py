@@ -1,0 +1,169 @@
+"""Merge and split for a long time under load: python -m bench.soak [--cycles 500] [--workers 2].
+
+A cycle is two transformations of a random walk over the layouts. The load is streaming clients with
+long outputs in a small pool, random disconnects and aborts, long prompts, and idle spells. Exit
+code 1 if a request or a transformation went wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import re
+import sys
+import time
+from typing import Any
+
+from bench import results_file
+from bench.footprint import growth, sample
+from bench.servers import Server
+from bench.soak_load import Sizes, SoakLoad
+from bench.soak_probe import probe_decode, probe_prefill
+from bench.soak_walk import Walk
+
+SAMPLE_EVERY = 20
+REPORT_EVERY = 10
+IDLE_SECONDS = 1.5
+RETRACTED = re.compile(r"#retracted_reqs: (\d+)")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--cycles", type=int, default=500)
+    parser.add_argument("--minutes", type=float, default=60.0, help="end earlier after this time")
+    parser.add_argument("--clients", type=int, default=20)
+    parser.add_argument("--pool", type=int, default=3072, help="--max-total-tokens of the server")
+    parser.add_argument("--idle-every", type=int, default=25, help="cycles between idle spells")
+    parser.add_argument("--pause", type=float, default=0.4, help="most seconds between changes")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", default="soak", help="of the file in bench/results")
+    options = parser.parse_args()
+    with Server(
+        "--tp-size", str(options.workers), "--dtype", "float32",
+        "--max-total-tokens", str(options.pool), "--chunked-prefill-size", "512",
+        # Admit more than fits, so that running requests are retracted.
+        "--schedule-conservativeness", "0.1",
+        env={"AMOEBA_AUDIT": "1"},
+    ) as server:  # fmt: skip
+        print(f"ready after {server.start_seconds:.0f} s, log {server.log}", flush=True)
+        figures = Soak(server, options).run()
+    results_file.write(options.name, {"settings": vars(options), **figures})
+    return 1 if figures["failed"] else 0
+
+
+class Soak:
+    """One server under load: probes, then cycles, then the same probes."""
+
+    def __init__(self, server: Server, options: argparse.Namespace) -> None:
+        self.server, self.options = server, options
+        self.rng = random.Random(options.seed)
+        self.walk = Walk(server, options.workers, self.rng)
+        self.samples: list[tuple[float, dict[str, Any]]] = []
+        self.cycles = self.idle_spells = 0
+        self.problems: list[str] = []
+
+    def run(self) -> dict[str, Any]:
+        probes = {"before the first merge": self.probe(), **self.first_merge()}
+        load = asyncio.run(self.soak())
+        ended = self.server.process.poll()
+        if ended is None and not self.problems:
+            self.walk.settle(1)
+            probes["at the end"] = self.probe()
+            self.walk.settle(self.options.workers)
+            probes["at the end, merged"] = self.probe()
+        retracted = [int(n) for n in RETRACTED.findall(self.server.log.read_text(errors="replace"))]
+        transformations = self.walk.figures(load.gaps)
+        failed = bool(load.broken() or self.walk.problems or self.problems)
+        return {
+            "failed": failed,
+            "problems": self.problems,
+            "server_exit_code": ended,
+            "server_log_tail": self.server.tail(40).splitlines() if failed else [],
+            "cycles": self.cycles,
+            "idle_spells": self.idle_spells,
+            "requests": dict(load.outcomes),
+            "request_problems": load.problems[:20],
+            "output_tokens": load.tokens,
+            "retractions": {"times": len(retracted), "requests": sum(retracted)},
+            "transformations": transformations,
+            "probes": probes,
+            "growth_per_100_cycles": growth(self.samples, 100) if self.samples else {},
+            "samples": self.samples,
+        }
+
+    def probe(self) -> dict[str, Any]:
+        """Decode and prefill on the quiet server at its present degree."""
+        ranks = range(self.options.workers)
+        decode = probe_decode(self.server, ranks)
+        prefill = probe_prefill(self.server, self.rng.randrange(10**6))
+        print(f"probe at {self.walk.layout.degrees}: {decode}, {prefill}", flush=True)
+        return {"decode": decode, "prefill": prefill}
+
+    def first_merge(self) -> dict[str, Any]:
+        """Merge in the middle of a chunked prefill, probe, split, and probe again."""
+        everyone = list(range(self.options.workers))
+        across = probe_prefill(self.server, self.rng.randrange(10**6), merge=everyone)
+        self.walk.follow_server()
+        print(f"first merge within a chunked prefill: {across}", flush=True)
+        merged = self.probe()
+        self.walk.settle(1)
+        return {
+            "prefill across the first merge": across,
+            "merged": merged,
+            "after the first split": self.probe(),
+        }
+
+    async def soak(self) -> SoakLoad:
+        load = SoakLoad(self.server.url, self.options.clients, Sizes(), self.options.seed)
+        deadline = time.monotonic() + 60 * self.options.minutes
+        try:
+            while self.cycles < self.options.cycles and time.monotonic() < deadline:
+                await self.cycle(load)
+                if self.server.process.poll() is not None:
+                    self.problems.append("the server ended")
+                    break
+        except (OSError, TimeoutError) as error:
+            self.problems.append(f"cycle {self.cycles}: {type(error).__name__}: {error}")
+        finally:
+            await load.close()
+        return load
+
+    async def cycle(self, load: SoakLoad) -> None:
+        if self.cycles % self.options.idle_every == self.options.idle_every - 1:
+            await self.be_idle(load)
+        for _ in range(2):
+            await asyncio.to_thread(self.walk.step)
+            await asyncio.sleep(self.rng.random() * self.options.pause)
+        if self.cycles % SAMPLE_EVERY == 0:
+            self.samples.append((self.cycles, await asyncio.to_thread(sample, self.server)))
+        self.cycles += 1
+        if self.cycles % REPORT_EVERY == 0:
+            print(
+                f"cycle {self.cycles}: requests {dict(load.outcomes)}, transformations "
+                f"{dict(self.walk.outcomes)}, {load.tokens} tokens",
+                flush=True,
+            )
+
+    async def be_idle(self, load: SoakLoad) -> None:
+        """Drain, transform without load, stay idle (workers audit their slots), go on.
+
+        Every second spell aborts what runs instead of letting it end.
+        """
+        self.idle_spells += 1
+        await load.pause(abort=self.idle_spells % 2 == 0)
+        for _ in range(3):
+            await asyncio.to_thread(self.walk.step)
+        await asyncio.sleep(IDLE_SECONDS)
+        state = await asyncio.to_thread(self.server.state)
+        left = [i for i in state["instances"] if i["running"] or i["queued"]]
+        if left:
+            self.problems.append(f"cycle {self.cycles}: requests left while idle: {left}")
+        load.resume()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

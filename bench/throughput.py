@@ -1,0 +1,121 @@
+"""bench_serving against stock SGLang in alternating pairs of servers.
+
+    python -m bench.throughput [--workers 2] [--pairs 3] [--cases dp tp tp-gloo]
+
+dp: degree 1 against --dp-size N. tp: degree N against static --tp-size N, both with the platform's
+shared-memory collectives. tp-gloo: the same with gloo in both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench import results_file
+from bench.idle import stock_environment
+from bench.servers import MODEL, Server
+
+CASES = ("dp", "tp", "tp-gloo")
+KEPT = ("output_throughput", "mean_ttft_ms", "median_itl_ms", "p99_itl_ms", "completed", "duration")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=1, help="runs of bench_serving per server")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--num-prompts", type=int, default=64)
+    parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--input-len", type=int, default=256)
+    parser.add_argument("--output-len", type=int, default=128)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--max-total-tokens", type=int, default=16384)
+    parser.add_argument("--timeout", type=float, default=900.0, help="seconds for one run")
+    options = parser.parse_args()
+    figures = {case: measure_case(case, options) for case in options.cases}
+    results_file.write(
+        f"throughput_n{options.workers}", {"settings": vars(options), "cases": figures}
+    )
+
+
+def measure_case(case: str, options: argparse.Namespace) -> dict[str, Any]:
+    """`pairs` pairs of servers, the order within a pair alternating."""
+    pairs = []
+    for number in range(options.pairs):
+        pair: dict[str, Any] = {}
+        for side in ("amoeba", "stock") if number % 2 == 0 else ("stock", "amoeba"):
+            with make_server(side, case, options) as server:
+                pair[side] = [
+                    run_bench_serving(server, options, seed) for seed in range(options.runs)
+                ]
+        pair["ratio"] = rate(pair["amoeba"]) / rate(pair["stock"])
+        print(
+            f"{case} pair {number}: amoeba {rate(pair['amoeba']):.1f}, stock "
+            f"{rate(pair['stock']):.1f} tokens/s, ratio {pair['ratio']:.3f}",
+            flush=True,
+        )
+        pairs.append(pair)
+    return {"ratio": results_file.spread([pair["ratio"] for pair in pairs]), "pairs": pairs}
+
+
+def rate(runs: list[dict[str, Any]]) -> float:
+    """Output tokens per second over all runs of one server."""
+    tokens = sum(run["output_throughput"] * run["duration"] for run in runs)
+    return tokens / sum(run["duration"] for run in runs)
+
+
+def make_server(side: str, case: str, options: argparse.Namespace) -> Server:
+    workers = str(options.workers)
+    common = ["--dtype", options.dtype, "--max-total-tokens", str(options.max_total_tokens)]
+    if side == "amoeba":
+        degree = "1" if case == "dp" else workers
+        transport = "collective" if case == "tp-gloo" else "peer"
+        return Server(
+            "--tp-size", workers, "--amoeba-initial-degree", degree,
+            "--amoeba-transport", transport, *common,
+        )  # fmt: skip
+    environment = stock_environment(options.workers)
+    if case == "tp-gloo":
+        environment["AMOEBA_GLOO"] = "1"
+    size = "--dp-size" if case == "dp" else "--tp-size"
+    return Server(
+        size, workers, "--sleep-on-idle", *common, module="sglang.launch_server", env=environment
+    )
+
+
+def run_bench_serving(server: Server, options: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """One run after a flush of the prefix cache; RuntimeError unless all requests completed."""
+    with tempfile.TemporaryDirectory() as directory:
+        output = Path(directory) / "run.jsonl"
+        command = [
+            sys.executable, "-m", "sglang.benchmark.serving", "--backend", "sglang",
+            "--base-url", server.url, "--model", MODEL, "--tokenizer", MODEL,
+            "--dataset-name", "random-ids", "--tokenize-prompt",
+            "--random-input-len", str(options.input_len),
+            "--random-output-len", str(options.output_len), "--random-range-ratio", "0.5",
+            "--num-prompts", str(options.num_prompts),
+            "--max-concurrency", str(options.concurrency), "--seed", str(seed),
+            "--warmup-requests", str(options.workers * 2), "--flush-cache", "--disable-tqdm",
+            "--output-file", str(output),
+        ]  # fmt: skip
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=options.timeout, env=server.env
+        )
+        if done.returncode != 0 or not output.exists():
+            raise RuntimeError(f"bench_serving failed:\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
+        result = json.loads(output.read_text().splitlines()[-1])
+    if result["completed"] != options.num_prompts:
+        raise RuntimeError(f"{result['completed']} of {options.num_prompts} completed")
+    return {name: result[name] for name in KEPT}
+
+
+if __name__ == "__main__":
+    main()

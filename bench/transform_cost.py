@@ -1,0 +1,55 @@
+"""One transformation of two workers with 4,096 live tokens each, beside a server restart.
+
+    python -m bench.transform_cost [--tokens 4096] [--rounds 10]
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from bench import results_file
+from bench.servers import Server
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--rounds", type=int, default=10)
+    options = parser.parse_args()
+    flags = ("--tp-size", "2", "--dtype", "float32", "--chunked-prefill-size", "1024",
+             "--max-total-tokens", str(options.tokens + 512))  # fmt: skip
+    with Server(*flags) as server:
+        first_start = server.start_seconds
+        for rank in range(2):
+            tokens = [(31 * i + rank) % 40000 + 200 for i in range(options.tokens - 1)]
+            server.generate(tokens, 1, routed_dp_rank=rank)
+        print("live tokens in place", flush=True)
+        merges, splits = [], []
+        for _ in range(options.rounds):
+            for degree, kept in ((2, merges), (1, splits)):
+                status, reply = server.transform([0, 1], degree)
+                assert status == 200, reply
+                kept.append(reply)
+        repeated = server.generate(tokens + [5], 1, routed_dp_rank=1)
+        cached = repeated["meta_info"]["cached_tokens"]
+    with Server(*flags) as again:
+        restart = again.start_seconds
+    seconds = [reply["seconds"] for reply in merges + splits]
+    results_file.write(
+        "transform_cost",
+        {
+            "live_tokens_per_worker": options.tokens,
+            "cached_after_all_rounds": cached,
+            "merge_s": results_file.spread([r["seconds"] for r in merges]),
+            "split_s": results_file.spread([r["seconds"] for r in splits]),
+            "kv_bytes_moved": merges[0]["bytes_moved"]["kv"],
+            "restart_s": results_file.spread([first_start, restart]),
+            "restart_over_slowest_transformation": min(first_start, restart) / max(seconds),
+            "restart_over_median_transformation": min(first_start, restart)
+            / sorted(seconds)[len(seconds) // 2],
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

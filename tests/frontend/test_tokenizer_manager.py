@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from fastapi import HTTPException
+from sglang.srt.managers import tokenizer_manager as upstream
+
+from amoeba_sglang.errors import RequestError
+from amoeba_sglang.frontend import tokenizer_manager
+from amoeba_sglang.frontend.tokenizer_manager import ElasticTokenizerManager
+from amoeba_sglang.messages import AdminReply
+from amoeba_sglang.router.limits import RequestLimits
+
+
+class Manager(ElasticTokenizerManager):
+    """Without sockets, tokenizer and children: what it sends is kept, and time ends nothing."""
+
+    limits = RequestLimits(prompt_tokens=93, request_tokens=98)
+
+    def __init__(self):
+        self.failure, self.pending, self.load_file = None, {}, "/nonexistent"
+        self.rid_to_state, self.sent, self.endings = {}, [], []
+        self._subprocess_watchdog = None
+        self.server_status = upstream.ServerStatus.Up
+        self.preferred_sampling_params = None
+        self.allow_auto_truncate = False
+        self.event_loop = SimpleNamespace(call_later=lambda *args: self.endings.append(args))
+
+    def auto_create_handle_loop(self):
+        pass
+
+    async def _async_dispatch_to_scheduler(self, message):
+        self.sent.append(message)
+
+
+@pytest.fixture
+def manager(monkeypatch):
+    monkeypatch.setattr(upstream.TokenizerManager, "_validate_one_request", lambda *args: None)
+    monkeypatch.setattr(
+        upstream.TokenizerManager,
+        "_create_tokenized_object",
+        lambda self, obj, *args: SimpleNamespace(
+            sampling_params=SimpleNamespace(
+                max_new_tokens=obj.sampling_params.get("max_new_tokens", 128), min_new_tokens=0
+            )
+        ),
+    )
+    return Manager()
+
+
+def request(**sampling_params):
+    return upstream.GenerateReqInput(input_ids=[1], sampling_params=sampling_params)
+
+
+def test_a_reply_finds_its_request(manager):
+    async def ask():
+        answer = asyncio.create_task(manager.ask_router("transform", {"degree": 2}))
+        await asyncio.sleep(0)
+        (message,) = manager.sent
+        assert (message.kind, message.body) == ("transform", {"degree": 2})
+        manager.handle_reply(AdminReply(rid="someone else", status=500))
+        manager.handle_reply(AdminReply(rid=message.rid, status=409, body={"error": "x"}))
+        return await answer
+
+    assert asyncio.run(ask()).status == 409
+    assert manager.pending == {}
+
+
+def test_a_silent_router_is_a_504(manager, monkeypatch):
+    monkeypatch.setattr(tokenizer_manager, "_STATE_TIMEOUT_SECONDS", 0.01)
+    with pytest.raises(RequestError) as error:
+        asyncio.run(manager.ask_router("state", {}))
+    assert error.value.status == 504
+    assert manager.pending == {}
+
+
+def test_what_no_layout_holds_is_refused(manager):
+    manager._validate_one_request(request(max_new_tokens=8), [1] * 90)
+    with pytest.raises(ValueError, match="99 tokens"):
+        manager._validate_one_request(request(max_new_tokens=9), [1] * 90)
+    with pytest.raises(ValueError, match="beam_width"):
+        manager._validate_one_request(request(beam_width=2), [1])
+    manager.allow_auto_truncate = True
+    manager._validate_one_request(request(max_new_tokens=9), [1] * 90)
+
+
+def test_only_an_open_output_length_is_clipped(manager):
+    def served(**params):
+        return manager._create_tokenized_object(request(**params), "", [1] * 90).sampling_params
+
+    assert served().max_new_tokens == 8
+    assert served(max_new_tokens=3).max_new_tokens == 3
+    assert served(max_new_tokens=None).max_new_tokens is None
+    manager.preferred_sampling_params = {"max_new_tokens": 64}
+    with pytest.raises(ValueError, match="154 tokens"):
+        manager._validate_one_request(request(), [1] * 90)
+
+
+def test_failing_answers_everybody_once(manager):
+    manager._handle_abort_req = lambda message: answered.append(message)
+    manager.rid_to_state = {"a": object(), "b": object()}
+    answered = []
+
+    async def fail():
+        waiting = asyncio.create_task(manager.ask_router("transform", {}))
+        await asyncio.sleep(0)
+        manager.fail("worker 1 died")
+        manager.fail("and another reason")
+        return await waiting
+
+    reply = asyncio.run(fail())
+    assert (reply.status, reply.body) == (503, {"error": "worker 1 died"})
+    assert [message.rid for message in answered] == ["a", "b"]
+    assert all(m.finished_reason["status_code"] == 503 for m in answered)
+    assert len(manager.endings) == 1
+    with pytest.raises(HTTPException):
+        manager._validate_one_request(request(), [1])
+    with pytest.raises(HTTPException):
+        asyncio.run(manager.ask_router("state", {}))
+
+
+def test_one_request_that_cannot_be_answered_does_not_stop_the_others(manager):
+    answered = []
+
+    def answer(message):
+        if message.rid == "a":
+            raise KeyError("a")
+        answered.append(message.rid)
+
+    manager._handle_abort_req = answer
+    manager.rid_to_state = {"a": object(), "b": object()}
+    manager.fail("worker 1 died")
+    assert answered == ["b"]
+    assert len(manager.endings) == 1

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from amoeba_sglang import launch_server
+from amoeba_sglang.config import ModelHeads, build_config, make_parser
+from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.platform import NAME
+
+
+def config_of(*flags: str):
+    return build_config(make_parser().parse_args(flags), 4, 1, ModelHeads(12, 4, 30))
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """The variables of this process, put back after the test."""
+    copy = dict(os.environ)
+    for name in ("SGLANG_PLATFORM", "OMP_NUM_THREADS", "SGLANG_CPU_OMP_THREADS_BIND"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    yield os.environ
+    os.environ.clear()
+    os.environ.update(copy)
+
+
+def test_a_cpu_gets_the_cpu_platform(environment):
+    assert launch_server.choose_device(["--device", "cpu", "--port", "1"]) == [
+        "--device",
+        "cpu",
+        "--port",
+        "1",
+    ]
+    assert environment["SGLANG_PLATFORM"] == NAME
+
+
+def test_a_gpu_keeps_sglang_s_own_platform(environment):
+    assert launch_server.choose_device(["--device=cuda"]) == ["--device=cuda"]
+    assert "SGLANG_PLATFORM" not in environment
+
+
+def test_the_environment_of_the_children(environment):
+    config = config_of()
+    launch_server.prepare_environment(config, on_cpu=True)
+    assert environment["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] == config.rendezvous
+    assert environment["GLOO_SOCKET_IFNAME"] == "lo"
+    assert len(environment["SGLANG_CPU_OMP_THREADS_BIND"].split("|")) == 4
+    assert int(environment["OMP_NUM_THREADS"]) >= 1
+
+
+def test_what_the_user_set_stays(environment):
+    environment["OMP_NUM_THREADS"] = "7"
+    environment["GLOO_SOCKET_IFNAME"] = "eth9"
+    launch_server.prepare_environment(config_of(), on_cpu=True)
+    assert environment["OMP_NUM_THREADS"] == "7"
+    assert environment["GLOO_SOCKET_IFNAME"] == "eth9"
+
+
+def test_the_ready_line():
+    line = launch_server.describe(config_of("--amoeba-initial-degree", "2"), 2046, "http://x:1")
+    for part in ("http://x:1", "layout 2+2", "degrees 1,2,4", "transport peer", "2046 tokens"):
+        assert part in line
+    assert "\n" not in line
+
+
+def test_an_unpatched_sglang_is_one_line_and_code_2(monkeypatch, capsys):
+    def refuse():
+        raise ConfigError("sglang is unpatched; run: X")
+
+    monkeypatch.setattr(launch_server, "require_patched", refuse)
+    assert launch_server.main(["--model-path", "m"]) == 2
+    assert capsys.readouterr().err == "error: sglang is unpatched; run: X\n"
+
+
+def test_every_extension_class_has_a_place():
+    assert set(launch_server.EXTENSION_CLASSES) == {
+        "scheduler",
+        "data_parallel_controller",
+        "mha_kv_pool",
+    }
+
+
+# One process that imports SGLang, for all that needs its parser and its model configurations.
+CHILD = """
+import json, sys
+from amoeba_sglang import launch_server
+launch_server.require_patched = lambda: None
+launch_server.serve = lambda args, config: print("SERVED", json.dumps([
+    args.tp_size, args.dp_size, config.group_size, config.degrees, args.sleep_on_idle,
+    args._amoeba == config, args._one_world, sorted(args._extension_classes)]))
+model = sys.argv[1]
+for flags in json.loads(sys.argv[2]):
+    try:
+        code = launch_server.main(["--model-path", model, "--device", "cpu", *flags])
+    except SystemExit as ended:
+        code = ended.code
+    print("CODE", code, flush=True)
+"""
+
+
+def test_flags_meet_sglang_s_own(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(
+        '{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, '
+        '"num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": 2, '
+        '"intermediate_size": 128, "vocab_size": 256, "max_position_embeddings": 512}'
+    )
+    cases = [
+        ["--tp-size", "4", "--dp-size", "2", "--amoeba-degrees", "1,4"],
+        ["--tp-size", "4", "--enable-lora"],
+        ["--tp-size", "3"],
+        ["--tp-size", "2", "--amoeba-policy", "amoeba"],
+        ["--tp-size", "2", "--no-such-flag"],
+        ["--tp-size", "2", "--model-path", str(tmp_path / "nowhere")],
+        ["--help"],
+    ]
+    run = subprocess.run(
+        [sys.executable, "-c", CHILD, str(model), json.dumps(cases)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    lines = run.stdout.splitlines()
+    codes = [line.split()[1] for line in lines if line.startswith("CODE")]
+    assert codes == ["0", "2", "2", "2", "2", "2", "0"], run.stderr[-3000:]
+    served = next(line for line in lines if line.startswith("SERVED"))
+    assert json.loads(served.removeprefix("SERVED ")) == [
+        1,
+        8,
+        4,
+        [1, 4],
+        True,
+        True,
+        True,
+        sorted(launch_server.EXTENSION_CLASSES),
+    ]
+    errors = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3
+    assert "--enable-lora True: Amoeba does not support LoRA" in errors[0]
+    assert "--tp-size 3: the model has 4 attention heads" in errors[1]
+    assert "nowhere" in errors[2]
+    assert "--no-such-flag" in run.stderr
+    assert "--amoeba-degrees" in run.stdout
+    assert "--chunked-prefill-size" in run.stdout
