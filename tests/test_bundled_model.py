@@ -1,4 +1,6 @@
-"""The bundled checkpoint computes what the published model computes, and is built whole or not at all."""
+"""The bundled checkpoint computes what the published model computes, and is built whole or not at
+all.
+"""
 
 from __future__ import annotations
 

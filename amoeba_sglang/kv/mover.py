@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from amoeba_sglang.kv.units import RunIndex, RunMoves, UnitBuffers
-from amoeba_sglang.plan.moves import UnitMove
+from amoeba_sglang.plan.moves import UnitMove, units_per_slot
 from amoeba_sglang.plan.staging import fit_exchange
 from amoeba_sglang.transport.base import PeerLostError, TransportGroup
 
@@ -46,13 +46,17 @@ class KVMover(ABC):
         token of one layer, and the errors of the group.
         """
         runs = RunMoves(moves, live, self._own.finest, self._own.rows)
-        slot_bytes = runs.runs_per_slot() * runs.width * sum(self._own.unit_bytes)
-        if not slot_bytes:
+        if not moves or not layers:
             return 0
-        exchange = fit_exchange(slot_bytes, self._usable_staging())
+        exchange = fit_exchange(
+            len(layers),
+            max(1, runs.super_slots),
+            units_per_slot(moves) * sum(self._own.unit_bytes),
+            self._usable_staging(),
+        )
         received = 0
         self._enter()
-        for chunk in runs.chunks(exchange):
+        for chunk in runs.chunks(exchange.super_slots):
             for first in range(0, len(layers), exchange.layers):
                 received += self._exchange(
                     layers[first : first + exchange.layers], chunk, runs.width

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from amoeba_sglang.plan.moves import UnitMove, widen
-from amoeba_sglang.plan.staging import Exchange
 
 
 class UnitBuffers:
@@ -92,19 +91,16 @@ class RunMoves:
             np.concatenate([self._live[home] for home in sorted(moving)] or [np.empty(0, np.int64)])
         )
 
-    def runs_per_slot(self) -> int:
-        """The most runs of one super-slot that any worker receives, or that any worker sends."""
-        counts = [0]
-        for worker in range(len(self._live)):
-            counts.append(sum(move.target == worker for move in self._moves))
-            counts.append(sum(move.source == worker for move in self._moves))
-        return max(counts)
+    @property
+    def super_slots(self) -> int:
+        """How many super-slots have live units of homes that move."""
+        return len(self._super_slots)
 
-    def chunks(self, exchange: Exchange) -> Iterator[list[RunIndex]]:
-        """The runs that move, by (source, target), for every `exchange.super_slots` super-slots."""
+    def chunks(self, size: int) -> Iterator[list[RunIndex]]:
+        """The runs that move, by (source, target), for `size` super-slots after another."""
         pairs = sorted({(move.source, move.target) for move in self._moves})
-        for start in range(0, len(self._super_slots), exchange.super_slots):
-            part = self._super_slots[start : start + exchange.super_slots]
+        for start in range(0, len(self._super_slots), size):
+            part = self._super_slots[start : start + size]
             slots = [
                 live[np.searchsorted(live, part[0]) : np.searchsorted(live, part[-1], side="right")]
                 for live in self._live

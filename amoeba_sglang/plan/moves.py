@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from amoeba_sglang.layout.partition import Layout
@@ -43,6 +44,13 @@ def unit_moves(
             if source != target:
                 moves.append(UnitMove(home, unit, *source, *target))
     return tuple(moves)
+
+
+def units_per_slot(moves: tuple[UnitMove, ...]) -> int:
+    """The most units of one super-slot that any worker receives, or that any worker sends."""
+    received = Counter(move.target for move in moves)
+    sent = Counter(move.source for move in moves)
+    return max((received | sent).values(), default=0)
 
 
 def widen(moves: tuple[UnitMove, ...], finest: int) -> tuple[int, tuple[UnitMove, ...]]:

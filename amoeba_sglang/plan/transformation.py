@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.plan.moves import UnitMove, unit_moves
+from amoeba_sglang.plan.moves import UnitMove, unit_moves, units_per_slot
 from amoeba_sglang.plan.staging import fit_exchange
 
 
@@ -77,14 +77,14 @@ class TransformPlan:
         assert len(set(rises)) == 1, f"{before} -> {after} is neither a merge nor a split"
         moves = unit_moves(chain, before, after)
         unit_bytes = shape.unit_bytes(chain.finest)
-        units, live_units = [0] * len(ranks), [0] * len(ranks)
+        live_units = [0] * len(ranks)
         for move in moves:
-            units[move.target] += 1
             live_units[move.target] += live_tokens[move.home]
-        slot_bytes = max(units) * unit_bytes
-        exchange = fit_exchange(slot_bytes, staging_bytes)
         steps = _steps("merge" if rises[0] else "split", shape.layers, layers_per_step)
-        most_layers = min(exchange.layers, max(len(step.layers) for step in steps))
+        most_layers = max(len(step.layers) for step in steps)
+        slot_bytes = units_per_slot(moves) * unit_bytes
+        # Refuses here, before anything is agreed, what the mover would refuse later.
+        fit_exchange(most_layers, max(1, *live_tokens), slot_bytes, staging_bytes)
         return cls(
             kind="merge" if rises[0] else "split",
             ranks=tuple(ranks),
@@ -94,8 +94,10 @@ class TransformPlan:
             steps=steps,
             live_tokens=tuple(live_tokens),
             received_bytes=tuple(count * unit_bytes * shape.layers for count in live_units),
-            peak_staging_bytes=most_layers
-            * min(exchange.super_slots * slot_bytes, max(live_units) * unit_bytes),
+            peak_staging_bytes=min(
+                staging_bytes // slot_bytes * slot_bytes,
+                max(live_units) * unit_bytes * most_layers,
+            ),
         )
 
     def describe(self) -> str:

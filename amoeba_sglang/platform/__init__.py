@@ -1,7 +1,7 @@
-"""The out-of-tree SGLang platform "amoeba_cpu": any x86-64 CPU, without SGLang's AMX kernel library.
+"""The out-of-tree SGLang platform "amoeba_cpu": any x86-64 CPU, no AMX kernel library.
 
-Registered in the entry point group `sglang.srt.platforms`; SGLang resolves it in every process before it
-parses arguments, and then asks the platform class for everything else.
+Registered in the entry point group `sglang.srt.platforms`; SGLang resolves it in every process
+before it parses arguments, and then asks the platform class for everything else.
 """
 
 from __future__ import annotations

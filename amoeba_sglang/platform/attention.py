@@ -1,4 +1,6 @@
-"""Attention over SGLang's slot-indexed KV pool with torch's fused CPU kernel, one call per group of rows."""
+"""Attention over SGLang's slot-indexed KV pool with torch's fused CPU kernel, one call per group of
+rows.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,17 @@ from amoeba_sglang.platform.attention_plan import (
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MODES = (ForwardMode.DECODE, ForwardMode.EXTEND, ForwardMode.MIXED, ForwardMode.IDLE)
-# Queries of a chunk that one call serves: bounds the mask at this many rows of the longest sequence.
+# Queries of a chunk that one call serves: bounds the mask at this many rows of the longest
+# sequence.
 _QUERY_BLOCK = 256
 
 
 class CpuAttention(AttentionBackend):
-    """Causal decoder attention; head counts are the layer's, so layers may run at different degrees.
+    """Causal decoder attention; head counts are the layer's, so degrees may differ by layer.
 
-    `req_to_token`, [requests, context] int32 or int64, replaces the runner's own table of slots. Batches that bring their own
-    slot vectors use `init_ragged_metadata` instead of `init_forward_metadata`.
+    `req_to_token`, [requests, context] int32 or int64, replaces the runner's own table of slots.
+    Batches that bring their own slot vectors use `init_ragged_metadata` instead of
+    `init_forward_metadata`.
     """
 
     def __init__(self, model_runner: Any, req_to_token: torch.Tensor | None = None) -> None:
@@ -58,7 +62,9 @@ class CpuAttention(AttentionBackend):
         self._make_plan(forward_batch, RowSlots.from_table(table, rows, lengths))
 
     def init_ragged_metadata(self, forward_batch: ForwardBatch, slots: list[torch.Tensor]) -> None:
-        """Like `init_forward_metadata`, with row i's slots given: `slots[i]` is [seq_lens[i]] int64."""
+        """Like `init_forward_metadata`, with row i's slots given: `slots[i]` is [seq_lens[i]]
+        int64.
+        """
         assert [vector.numel() for vector in slots] == forward_batch.seq_lens.tolist()
         self._make_plan(forward_batch, RowSlots.from_vectors(slots))
 
@@ -92,7 +98,8 @@ class CpuAttention(AttentionBackend):
         if save_kv_cache and k is not None:
             pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, None), k, v)
         heads, kv_heads, size = layer.tp_q_head_num, layer.tp_k_head_num, layer.qk_head_dim
-        # Query heads that share a KV head form a dimension of their own, so that no KV head is ever repeated.
+        # Query heads that share a KV head form a dimension of their own, so that no KV head is
+        # ever repeated.
         q = q.reshape(-1, kv_heads, heads // kv_heads, size)
         assert q.shape[0] == plan.tokens, (q.shape, plan.tokens)
         keys, values = pool.get_key_buffer(layer.layer_id), pool.get_value_buffer(layer.layer_id)
@@ -108,9 +115,13 @@ class CpuAttention(AttentionBackend):
             )
         for chunk in plan.chunks:
             if chunk.prefix or k is None:
-                k_all, v_all = keys.index_select(0, chunk.slots), values.index_select(0, chunk.slots)
+                k_all, v_all = (
+                    keys.index_select(0, chunk.slots),
+                    values.index_select(0, chunk.slots),
+                )
             else:
-                k_all, v_all = k[chunk.start : chunk.stop], v[chunk.start : chunk.stop]
+                k_all = k[chunk.start : chunk.stop]
+                v_all = v[chunk.start : chunk.stop]
             self._attend_chunk(q, k_all, v_all, layer.scaling, chunk, out)
         return out.reshape(-1, heads * size)
 
@@ -137,7 +148,9 @@ class CpuAttention(AttentionBackend):
         chunk: Chunk,
         out: torch.Tensor,
     ) -> None:
-        """Fill out[start:stop] from k and v, [prefix + n, kv_heads, D]; KV heads take the place of batch rows."""
+        """Fill out[start:stop] from k and v, [prefix + n, kv_heads, D]; KV heads take the place of
+        batch rows.
+        """
         repeat = q.shape[2]
         k = k.transpose(0, 1).unsqueeze(1).expand(-1, repeat, -1, -1)
         v = v.transpose(0, 1).unsqueeze(1).expand(-1, repeat, -1, -1)
@@ -162,9 +175,11 @@ class CpuAttention(AttentionBackend):
             out[start:stop] = result.permute(2, 0, 1, 3)
 
     def _cover_triangle(self, chunks: tuple[Chunk, ...]) -> None:
-        """Keep one causal mask whose right-hand part serves every block of every chunk with a prefix."""
+        """Keep one causal mask whose right-hand part serves every block of every chunk with a
+        prefix.
+        """
         needed = max((c.prefix + c.stop - c.start for c in chunks if c.prefix), default=0)
-        if self._triangle is not None and self._triangle.shape[1] >= needed or needed == 0:
+        if (self._triangle is not None and self._triangle.shape[1] >= needed) or needed == 0:
             return
         # Grow by doubling: a long prompt arrives in chunks, each longer than the last.
         width = max(_QUERY_BLOCK, 1 << (needed - 1).bit_length())

@@ -1,8 +1,9 @@
 """Which slots each row of a batch attends to: worked out once per step, used by every layer.
 
-A row with one query token (a decode row, or a one-token extend row of a joint step) joins a `RowGroup`: rows of like
-length that one call serves. Any other row is a `Chunk` of its own. Where the slots come from, a dense table of requests or one
-ragged vector per row, is settled here, so the layers see no difference.
+A row with one query token (a decode row, or a one-token extend row of a joint step) joins a
+`RowGroup`: rows of like length that one call serves. Any other row is a `Chunk` of its own. Where
+the slots come from, a dense table of requests or one ragged vector per row, is settled here, so the
+layers see no difference.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-# A group may carry this many padding slots, plus a share of its useful ones, before another call is cheaper.
+# A group may carry this many padding slots, plus a share of its useful ones, before another call
+# is cheaper.
 _FREE_PADDING = 1024
 _PADDING_SHARE = 4
 
@@ -20,8 +22,8 @@ _PADDING_SHARE = 4
 class RowSlots:
     """Slots of every row of a batch: row i's are `store[starts[i] : starts[i] + lengths[i]]`.
 
-    store: [*] int32 or int64 slots. starts, lengths: per row; `lengths` counts the tokens of the sequence so far, this
-    step's included.
+    store: [*] int32 or int64 slots. starts, lengths: per row; `lengths` counts the tokens of the
+    sequence so far, this step's included.
     """
 
     store: torch.Tensor
@@ -32,7 +34,9 @@ class RowSlots:
     def from_table(
         cls, table: torch.Tensor, request_rows: list[int], lengths: list[int]
     ) -> RowSlots:
-        """`table` is [requests, context], contiguous; row i of the batch is `table[request_rows[i]]`."""
+        """`table` is [requests, context], contiguous; row i of the batch is
+        `table[request_rows[i]]`.
+        """
         assert table.is_contiguous(), table.stride()
         return cls(table.view(-1), [row * table.shape[1] for row in request_rows], lengths)
 
@@ -45,13 +49,13 @@ class RowSlots:
         return cls(store, starts, lengths)
 
     def padded(self, rows: list[int]) -> torch.Tensor:
-        """Slots of `rows`, [rows * longest] int64; a shorter row repeats its last slot, whose contents are finite."""
+        """Slots of `rows`, [rows * longest] int64; a shorter row repeats its last slot, whose
+        contents are finite.
+        """
         starts = torch.tensor([self.starts[row] for row in rows]).unsqueeze(1)
         last = torch.tensor([self.lengths[row] - 1 for row in rows]).unsqueeze(1)
         position = torch.arange(max(self.lengths[row] for row in rows)).unsqueeze(0)
-        return self.store.index_select(
-            0, (starts + torch.minimum(position, last)).flatten()
-        ).long()
+        return self.store.index_select(0, (starts + torch.minimum(position, last)).flatten()).long()
 
     def of(self, row: int) -> torch.Tensor:
         """Slots of one row, [length] int64."""
@@ -62,8 +66,9 @@ class RowSlots:
 class RowGroup:
     """Rows of one query token each that one call serves.
 
-    tokens: where they are in the batch's token dimension, [rows] int64, or None if they are the whole batch in order.
-    slots: [rows * longest] int64. mask: [rows, 1, 1, longest] in the KV dtype, 0 or -inf, or None if none is shorter.
+    tokens: where they are in the batch's token dimension, [rows] int64, or None if they are the
+    whole batch in order. slots: [rows * longest] int64. mask: [rows, 1, 1, longest] in the KV
+    dtype, 0 or -inf, or None if none is shorter.
     """
 
     tokens: torch.Tensor | None
@@ -75,7 +80,9 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens [start, stop) of the batch: one row's next tokens after `prefix` cached ones; slots [prefix + n]."""
+    """Tokens [start, stop) of the batch: one row's next tokens after `prefix` cached ones; slots
+    [prefix + n].
+    """
 
     start: int
     stop: int
@@ -91,7 +98,9 @@ class AttentionPlan:
 
 
 def plan_attention(slots: RowSlots, queries: list[int], dtype: torch.dtype) -> AttentionPlan:
-    """`queries[i]` is the number of tokens row i computes in this step; the batch holds them in row order."""
+    """`queries[i]` is the number of tokens row i computes in this step; the batch holds them in row
+    order.
+    """
     assert len(queries) == len(slots.lengths), (len(queries), len(slots.lengths))
     chunks, single, token_of, token = [], [], {}, 0
     for row, count in enumerate(queries):
@@ -114,7 +123,8 @@ def _split(slots: RowSlots, rows: list[int]) -> list[list[int]]:
     padding = useful = 0
     for row in sorted(rows, key=lambda row: -lengths[row]):
         short = lengths[groups[-1][0]] - lengths[row] if groups else 0
-        if not groups or padding + short > _FREE_PADDING + (useful + lengths[row]) // _PADDING_SHARE:
+        allowed = _FREE_PADDING + (useful + lengths[row]) // _PADDING_SHARE
+        if not groups or padding + short > allowed:
             groups.append([])
             padding = useful = short = 0
         groups[-1].append(row)

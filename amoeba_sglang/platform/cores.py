@@ -4,17 +4,20 @@ from __future__ import annotations
 
 
 def threads_per_worker(workers: int, cores: int) -> int:
-    """Torch threads for each of `workers` processes on `cores` cores: the launcher sets OMP_NUM_THREADS to it."""
-    assert workers > 0 and cores > 0, (workers, cores)
+    """Torch threads for each of `workers` processes on `cores` cores: the launcher sets
+    OMP_NUM_THREADS to it.
+    """
+    assert min(workers, cores) > 0, (workers, cores)
     return max(1, cores // workers)
 
 
 def cpu_bindings(workers: int, cores: list[int]) -> str:
     """Value of SGLANG_CPU_OMP_THREADS_BIND for `workers` processes, e.g. "0-1|2-3".
 
-    Each worker gets a run of `threads_per_worker` neighbouring cores of `cores`; with more workers than cores,
-    neighbours share one ("0|0|1|1"). SGLang refuses to start more workers than NUMA nodes without this value. Without
-    its AMX library it only checks it and pins nothing: torch threads float, so OMP_NUM_THREADS is what limits them.
+    Each worker gets a run of `threads_per_worker` neighbouring cores of `cores`; with more workers
+    than cores, neighbours share one ("0|0|1|1"). SGLang refuses to start more workers than NUMA
+    nodes without this value. Without its AMX library it only checks it and pins nothing: torch
+    threads float, so OMP_NUM_THREADS is what limits them.
     """
     count = threads_per_worker(workers, len(cores))
     groups = []

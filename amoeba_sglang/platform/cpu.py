@@ -24,8 +24,8 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         return NAME
 
     def apply_server_args_defaults(self, server_args: Any) -> None:
-        # For --device cpu SGLang fills an unset flag with its AMX backend before it asks the platform, and that
-        # backend needs the kernel library that this platform does without.
+        # For --device cpu SGLang fills an unset flag with its AMX backend before it asks the
+        # platform, and that backend needs the kernel library that this platform does without.
         if server_args.attention_backend in (None, "intel_amx"):
             server_args.attention_backend = NAME
 

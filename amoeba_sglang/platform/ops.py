@@ -1,6 +1,7 @@
-"""RMSNorm and rotary embedding with few torch calls, through SGLang's registry of out-of-tree forwards.
+"""RMSNorm and rotary embedding in few torch calls, by SGLang's registry of out-of-tree forwards.
 
-SGLang's own torch versions spell both out in some ten small operators each, which costs more on a CPU than the arithmetic.
+SGLang's own torch versions spell both out in some ten small operators each, which costs more on a
+CPU than the arithmetic.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import torch.nn.functional as F
 
 
 def register(platform_key: str) -> None:
-    """Make the forwards below the ones that `platform_key` dispatches to, for exactly these classes."""
+    """Make the forwards below the ones that `platform_key` dispatches to, for exactly these
+    classes.
+    """
     from sglang.kernels.fused_op import BaseFusedOp
     from sglang.srt.layers.layernorm import RMSNorm
     from sglang.srt.layers.rotary_embedding.base import RotaryEmbedding
@@ -56,7 +59,9 @@ def rotate(self, positions, query, key, offsets=None, fused_set_kv_buffer_arg=No
 
 
 def _factors(self, dtype: torch.dtype) -> torch.Tensor:
-    """[positions, 2 * D]: (cos, cos | -sin, sin) per position, rebuilt when SGLang replaces its own table."""
+    """[positions, 2 * D]: (cos, cos | -sin, sin) per position, rebuilt when SGLang replaces its own
+    table.
+    """
     source = self.cos_sin_cache
     memo = getattr(self, "_amoeba_factors", None)
     if memo is None or memo[0] is not source or memo[1].dtype != dtype:

@@ -114,16 +114,26 @@ class ElasticController(DataParallelController):
             logger.debug("request %s goes to %s", request.rid, decision)
             self.send_to_worker(decision.rank, request)
             self.load_book.add(decision.rank, size.prompt_tokens)
-        elif self.maybe_external_dp_rank_routing(request):
+        elif self.has_rank(request.routed_dp_rank):
+            self.send_to_worker(request.routed_dp_rank, request)
             self.load_book.add(request.routed_dp_rank, size.prompt_tokens)
+        else:
+            self.reject_rank(request)
 
     def maybe_external_dp_rank_routing(self, request: Any) -> bool:
         """Upstream's, but a rank that does not exist is an error of the client alone."""
         rank = request.routed_dp_rank
-        if rank is not None and not 0 <= rank < self.config.workers:
-            self.reject(request, f"routed_dp_rank {rank} is not in 0..{self.config.workers - 1}")
+        if rank is not None and not self.has_rank(rank):
+            self.reject_rank(request)
             return True
         return super().maybe_external_dp_rank_routing(request)
+
+    def has_rank(self, rank: int) -> bool:
+        return 0 <= rank < self.config.workers
+
+    def reject_rank(self, request: Any) -> None:
+        last = self.config.workers - 1
+        self.reject(request, f"routed_dp_rank {request.routed_dp_rank} is not in 0..{last}")
 
     def reject(self, request: Any, reason: str) -> None:
         """Answer a request with 400 in the place of a worker."""

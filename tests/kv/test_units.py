@@ -5,7 +5,6 @@ import torch
 from amoeba_sglang.kv.units import RunMoves, UnitBuffers
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.plan.moves import unit_moves
-from amoeba_sglang.plan.staging import Exchange
 
 CHAIN = DegreeChain((1, 2, 4))
 MERGE = unit_moves(CHAIN, (1, 1), (2, 2))
@@ -35,8 +34,8 @@ def test_chunks_cover_live_super_slots_of_both_sides_once():
     live = [np.array([1, 2, 5, 8]), np.array([2, 3])]
     runs = RunMoves(MERGE, live, 4, rows=9)
     assert runs.width == 2
-    assert runs.runs_per_slot() == 1
-    chunks = list(runs.chunks(Exchange(layers=1, super_slots=2)))
+    assert runs.super_slots == 5
+    chunks = list(runs.chunks(2))
     found = [
         {(index.source, index.target): index.target_runs.tolist() for index in chunk}
         for chunk in chunks
@@ -52,4 +51,4 @@ def test_chunks_cover_live_super_slots_of_both_sides_once():
 def test_super_slots_of_homes_that_do_not_move_make_no_chunks():
     moves = unit_moves(CHAIN, (2, 2, 1, 1), (2, 2, 2, 2))
     live = [np.arange(1, 9), np.arange(1, 9), np.array([4]), np.array([], dtype=np.int64)]
-    assert len(list(RunMoves(moves, live, 4, rows=9).chunks(Exchange(1, 1)))) == 1
+    assert len(list(RunMoves(moves, live, 4, rows=9).chunks(1))) == 1

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.plan.moves import UnitMove, unit_moves, widen
+from amoeba_sglang.plan.moves import UnitMove, unit_moves, units_per_slot, widen
 from tests.layout.chains import CHAINS, layouts
 
 CHAIN = DegreeChain((1, 2, 4))
@@ -79,6 +79,14 @@ def test_one_pair_of_a_mixed_layout_moves_alone():
     moves = unit_moves(CHAIN, (2, 2, 1, 1), (2, 2, 2, 2))
     assert {move.home for move in moves} == {2, 3}
     assert unit_moves(CHAIN, (2, 2, 1, 1), (2, 2, 1, 1)) == ()
+
+
+def test_units_per_slot_counts_the_busiest_worker():
+    assert units_per_slot(unit_moves(CHAIN, (1,) * 4, (4,) * 4)) == 3
+    assert units_per_slot(unit_moves(CHAIN, (1,) * 4, (2,) * 4)) == 2
+    # Workers 2 and 3 give three of their four units away and get two.
+    assert units_per_slot(unit_moves(CHAIN, (2, 2, 1, 1), (4,) * 4)) == 3
+    assert units_per_slot(()) == 0
 
 
 def test_degrees_that_are_not_aligned_are_refused():

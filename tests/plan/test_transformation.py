@@ -66,20 +66,29 @@ def test_layers_below_the_boundary_are_at_the_lower_degree_at_all_times(merge, l
     assert degrees == [2 if merge else 1] * layers
 
 
+counts = st.integers(1, 10_000)
+
+
 @settings(deadline=None)
-@given(st.integers(1, 1 << 20), st.integers(1, 1 << 24))
-def test_an_exchange_fits_its_staging(slot_bytes, staging):
+@given(counts, counts, st.integers(1, 1 << 20), st.integers(1, 1 << 24))
+def test_an_exchange_fits_its_staging_and_fills_it(layers, slots, slot_bytes, staging):
     assume(staging >= slot_bytes)
-    exchange = fit_exchange(slot_bytes, staging)
+    exchange = fit_exchange(layers, slots, slot_bytes, staging)
+    assert 1 <= exchange.layers <= layers
+    assert 1 <= exchange.super_slots <= slots
     used = exchange.layers * exchange.super_slots * slot_bytes
-    assert exchange.layers >= 1
-    assert exchange.super_slots >= 1
-    assert staging - exchange.layers * slot_bytes < used <= staging
+    assert used <= staging
+    if exchange.layers < layers:
+        assert used + exchange.super_slots * slot_bytes > staging
+    if exchange.super_slots < slots:
+        assert used + slot_bytes > staging
 
 
 def test_staging_that_holds_no_token_is_refused_with_the_numbers():
     with pytest.raises(ConfigError, match=r"--amoeba-staging-mib.* 1023 bytes .* 1024 bytes"):
-        fit_exchange(1024, 1023)
+        fit_exchange(30, 100, 1024, 1023)
+    with pytest.raises(ConfigError, match=r"511 bytes .* 1024 bytes"):
+        build((1, 1), (2, 2), (1, 1), staging=511)
 
 
 @settings(deadline=None)

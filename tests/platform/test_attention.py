@@ -49,14 +49,14 @@ class Scene:
         self.slots = list(order[: sum(lengths)].split(lengths)) if lengths else []
         self.rows = torch.randperm(len(lengths) + 3)[: len(lengths)]
         self.table = torch.zeros(len(lengths) + 3, CONTEXT, dtype=torch.int32)
-        for row, slots in zip(self.rows, self.slots):
+        for row, slots in zip(self.rows, self.slots, strict=True):
             self.table[row, : len(slots)] = slots
         tokens = sum(queries)
         self.q = torch.randn(tokens, heads * SIZE).to(dtype)
         self.k = torch.randn(tokens, kv_heads, SIZE).to(dtype)
         self.v = torch.randn(tokens, kv_heads, SIZE).to(dtype)
-        new = [s[len(s) - n :] for s, n in zip(self.slots, queries)]
-        for slots, n in zip(self.slots, queries):
+        new = [s[len(s) - n :] for s, n in zip(self.slots, queries, strict=True)]
+        for slots, n in zip(self.slots, queries, strict=True):
             old = slots[: len(slots) - n]
             self.pool.keys[old] = torch.randn(len(old), kv_heads, SIZE).to(dtype)
             self.pool.values[old] = torch.randn(len(old), kv_heads, SIZE).to(dtype)
@@ -80,9 +80,11 @@ class Scene:
         return backend.forward(self.q, self.k, self.v, self.layer, self.batch)
 
     def expect(self) -> torch.Tensor:
-        """[tokens, heads * SIZE] in float64; call it after `run`, which stores the new keys and values."""
+        """[tokens, heads * SIZE] in float64; call it after `run`, which stores the new keys and
+        values.
+        """
         out, token = torch.zeros(sum(self.queries), self.heads, SIZE, dtype=torch.float64), 0
-        for slots, count in zip(self.slots, self.queries):
+        for slots, count in zip(self.slots, self.queries, strict=True):
             for index in range(count):
                 seen = slots[: len(slots) - count + index + 1]
                 for head in range(self.heads):
@@ -133,7 +135,7 @@ def test_matches_the_definition(name, source):
     scene.check(scene.run(backend))
 
 
-@pytest.mark.parametrize("heads, kv_heads", [(4, 4), (8, 2), (3, 1)])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (8, 2), (3, 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_head_counts_and_dtypes(heads, kv_heads, dtype):
     for name in ("decode uneven", "union of chunks and decode rows"):
@@ -176,7 +178,8 @@ def test_like_lengths_share_a_call():
     lengths = [256 + i for i in range(8)]
     slots = attention_plan.RowSlots(torch.arange(512), [0] * 8, lengths)
     (group,) = attention_plan.plan_attention(slots, [1] * 8, torch.float32).groups
-    assert group.tokens is None and group.longest == 263
+    assert group.tokens is None
+    assert group.longest == 263
 
 
 @pytest.mark.parametrize(

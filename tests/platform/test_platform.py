@@ -1,4 +1,6 @@
-"""SGLang, as installed, finds the platform through its entry point and dispatches to it, in a fresh process."""
+"""SGLang, as installed, finds the platform through its entry point and dispatches to it, in a fresh
+process.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,8 @@ def report(tmp_path_factory):
     site = tmp_path_factory.mktemp("site")
     info = site / "amoeba_platform_test-0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: amoeba-platform-test\nVersion: 0\n")
+    metadata = "Metadata-Version: 2.1\nName: amoeba-platform-test\nVersion: 0\n"
+    (info / "METADATA").write_text(metadata)
     (info / "entry_points.txt").write_text(
         "[sglang.srt.platforms]\namoeba_cpu = amoeba_sglang.platform:activate\n"
     )

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from sglang.srt.managers.io_struct import AbortReq, ShutdownReq, UpdateWeightFromDiskReqInput
+
+from amoeba_sglang.config import ModelHeads, build_config, make_parser
+from amoeba_sglang.layout.partition import Layout
+from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.messages import AdminReply, AdminRequest, TransformOrder, WorkerReport
+from amoeba_sglang.policy import POLICIES
+from amoeba_sglang.router import controller
+from amoeba_sglang.router.controller import ElasticController
+from amoeba_sglang.router.heartbeats import Heartbeats
+from amoeba_sglang.router.limits import RequestLimits
+from amoeba_sglang.router.loads import LoadBook
+from amoeba_sglang.router.metrics import NoMetrics
+from amoeba_sglang.router.operation import Operations
+
+
+class Ended(Exception):
+    """In the place of the end of the process."""
+
+
+class Router(ElasticController):
+    """Without sockets and workers: what it sends is kept."""
+
+    def __init__(self):
+        flags = make_parser().parse_args(["--amoeba-policy", "round_robin"])
+        self.config = build_config(flags, 4, 1, ModelHeads(12, 4, 30))
+        self.chain, self.placed, self.capacity = DegreeChain(self.config.degrees), 0, 100
+        self.load_book, self.policy = LoadBook(4), POLICIES[self.config.policy]
+        self.limits = RequestLimits(prompt_tokens=93, request_tokens=98)
+        self.operations = Operations(self.chain, Layout.uniform(4, 1), 30, 20.0, 120.0)
+        self.metrics, self.front_end, self.reports = NoMetrics(), [], []
+        self.to_workers, self.workers, self._active_workers = [], [object()] * 4, [0, 1, 2, 3]
+        self.load_snapshot_reader = SimpleNamespace(read_all=list)
+        self.guard = SimpleNamespace(
+            beats=Heartbeats(4, 8.0, 0.0), stopping=False, end_server=self.end_server
+        )
+
+    def end_server(self, reason):
+        raise Ended(reason)
+
+    def send_to_worker(self, rank, message):
+        self.to_workers.append((rank, message))
+
+    def send_control_message(self, message):
+        self.to_workers += [(rank, message) for rank in self._active_workers]
+
+    def report(self, kind, rank, epoch, **body):
+        self.reports.append(WorkerReport(kind=kind, rank=rank, epoch=epoch, body=body))
+        self.drain_reports()
+
+
+@pytest.fixture
+def router(monkeypatch):
+    def receive(queue, flags):
+        if not queue:
+            raise controller.zmq.Again
+        return queue.pop(0)
+
+    serving = SimpleNamespace(allow_auto_truncate=False)
+    monkeypatch.setattr(controller, "get_serving", lambda: serving)
+    monkeypatch.setattr(controller, "sock_send", lambda queue, message: queue.append(message))
+    monkeypatch.setattr(controller, "sock_recv", receive)
+    return Router()
+
+
+def request(prompt=10, output=4, rank=None):
+    return SimpleNamespace(
+        rid="r",
+        http_worker_ipc=None,
+        input_ids=[1] * prompt,
+        sampling_params=SimpleNamespace(max_new_tokens=output),
+        routed_dp_rank=rank,
+    )
+
+
+def transform(router, ranks, degree, rid="w"):
+    body = {"ranks": ranks, "degree": degree, "operation_id": "op", "wait": True}
+    router.handle_admin(AdminRequest(rid=rid, kind="transform", body=body))
+
+
+def test_requests_go_where_the_policy_says(router):
+    for _ in range(5):
+        router.place(request())
+    assert [rank for rank, _ in router.to_workers] == [0, 1, 2, 3, 0]
+    assert [load.queued for load in router.load_book.loads] == [2, 1, 1, 1]
+
+
+def test_a_pinned_request_goes_to_its_rank(router):
+    router.place(request(rank=2))
+    assert [rank for rank, _ in router.to_workers] == [2]
+
+
+@pytest.mark.parametrize("rank", [-1, 4, 99])
+def test_a_rank_that_does_not_exist_is_a_400(router, rank):
+    router.place(request(rank=rank))
+    (answer,) = router.front_end
+    assert isinstance(answer, AbortReq)
+    assert answer.finished_reason["status_code"] == 400
+    assert f"routed_dp_rank {rank}" in answer.finished_reason["message"]
+    assert router.maybe_external_dp_rank_routing(request(rank=rank))
+    assert len(router.front_end) == 2
+    assert router.to_workers == []
+
+
+def test_a_request_that_nothing_holds_is_a_400_with_the_numbers(router):
+    router.place(request(prompt=90, output=9))
+    (answer,) = router.front_end
+    assert (answer.rid, answer.finished_reason["status_code"]) == ("r", 400)
+    assert "99" in answer.finished_reason["message"]
+    assert "98" in answer.finished_reason["message"]
+    router.place(request(prompt=90, output=None))
+    assert len(router.to_workers) == 1
+
+
+def test_a_transformation_end_to_end(router):
+    transform(router, [2, 3], 2)
+    assert [(rank, order.phase) for rank, order in router.to_workers] == [
+        (2, "prepare"),
+        (3, "prepare"),
+    ]
+    order = router.to_workers[0][1]
+    assert isinstance(order, TransformOrder)
+    assert (order.ranks, order.before, order.after, order.epoch) == ([2, 3], [1, 1], [2, 2], 1)
+    router.report("vote", 2, 1, accept=True, reason="")
+    router.report("vote", 3, 1, accept=True, reason="")
+    assert [order.phase for _, order in router.to_workers[2:]] == ["commit", "commit"]
+    done = {
+        "lockstep_seconds": 0.0,
+        "longest_step_seconds": 0.0,
+        "bytes_moved": {"kv": 1, "weights": 0},
+    }
+    router.report("done", 2, 1, **done)
+    router.report("done", 3, 1, **done)
+    (reply,) = router.front_end
+    assert isinstance(reply, AdminReply)
+    assert (reply.rid, reply.status) == ("w", 200)
+    assert router.operations.layout.degrees == (1, 1, 2, 2)
+
+
+def test_state_has_the_documented_fields(router):
+    router.handle_admin(AdminRequest(rid="w", kind="state"))
+    (reply,) = router.front_end
+    assert set(reply.body) == {
+        "workers",
+        "degrees",
+        "instances",
+        "max_request_tokens",
+        "operation",
+        "history",
+    }
+    assert reply.body["instances"][1] == {
+        "ranks": [1],
+        "degree": 1,
+        "running": 0,
+        "queued": 0,
+        "used_tokens": 0,
+        "max_tokens": 100,
+    }
+
+
+def test_weights_are_updated_at_degree_one_only(router):
+    update = UpdateWeightFromDiskReqInput(model_path="m")
+    router.handle_weight_update(update)
+    assert [message for _, message in router.to_workers] == [update] * 4
+    transform(router, [0, 1], 2)
+    router.handle_weight_update(update)
+    assert len(router.front_end) == 4
+    assert not any(answer.success for answer in router.front_end)
+    assert "operation op is running" in router.front_end[0].message
+    router.report("vote", 0, 1, accept=False, reason="full")
+    router.operations.layout = Layout((2, 2, 1, 1))
+    router.front_end.clear()
+    router.handle_weight_update(update)
+    assert "the degrees are [2, 2, 1, 1]" in router.front_end[0].message
+
+
+def test_any_report_is_a_sign_of_life(router, monkeypatch):
+    monkeypatch.setattr(controller.time, "monotonic", lambda: 5.0)
+    router.report("beat", 1, 0)
+    assert router.guard.beats.frozen(9.0) == [0, 2, 3]
+
+
+def test_a_stuck_operation_ends_the_server(router):
+    transform(router, [0, 1], 2)
+    for rank in (0, 1):
+        router.report("vote", rank, 1, accept=True, reason="")
+    effects = router.operations.tick(float("inf"))
+    with pytest.raises(Ended, match="did not finish"):
+        router.apply(effects)
+
+
+def test_after_a_shutdown_the_workers_may_end(router):
+    router.handle_shutdown(ShutdownReq())
+    assert router.guard.stopping
+    assert len(router.to_workers) == 4
