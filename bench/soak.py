@@ -18,7 +18,7 @@ from typing import Any
 from bench import results_file
 from bench.footprint import growth, sample
 from bench.servers import Server
-from bench.soak_load import Sizes, SoakLoad
+from bench.soak_load import Gaps, Sizes, SoakLoad
 from bench.soak_probe import probe_decode, probe_prefill
 from bench.soak_walk import Walk
 
@@ -67,27 +67,36 @@ class Soak:
         self.problems: list[str] = []
 
     def run(self) -> dict[str, Any]:
-        probes = {"before the first merge": self.probe(), **self.first_merge()}
-        load = asyncio.run(self.soak())
-        ended = self.server.process.poll()
-        if ended is None and not self.problems:
-            self.walk.settle(1)
-            probes["at the end"] = self.probe()
-            self.walk.settle(self.options.workers)
-            probes["at the end, merged"] = self.probe()
+        probes: dict[str, Any] = {}
+        load: SoakLoad | None = None
+        try:
+            probes["before the first merge"] = self.probe()
+            self.first_merge(probes)
+            load = asyncio.run(self.soak())
+            if not self.problems:
+                self.walk.settle(1)
+                probes["at the end"] = self.probe()
+                self.walk.settle(self.options.workers)
+                probes["at the end, merged"] = self.probe()
+        except (RuntimeError, OSError) as error:
+            self.problems.append(f"outside of the cycles: {type(error).__name__}: {error}")
+        return self.figures(probes, load)
+
+    def figures(self, probes: dict[str, Any], load: SoakLoad | None) -> dict[str, Any]:
+        """All that was seen; `load` is None if the server failed before it began."""
         retracted = [int(n) for n in RETRACTED.findall(self.server.log.read_text(errors="replace"))]
-        transformations = self.walk.figures(load.gaps)
-        failed = bool(load.broken() or self.walk.problems or self.problems)
+        transformations = self.walk.figures(load.gaps if load else Gaps())
+        failed = bool(self.walk.problems or self.problems or (load and load.broken()))
         return {
             "failed": failed,
             "problems": self.problems,
-            "server_exit_code": ended,
+            "server_exit_code": self.server.process.poll(),
             "server_log_tail": self.server.tail(40).splitlines() if failed else [],
             "cycles": self.cycles,
             "idle_spells": self.idle_spells,
-            "requests": dict(load.outcomes),
-            "request_problems": load.problems[:20],
-            "output_tokens": load.tokens,
+            "requests": dict(load.outcomes) if load else {},
+            "request_problems": load.problems[:20] if load else [],
+            "output_tokens": load.tokens if load else 0,
             "retractions": {"times": len(retracted), "requests": sum(retracted)},
             "transformations": transformations,
             "probes": probes,
@@ -103,19 +112,16 @@ class Soak:
         print(f"probe at {self.walk.layout.degrees}: {decode}, {prefill}", flush=True)
         return {"decode": decode, "prefill": prefill}
 
-    def first_merge(self) -> dict[str, Any]:
+    def first_merge(self, probes: dict[str, Any]) -> None:
         """Merge in the middle of a chunked prefill, probe, split, and probe again."""
         everyone = list(range(self.options.workers))
         across = probe_prefill(self.server, self.rng.randrange(10**6), merge=everyone)
-        self.walk.follow_server()
+        probes["prefill across the first merge"] = across
         print(f"first merge within a chunked prefill: {across}", flush=True)
-        merged = self.probe()
+        self.walk.follow_server()
+        probes["merged"] = self.probe()
         self.walk.settle(1)
-        return {
-            "prefill across the first merge": across,
-            "merged": merged,
-            "after the first split": self.probe(),
-        }
+        probes["after the first split"] = self.probe()
 
     async def soak(self) -> SoakLoad:
         load = SoakLoad(self.server.url, self.options.clients, Sizes(), self.options.seed)

@@ -44,7 +44,9 @@ def audit(scheduler: Any, planned: Iterable[Any]) -> list[str]:
 
 def live_requests(scheduler: Any, planned: Iterable[Any]) -> list[Any]:
     """Requests of this worker that hold KV, each once."""
-    batches = [*planned, scheduler.running_batch, scheduler.last_batch]
+    # Overlap drops a request whose queued result finishes it from the running batch already.
+    queued = [batch for batch, _ in scheduler.result_queue]
+    batches = [*planned, *queued, scheduler.running_batch, scheduler.last_batch]
     candidates = [req for batch in batches if batch is not None for req in batch.reqs]
     candidates += [scheduler.chunked_req, *scheduler.waiting_queue]
     found = {id(r): r for r in candidates if r is not None and r.kv is not None and r.kv.holds_kv}
