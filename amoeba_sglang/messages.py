@@ -1,11 +1,12 @@
 """Control messages between HTTP front end, router and workers, over SGLang's own ZMQ sockets.
 
-    front end -> router   AdminRequest        the tokenizer's PUSH socket, as requests go
-    router    -> worker   TransformOrder      the worker's request socket, in order with requests
-    worker    -> router   WorkerReport        the router's own PULL socket (AmoebaConfig.report_address)
-    router    -> front end AdminReply, Fatal  the socket that the tokenizer manager already pulls
+    front end -> router     AdminRequest       the tokenizer's PUSH socket, as requests go
+    router -> worker        TransformOrder     the worker's request socket, in order with requests
+    worker -> router        WorkerReport       the router's PULL socket, config.report_address
+    router -> front end     AdminReply, Fatal  the socket that the tokenizer manager already pulls
 
-One transformation: PREPARE to every rank of the block -> one VOTE each -> COMMIT or ABORT -> one DONE each.
+One transformation: PREPARE to every rank of the block -> one VOTE each -> COMMIT or ABORT -> one
+DONE each.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class AdminReply(io_struct.BaseReq, kw_only=True):
 
 
 class Fatal(io_struct.BaseReq, kw_only=True):
-    """The server cannot go on: fail every client with `reason`, then exit with a code that is not 0."""
+    """The server cannot go on: fail every client with `reason`, then exit with code 1."""
 
     reason: str
 
@@ -41,7 +42,7 @@ class Fatal(io_struct.BaseReq, kw_only=True):
 class TransformOrder(io_struct.BaseReq, kw_only=True):
     """`phase` is "prepare", "commit" or "abort". `ranks` is the aligned block that changes.
 
-    `before` and `after` are degrees per rank of the block. `epoch` numbers transformations and grows for ever.
+    `before` and `after` are degrees per rank of the block. `epoch` numbers transformations.
     """
 
     phase: str

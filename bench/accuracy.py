@@ -24,9 +24,7 @@ def prompts(count: int, length: int, vocabulary: int) -> list[list[int]]:
 
 def score(server: Server, tokens: list[int], **route: int) -> list[float]:
     """Log-probability of every token but the first, given those before it."""
-    reply = server.generate(
-        tokens, 1, return_logprob=True, logprob_start_len=0, **route
-    )
+    reply = server.generate(tokens, 1, return_logprob=True, logprob_start_len=0, **route)
     server.post("/flush_cache", {})
     return [entry[0] for entry in reply["meta_info"]["input_token_logprobs"][1:]]
 

@@ -74,7 +74,7 @@ async def stream_chat(
                 stream.finish_reason = choice.get("finish_reason") or stream.finish_reason
                 if stop_after and len(stream.arrivals) >= stop_after:
                     return stream
-    except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError) as error:
+    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
         stream.error = f"{type(error).__name__}: {error}"
     if not stream.error and not stream.finish_reason:
         stream.error = "stream ended without a finish reason"

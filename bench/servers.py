@@ -34,7 +34,10 @@ class Server:
     """
 
     def __init__(
-        self, *args: str, module: str = "amoeba_sglang.launch_server", model: str = MODEL,
+        self,
+        *args: str,
+        module: str = "amoeba_sglang.launch_server",
+        model: str = MODEL,
         env: dict[str, str] | None = None,
     ) -> None:
         self.port = free_port()

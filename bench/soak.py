@@ -35,11 +35,15 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cycles", type=int, default=500)
     parser.add_argument("--minutes", type=float, default=60.0, help="end earlier after this time")
-    parser.add_argument("--clients", type=int, default=20)
+    parser.add_argument("--clients", type=int, default=40)
     parser.add_argument("--pool", type=int, default=3072, help="--max-total-tokens of the server")
     parser.add_argument("--idle-every", type=int, default=25, help="cycles between idle spells")
     parser.add_argument("--pause", type=float, default=0.4, help="most seconds between changes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--audit", action=argparse.BooleanOptionalAction, default=True,
+        help="audit slots in the workers; times of transformations need --no-audit",
+    )  # fmt: skip
     parser.add_argument("--name", default="soak", help="of the file in bench/results")
     options = parser.parse_args()
     with Server(
@@ -47,7 +51,7 @@ def main() -> int:
         "--max-total-tokens", str(options.pool), "--chunked-prefill-size", "512",
         # Admit more than fits, so that running requests are retracted.
         "--schedule-conservativeness", "0.1",
-        env={"AMOEBA_AUDIT": "1"},
+        env={"AMOEBA_AUDIT": str(int(options.audit))},
     ) as server:  # fmt: skip
         print(f"ready after {server.start_seconds:.0f} s, log {server.log}", flush=True)
         figures = Soak(server, options).run()

@@ -1,6 +1,6 @@
 """One transformation of two workers with 4,096 live tokens each, beside a server restart.
 
-    python -m bench.transform_cost [--tokens 4096] [--rounds 10]
+python -m bench.transform_cost [--tokens 4096] [--rounds 10]
 """
 
 from __future__ import annotations

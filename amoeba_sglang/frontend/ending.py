@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -56,7 +57,16 @@ def kill_children() -> None:
     for victim in victims:
         with contextlib.suppress(psutil.NoSuchProcess):
             victim.kill()
-    psutil.wait_procs(victims, timeout=_REAP_SECONDS)
+    deadline = time.monotonic() + _REAP_SECONDS
+    # Orphaned grandchildren are not ours to reap: as zombies they have ended.
+    while any(map(_is_alive, victims)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _is_tracker(child: psutil.Process) -> bool:

@@ -75,9 +75,7 @@ class LayerShards:
             ("MLP columns", self.intermediate),
         ):
             if count % finest:
-                raise ConfigError(
-                    f"--tp-size {finest} does not divide the model's {count} {name}"
-                )
+                raise ConfigError(f"--tp-size {finest} does not divide the model's {count} {name}")
         if self.gate_up.bias is not None:
             raise ConfigError("models with a bias in gate_up_proj are not served")
 

@@ -77,9 +77,9 @@ class StepRecord:
         dead_rows = tuple(words[at : at + dead].tolist())
         at += dead
         parsed = []
-        for row, seq_len, extend_len, known in words[_HEADER : _HEADER + rows * _ROW].reshape(
-            rows, _ROW
-        ).tolist():
+        for row, seq_len, extend_len, known in (
+            words[_HEADER : _HEADER + rows * _ROW].reshape(rows, _ROW).tolist()
+        ):
             parsed.append(Row(row, seq_len, extend_len, known, words[at : at + seq_len - known]))
             at += seq_len - known
         assert at == len(words), f"record of {len(words)} words, parsed {at}"

@@ -1,4 +1,4 @@
-"""Checks of one worker for tests (`AMOEBA_AUDIT=1`): slot ownership, and digests of KV and weights."""
+"""Checks of a worker for tests (`AMOEBA_AUDIT=1`): slot owners, digests of KV and weights."""
 
 from __future__ import annotations
 

@@ -45,8 +45,7 @@ class ElasticRuntime:
         self._make_groups()
         model = runner.model
         layers = [
-            LayerShards(layer, self.chain, self.index, self.groups)
-            for layer in model.model.layers
+            LayerShards(layer, self.chain, self.index, self.groups) for layer in model.model.layers
         ]
         self.executor = JointExecutor(
             model,
@@ -75,9 +74,7 @@ class ElasticRuntime:
             )
             transport = create_group(self.config.transport, group.cpu_group)
             if self.pool.device == "cpu":
-                group.host_communicator = (
-                    transport if self.config.transport == "peer" else None
-                )
+                group.host_communicator = transport if self.config.transport == "peer" else None
             self.groups[degree], self.transports[degree] = group, transport
 
     def _make_movers(self) -> dict[int, KVMover]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from functools import partial
 from typing import Any
 
 from sglang.srt.managers import io_struct
@@ -54,7 +55,7 @@ class ElasticScheduler(Scheduler):
         upstream = self._request_dispatcher
         self._request_dispatcher = TypeBasedDispatcher([(TransformOrder, self.handle_order)])
         self._request_dispatcher += TypeBasedDispatcher(
-            [(kind, lambda request: self.update_weights(request, upstream)) for kind in _WEIGHT_UPDATES]
+            [(kind, partial(self.update_weights, upstream)) for kind in _WEIGHT_UPDATES]
         )
         self._request_dispatcher += upstream
 
@@ -68,7 +69,7 @@ class ElasticScheduler(Scheduler):
             assert self.order is None, f"{self.order} is still waiting"
             self.order, self.order_received = order, time.monotonic()
 
-    def update_weights(self, request: Any, upstream: TypeBasedDispatcher) -> Any:
+    def update_weights(self, upstream: TypeBasedDispatcher, request: Any) -> Any:
         """Upstream loads by name into upstream's row order; the router allows it at degree 1."""
         layers = self.runtime.executor.layers
         for layer in layers:
@@ -81,22 +82,32 @@ class ElasticScheduler(Scheduler):
 
     def get_next_batch_to_run(self, running_batch: Any, last_batch: Any) -> Any:
         plan = super().get_next_batch_to_run(running_batch, last_batch)
-        batch = plan.batch_to_run
+        self.step_with_peers(plan.batch_to_run, plan.running_batch)
+        return plan
+
+    def ingest_requests(self, stop_at_pause: bool = False) -> list[Any]:
+        received = super().ingest_requests(stop_at_pause)
+        # A paused engine plans nothing, but its peers may still wait for it in an exchange.
+        if self._engine_paused:
+            self.step_with_peers(None, None)
+        return received
+
+    def step_with_peers(self, batch: Any, running_batch: Any) -> None:
+        """Perform a committed order, then agree with the instance on the step that runs next."""
         while True:
             if self.order is not None and self.runtime.lock_step is None:
-                self.transform(plan)
+                self.transform(batch, running_batch)
                 continue
             records = self.runtime.synchronise(batch, self.order)
             if self.order is not None and records is not None:
                 if all(record.order == self.order.epoch for record in records):
-                    self.transform(plan)
+                    self.transform(batch, running_batch)
                     continue
             break
         self.runtime.run_or_follow(batch, records)
-        return plan
 
-    def transform(self, plan: Any) -> None:
-        """Perform the committed order with the block, then step at the new degree."""
+    def transform(self, *planned: Any) -> None:
+        """Perform the committed order with the block. `planned`: batches not installed yet."""
         order, self.order = self.order, None
         assert order is not None
         if self.device != "cpu":
@@ -109,10 +120,9 @@ class ElasticScheduler(Scheduler):
             "lockstep_seconds": report.lockstep_seconds,
             "bytes_moved": {"kv": report.kv_bytes, "weights": 0},
             "longest_step_seconds": report.lockstep_seconds + report.move_seconds,
-            "move_seconds": report.move_seconds,
         }
         if self.audits:
-            self.require_clean_slots(plan.batch_to_run, plan.running_batch)
+            self.require_clean_slots(*planned)
             self.log_digest("after")
         self.link.report("done", order.operation_id, order.epoch, body)
 
@@ -122,7 +132,8 @@ class ElasticScheduler(Scheduler):
         assert not problems, "slot audit failed:\n" + "\n".join(problems)
 
     def log_digest(self, when: str) -> None:
-        if self.runtime.degree == 1:
+        # Only idle: under load the KV changes anyway, and hashing all weights takes a second.
+        if self.runtime.degree == 1 and self.is_fully_idle():
             live = live_slots(self.token_to_kv_pool_allocator)
             kv, weights = digest(self.runtime.pool, live, self.runtime.executor.layers)
             logger.info("digest %s: %d slots kv %s weights %s", when, len(live), kv, weights)

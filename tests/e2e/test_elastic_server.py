@@ -67,8 +67,7 @@ def test_chunked_prefill_goes_on_through_a_merge_and_a_split(at_degree_one):
         return (await task)["output_ids"]
 
     expected = asyncio.run(through([]))
-    for url in ("/flush_cache",):
-        server.post(url, {})
+    server.post("/flush_cache", {})
     assert asyncio.run(through([([0, 1], 2), ([0, 1, 2, 3], 4), ([0, 1, 2, 3], 1)])) == expected
 
 
@@ -90,9 +89,7 @@ def test_disconnects_during_transformations_leave_nothing_behind(at_degree_one):
     asyncio.run(storm())
     asyncio.run(asyncio.sleep(6))
     state = server.state()
-    assert [i["running"] + i["queued"] for i in state["instances"]] == [0] * len(
-        state["instances"]
-    )
+    assert [i["running"] + i["queued"] for i in state["instances"]] == [0] * len(state["instances"])
     assert server.generate("The capital of France is", 4)["meta_info"]["completion_tokens"] == 4
 
 
@@ -102,7 +99,7 @@ def test_disconnects_during_transformations_leave_nothing_behind(at_degree_one):
         ({"ranks": [0, 9], "degree": 2}, 400, "ranks"),
         ({"ranks": [1, 2], "degree": 2}, 400, "ranks"),
         ({"ranks": [0, 0], "degree": 2}, 400, "ranks"),
-        ({"ranks": [0, 1, 2], "degree": 3}, 400, "degree"),
+        ({"ranks": [0, 1], "degree": 3}, 400, "degree"),
         ({"ranks": [0, 1]}, 400, "degree"),
         ({"ranks": "0", "degree": 1}, 400, "ranks"),
     ],

@@ -32,9 +32,7 @@ class Owner:
         start = len(self.rows[row])
         self.rows[row] = np.concatenate([self.rows[row], self.new_slots(tokens)])
         end = len(self.rows[row])
-        known = self.ledger.advance(
-            row, self.generation[row], self.protected[row], start, end
-        )
+        known = self.ledger.advance(row, self.generation[row], self.protected[row], start, end)
         seen = self.mirror.apply(row, known, self.rows[row][known:end])
         np.testing.assert_array_equal(seen, self.rows[row])
 

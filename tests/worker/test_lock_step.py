@@ -42,9 +42,7 @@ class FakeBell:
 def members(size, epoch=3):
     room = Room(size)
     ranks = tuple(range(size))
-    return room, [
-        LockStep(epoch, ranks, r, FakeGroup(room, r), FakeBell(room, r)) for r in ranks
-    ]
+    return room, [LockStep(epoch, ranks, r, FakeGroup(room, r), FakeBell(room, r)) for r in ranks]
 
 
 def record(epoch, work):
