@@ -74,6 +74,10 @@ def prepare(server_args: Any, options: argparse.Namespace) -> AmoebaConfig:
     from amoeba_sglang.frontend.ending import end_start
     from amoeba_sglang.supported import require_supported_flags, require_supported_model
 
+    if server_args.device != "cpu":
+        raise ConfigError(
+            f"--device {server_args.device}: joint steps run only on the CPU yet, use --device cpu"
+        )
     fields = msgspec.structs.fields(type(server_args))
     require_supported_flags(
         {field.name: getattr(server_args, field.name) for field in fields},
@@ -93,20 +97,19 @@ def prepare(server_args: Any, options: argparse.Namespace) -> AmoebaConfig:
     server_args._amoeba = config
     server_args._extension_classes = EXTENSION_CLASSES
     server_args._one_world = True
-    prepare_environment(config, server_args.device == "cpu")
+    prepare_environment(config)
     return config
 
 
-def prepare_environment(config: AmoebaConfig, on_cpu: bool) -> None:
+def prepare_environment(config: AmoebaConfig) -> None:
     """Variables that the children read; what the user has set stays."""
     os.environ["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = config.rendezvous
     # All workers are on this host.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    if on_cpu:
-        cores = sorted(os.sched_getaffinity(0))
-        threads = threads_per_worker(config.workers, len(cores))
-        os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", cpu_bindings(config.workers, cores))
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    cores = sorted(os.sched_getaffinity(0))
+    threads = threads_per_worker(config.workers, len(cores))
+    os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", cpu_bindings(config.workers, cores))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 def serve(server_args: Any, config: AmoebaConfig) -> None:

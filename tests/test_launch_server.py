@@ -46,7 +46,7 @@ def test_a_gpu_keeps_sglang_s_own_platform(environment):
 
 def test_the_environment_of_the_children(environment):
     config = config_of()
-    launch_server.prepare_environment(config, on_cpu=True)
+    launch_server.prepare_environment(config)
     assert environment["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] == config.rendezvous
     assert environment["GLOO_SOCKET_IFNAME"] == "lo"
     assert len(environment["SGLANG_CPU_OMP_THREADS_BIND"].split("|")) == 4
@@ -56,7 +56,7 @@ def test_the_environment_of_the_children(environment):
 def test_what_the_user_set_stays(environment):
     environment["OMP_NUM_THREADS"] = "7"
     environment["GLOO_SOCKET_IFNAME"] = "eth9"
-    launch_server.prepare_environment(config_of(), on_cpu=True)
+    launch_server.prepare_environment(config_of())
     assert environment["OMP_NUM_THREADS"] == "7"
     assert environment["GLOO_SOCKET_IFNAME"] == "eth9"
 

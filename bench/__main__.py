@@ -1,0 +1,40 @@
+"""Run the benchmarks one after the other: `make bench`, or `python -m bench NAME ...`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+ALL = {
+    "transport": ["bench.transport"],
+    "kv_move": ["bench.kv_move"],
+    "cpu_attention": ["bench.cpu_attention"],
+    "equality_n2": ["bench.equality", "--workers", "2"],
+    "equality_n4": ["bench.equality", "--workers", "4"],
+    "accuracy": ["bench.accuracy"],
+    "transform_cost": ["bench.transform_cost"],
+    "idle": ["bench.idle"],
+    "throughput": ["bench.throughput"],
+    "faults": ["bench.faults"],
+    "soak": ["bench.soak"],
+}
+
+
+def main() -> int:
+    names = sys.argv[1:] or list(ALL)
+    unknown = [name for name in names if name not in ALL]
+    if unknown:
+        print(f"unknown benchmark {unknown[0]}; one of {', '.join(ALL)}", file=sys.stderr)
+        return 2
+    failed = []
+    for number, name in enumerate(names, 1):
+        print(f"[{number}/{len(names)}] {name}", flush=True)
+        if subprocess.run([sys.executable, "-m", *ALL[name]]).returncode:
+            failed.append(name)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
