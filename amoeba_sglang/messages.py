@@ -58,8 +58,9 @@ class WorkerReport(io_struct.BaseReq, kw_only=True):
 
     kind "beat": the process is alive (once a second, from a thread of its own); body empty.
     kind "vote": body {"accept": bool, "reason": str}.
-    kind "done": the worker steps at its new degree; body {"seconds", "lockstep_seconds",
-        "bytes_moved": {"kv": n, "weights": n}, "longest_step_seconds"}.
+    kind "done": the worker steps at its new degree; body {"seconds" from COMMIT to here,
+        "lockstep_seconds" from COMMIT until the whole block had arrived, "longest_step_seconds"
+        that made no token, "bytes_moved": {"kv": n, "weights": n}}.
     """
 
     kind: str

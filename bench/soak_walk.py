@@ -109,8 +109,8 @@ class Walk:
 
 
 def _to_lock_step(made: dict[str, Any]) -> float:
-    """From the order until all workers of the block stand still: all but the move itself."""
-    return made["seconds"] - (made["longest_step_seconds"] - made["lockstep_seconds"])
+    """From the order until all workers of the block stand still."""
+    return made["prepare_seconds"] + made["lockstep_seconds"]
 
 
 def quantiles(values: Any) -> dict[str, float]:

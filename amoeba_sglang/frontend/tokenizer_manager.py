@@ -61,6 +61,14 @@ class ElasticTokenizerManager(TokenizerManager):
             watch = watch_children(self.config.freeze_timeout_s, self.fail)
             self.asyncio_tasks.add(self.event_loop.create_task(watch))
 
+    async def handle_loop(self) -> None:
+        """Upstream's; an exception there would kill this process before clients have answers."""
+        try:
+            await super().handle_loop()
+        except Exception:
+            logger.exception("the loop over the workers' messages failed")
+            self.fail("the HTTP process hit an exception, see the log")
+
     def forget_load_file(self) -> None:
         """Unlink the file of load snapshots: all who use it have it open by now.
 

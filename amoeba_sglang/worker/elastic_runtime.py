@@ -59,7 +59,6 @@ class ElasticRuntime:
         self.bell = Bell(config.run_id, rank)
         self.ledger = RowLedger()
         self.lock_step: LockStep | None = None
-        self.follows = False
 
     def _make_groups(self) -> None:
         world = self.config.workers
@@ -111,6 +110,14 @@ class ElasticRuntime:
     def degree(self) -> int:
         return self.executor.degree
 
+    def may_sleep(self) -> bool:
+        """Whether no peer waits for this worker. A ring meant for an earlier instance is dropped,
+        or it would wake the idle poller for ever."""
+        if self.lock_step is None:
+            self.bell.latest()
+            return True
+        return self.lock_step.asleep
+
     def refusal(self, order: TransformOrder) -> str | None:
         """Why this worker cannot take part in the order, or None."""
         before = order.before[order.ranks.index(self.rank)]
@@ -154,7 +161,6 @@ class ElasticRuntime:
 
     def run_or_follow(self, batch: Any, records: list[StepRecord] | None) -> None:
         """Arrange the joint step: own forward will run it, or take part without rows now."""
-        self.follows = False
         if records is None:
             return
         for mirror, record in zip(self.executor.mirrors, records, strict=False):
@@ -163,7 +169,6 @@ class ElasticRuntime:
             return
         self.executor.expect(records)
         if batch is None:
-            self.follows = True
             self.executor.follow()
 
     def _describe(self, batch: Any, step: int, has_work: bool, ready: int) -> StepRecord:

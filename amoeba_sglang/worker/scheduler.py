@@ -115,11 +115,12 @@ class ElasticScheduler(Scheduler):
         if self.audits:
             self.log_digest("before")
         report = self.runtime.transform(order)
+        seconds = time.monotonic() - self.order_received
         body: dict[str, Any] = {
-            "seconds": time.monotonic() - self.order_received,
-            "lockstep_seconds": report.lockstep_seconds,
+            "seconds": seconds,
+            "lockstep_seconds": seconds - report.move_seconds,
             "bytes_moved": {"kv": report.kv_bytes, "weights": 0},
-            "longest_step_seconds": report.lockstep_seconds + report.move_seconds,
+            "longest_step_seconds": report.barrier_seconds + report.move_seconds,
         }
         if self.audits:
             self.require_clean_slots(*planned)
@@ -139,7 +140,7 @@ class ElasticScheduler(Scheduler):
             logger.info("digest %s: %d slots kv %s weights %s", when, len(live), kv, weights)
 
     def on_idle(self) -> None:
-        if self.runtime.follows:
+        if not self.runtime.may_sleep():
             return
         if self.audits and self.is_fully_idle():
             self.require_clean_slots()

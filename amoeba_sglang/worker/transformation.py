@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 class TransformReport:
     """Seconds of a transformation on this worker, and the bytes it received.
 
-    lockstep_seconds: waiting for the slowest worker of the block; move_seconds: moving KV and
+    barrier_seconds: waiting for the slowest worker of the block; move_seconds: moving KV and
     switching layers, during which no token is made.
     """
 
-    lockstep_seconds: float
+    barrier_seconds: float
     move_seconds: float
     kv_bytes: int
 

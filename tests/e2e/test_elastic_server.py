@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 import urllib.request
 
 import pytest
@@ -157,3 +158,22 @@ def test_kv_and_weights_are_bit_exact_after_round_trips(at_degree_one):
         assert [when for when, _ in own] == ["before", "after", "before", "after"], own
         assert len({content for _, content in own}) == 1, own
         assert int(own[0][1].split()[0]) > 20
+
+
+@pytest.mark.parametrize("degree", [1, 4])
+def test_idle_workers_sleep_after_a_transformation(at_degree_one, degree):
+    """A ring left unread from an earlier instance once kept idle workers spinning."""
+    server = at_degree_one
+    everyone = [0, 1, 2, 3]
+    for target in (4, 1, 4, degree):
+        assert server.transform(everyone, target)[0] == 200
+        server.generate("Wake up.", 2)
+    time.sleep(2)
+    before = cpu_seconds(server)
+    time.sleep(5)
+    assert (cpu_seconds(server) - before) / 5 < 0.3
+
+
+def cpu_seconds(server):
+    times = [process.cpu_times() for process in server.processes()]
+    return sum(t.user + t.system for t in times)

@@ -121,6 +121,19 @@ def test_failing_answers_everybody_once(manager):
         asyncio.run(manager.ask_router("state", {}))
 
 
+def test_an_exception_in_the_message_loop_answers_everybody(manager, monkeypatch):
+    async def broken(self):
+        raise KeyError("rid")
+
+    monkeypatch.setattr(upstream.TokenizerManager, "handle_loop", broken)
+    answered = []
+    manager._handle_abort_req = answered.append
+    manager.rid_to_state = {"a": object()}
+    asyncio.run(manager.handle_loop())
+    assert [message.rid for message in answered] == ["a"]
+    assert len(manager.endings) == 1
+
+
 def test_one_request_that_cannot_be_answered_does_not_stop_the_others(manager):
     answered = []
 
