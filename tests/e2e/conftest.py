@@ -5,7 +5,7 @@ import pytest
 from bench.servers import Server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server():
     with Server(
         "--tp-size", "4", "--dtype", "float32", "--max-total-tokens", "4096",
