@@ -106,6 +106,8 @@ def prepare_environment(config: AmoebaConfig) -> None:
     os.environ["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = config.rendezvous
     # All workers are on this host.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    # SGLang compiles a few tiny functions; on the CPU that takes a C++ compiler and start-up time.
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     cores = sorted(os.sched_getaffinity(0))
     threads = threads_per_worker(config.workers, len(cores))
     os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", cpu_bindings(config.workers, cores))
