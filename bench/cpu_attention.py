@@ -194,7 +194,10 @@ def describe_machine() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model-path", required=True)
+    parser.add_argument(
+        "--model-path",
+        default=os.environ.get("AMOEBA_TEST_MODEL", str(ROOT / ".cache/models/smollm2-135m-kv4")),
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--dtype", default="bfloat16")
