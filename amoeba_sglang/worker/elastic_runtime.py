@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
@@ -24,8 +23,6 @@ from amoeba_sglang.transport import Bell, TransportGroup, create_group
 from amoeba_sglang.worker.lock_step import LockStep
 from amoeba_sglang.worker.slots import live_slots
 from amoeba_sglang.worker.transformation import TransformReport, perform
-
-logger = logging.getLogger(__name__)
 
 
 class ElasticRuntime:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import dataclass
 
@@ -15,8 +14,6 @@ from amoeba_sglang.model.kv_pool import ElasticKVPool
 from amoeba_sglang.model.layer_shards import LayerShards
 from amoeba_sglang.plan.moves import unit_moves
 from amoeba_sglang.transport import TransportGroup
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
