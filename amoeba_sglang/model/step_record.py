@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-_HEADER = 10
+_HEADER = 9
 _ROW = 4
 
 
@@ -63,7 +63,6 @@ class StepRecord:
             self.extend,
             len(self.rows),
             len(self.dead_rows),
-            0,
         ]
         words = [w for r in self.rows for w in (r.row, r.seq_len, r.extend_len, r.known)]
         head = np.array([*header, *words, *self.dead_rows], dtype=np.int64)
@@ -72,7 +71,7 @@ class StepRecord:
     @classmethod
     def decode(cls, words: np.ndarray) -> StepRecord:
         """Inverse of `encode`; slot vectors are views of `words`."""
-        epoch, step, first, degrees, work, order, extend, rows, dead, _ = words[:_HEADER].tolist()
+        epoch, step, first, degrees, work, order, extend, rows, dead = words[:_HEADER].tolist()
         at = _HEADER + rows * _ROW
         dead_rows = tuple(words[at : at + dead].tolist())
         at += dead

@@ -1,6 +1,7 @@
 """Instances of threads instead of processes: who steps, who sleeps, who wakes whom."""
 
 import threading
+from functools import partial
 
 from amoeba_sglang.model.step_record import StepRecord
 from amoeba_sglang.worker.lock_step import LockStep
@@ -49,17 +50,21 @@ def record(epoch, work):
     return lambda step: StepRecord(epoch, step, 0, 1, has_work=work)
 
 
+def run_all(targets):
+    threads = [threading.Thread(target=target) for target in targets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+
+
 def together(steppers, works, epoch=3):
     results = [None] * len(steppers)
 
     def run(i):
         results[i] = steppers[i].exchange(works[i], record(epoch, works[i]))
 
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(steppers))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
+    run_all([partial(run, i) for i in range(len(steppers))])
     return results
 
 
@@ -86,11 +91,7 @@ def _wake(steppers):
         while results[1] is None:
             results[1] = steppers[1].exchange(False, record(3, False))
 
-    threads = [threading.Thread(target=worker), threading.Thread(target=sleeper)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
+    run_all([worker, sleeper])
     return results
 
 
