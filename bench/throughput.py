@@ -1,6 +1,6 @@
-"""bench_serving against stock SGLang in alternating pairs of servers.
+"""bench_serving against stock SGLang, two servers side by side, runs alternating.
 
-    python -m bench.throughput [--workers 2] [--pairs 3] [--cases dp tp tp-gloo]
+    python -m bench.throughput [--workers 2] [--pairs 4] [--cases dp tp tp-gloo]
 
 dp: degree 1 against --dp-size N. tp: degree N against static --tp-size N, both with the platform's
 shared-memory collectives. tp-gloo: the same with gloo in both.
@@ -29,10 +29,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--runs", type=int, default=1, help="runs of bench_serving per server")
+    parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--num-prompts", type=int, default=64)
+    parser.add_argument("--num-prompts", type=int, default=32)
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--input-len", type=int, default=256)
     parser.add_argument("--output-len", type=int, default=128)
@@ -47,29 +46,28 @@ def main() -> None:
 
 
 def measure_case(case: str, options: argparse.Namespace) -> dict[str, Any]:
-    """`pairs` pairs of servers, the order within a pair alternating."""
+    """Both servers are up for the whole case, one asleep while the other one is measured."""
     pairs = []
-    for number in range(options.pairs):
-        pair: dict[str, Any] = {}
-        for side in ("amoeba", "stock") if number % 2 == 0 else ("stock", "amoeba"):
-            with make_server(side, case, options) as server:
-                pair[side] = [
-                    run_bench_serving(server, options, seed) for seed in range(options.runs)
-                ]
-        pair["ratio"] = rate(pair["amoeba"]) / rate(pair["stock"])
-        print(
-            f"{case} pair {number}: amoeba {rate(pair['amoeba']):.1f}, stock "
-            f"{rate(pair['stock']):.1f} tokens/s, ratio {pair['ratio']:.3f}",
-            flush=True,
-        )
-        pairs.append(pair)
+    with (
+        make_server("amoeba", case, options) as amoeba,
+        make_server("stock", case, options) as stock,
+    ):
+        servers = {"amoeba": amoeba, "stock": stock}
+        for server in servers.values():
+            run_bench_serving(server, options, seed=0)
+        for number in range(options.pairs):
+            pair: dict[str, Any] = {}
+            for side in ("amoeba", "stock") if number % 2 == 0 else ("stock", "amoeba"):
+                pair[side] = run_bench_serving(servers[side], options, seed=number)
+            rates = {side: pair[side]["output_throughput"] for side in servers}
+            pair["ratio"] = rates["amoeba"] / rates["stock"]
+            print(
+                f"{case} pair {number}: amoeba {rates['amoeba']:.1f}, stock "
+                f"{rates['stock']:.1f} tokens/s, ratio {pair['ratio']:.3f}",
+                flush=True,
+            )
+            pairs.append(pair)
     return {"ratio": results_file.spread([pair["ratio"] for pair in pairs]), "pairs": pairs}
-
-
-def rate(runs: list[dict[str, Any]]) -> float:
-    """Output tokens per second over all runs of one server."""
-    tokens = sum(run["output_throughput"] * run["duration"] for run in runs)
-    return tokens / sum(run["duration"] for run in runs)
 
 
 def make_server(side: str, case: str, options: argparse.Namespace) -> Server:
