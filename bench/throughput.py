@@ -39,10 +39,12 @@ def main() -> None:
     parser.add_argument("--max-total-tokens", type=int, default=16384)
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds for one run")
     options = parser.parse_args()
-    figures = {case: measure_case(case, options) for case in options.cases}
-    results_file.write(
-        f"throughput_n{options.workers}", {"settings": vars(options), "cases": figures}
-    )
+    for case in options.cases:
+        figures = measure_case(case, options)
+        settings = {**vars(options), "cases": [case]}
+        results_file.write(
+            f"throughput_n{options.workers}_{case}", {"settings": settings, **figures}
+        )
 
 
 def measure_case(case: str, options: argparse.Namespace) -> dict[str, Any]:
