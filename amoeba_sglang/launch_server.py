@@ -21,6 +21,7 @@ EXTENSION_CLASSES = {
     "scheduler": "amoeba_sglang.worker.scheduler.ElasticScheduler",
     "data_parallel_controller": "amoeba_sglang.router.controller.ElasticController",
     "mha_kv_pool": "amoeba_sglang.model.kv_pool.ElasticKVPool",
+    "token_allocator": "amoeba_sglang.model.kv_allocator.ElasticAllocator",
 }
 
 

@@ -62,9 +62,14 @@ class DegreeChain:
         """Slot number in the instance's pool of `worker`'s local slot `slot`."""
         return degree * slot + self.shard(degree, worker)
 
-    def joint_slots(self, degree: int, worker: int, slots: np.ndarray) -> np.ndarray:
-        """`joint_slot` of an integer array of local slots; same shape and dtype."""
-        return slots * degree + self.shard(degree, worker)
+    def joint_slots(self, degree: int, worker: int, slots: np.ndarray, size: int) -> np.ndarray:
+        """`joint_slot` of an integer array of local slots; same shape and dtype.
+
+        Slots above `size`, the last of a worker's own, are grown slots: the anchor numbers those of
+        the instance on from its own, in their joint order, which goes on from degree * (size + 1).
+        """
+        own = slots * degree + self.shard(degree, worker)
+        return np.where(slots > size, slots + (degree - 1) * (size + 1), own)
 
     def home(self, degree: int, joint_slot: int) -> tuple[int, int]:
         """Inverse of `joint_slot`: (index of the home worker in the instance, its local slot)."""

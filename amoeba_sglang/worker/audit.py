@@ -35,8 +35,8 @@ def audit(scheduler: Any, planned: Iterable[Any]) -> list[str]:
         for req in live_requests(scheduler, planned)
     }
     return audit_slots(
-        size=allocator.size,
-        free=free_slots(allocator).cpu().numpy(),
+        size=allocator.size + allocator.grown,
+        free=torch.cat([free_slots(allocator), allocator.free_grown]).cpu().numpy(),
         tree=scheduler.tree_cache.all_values_flatten().cpu().numpy(),
         requests=owned,
     )
@@ -58,8 +58,9 @@ def digest(pool: ElasticKVPool, live: np.ndarray, layers: list[LayerShards]) -> 
     assert all(layer.degree == 1 for layer in layers)
     slots = torch.from_numpy(live)
     kv, weights = hashlib.sha256(), hashlib.sha256()
-    for block, layer in zip(pool.blocks, layers, strict=True):
-        kv.update(block[:, slots].contiguous().view(torch.uint8).numpy())
+    for blocks, layer in zip(pool.blocks, layers, strict=True):
+        for block in blocks:
+            kv.update(block[slots].contiguous().view(torch.uint8).numpy())
         for linear in layer.linears:
             weights.update(linear.weight.data.contiguous().view(torch.uint8).numpy())
     return kv.hexdigest()[:16], weights.hexdigest()[:16]

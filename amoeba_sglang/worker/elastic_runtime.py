@@ -12,17 +12,23 @@ from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.kv.mover import CollectiveKVMover, KVMover, PeerKVMover
 from amoeba_sglang.kv.units import UnitBuffers
 from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.layout.weight_pages import WeightPages
+from amoeba_sglang.memory.base import AddressRange
 from amoeba_sglang.messages import TransformOrder
 from amoeba_sglang.model.joint_step import JointExecutor
+from amoeba_sglang.model.kv_allocator import ElasticAllocator
 from amoeba_sglang.model.kv_pool import ElasticKVPool
 from amoeba_sglang.model.layer_shards import LayerShards
 from amoeba_sglang.model.mirror import RowLedger
+from amoeba_sglang.model.mlp_shards import elastic_matrices
 from amoeba_sglang.model.step_record import Row, StepRecord
+from amoeba_sglang.model.weight_store import WeightStore
 from amoeba_sglang.platform.attention import CpuAttention
 from amoeba_sglang.transport import Bell, TransportGroup, create_group
 from amoeba_sglang.worker.lock_step import LockStep
+from amoeba_sglang.worker.page_exchange import PageExchange
 from amoeba_sglang.worker.slots import live_slots
-from amoeba_sglang.worker.transformation import TransformReport, perform
+from amoeba_sglang.worker.transformation import Transformation, TransformReport
 
 
 class ElasticRuntime:
@@ -32,7 +38,7 @@ class ElasticRuntime:
         self.config, self.rank = config, rank
         self.chain = DegreeChain(config.degrees)
         self.index = rank % config.group_size
-        self.allocator = scheduler.token_to_kv_pool_allocator
+        self.allocator: ElasticAllocator = scheduler.token_to_kv_pool_allocator
         self.requests = scheduler.req_to_token_pool
         runner = scheduler.tp_worker.model_runner
         self.pool: ElasticKVPool = runner.token_to_kv_pool
@@ -41,18 +47,27 @@ class ElasticRuntime:
         self.transports: dict[int, TransportGroup] = {}
         self._make_groups()
         model = runner.model
+        stack = list(model.model.layers)
+        store = WeightStore(
+            self.pool.memory,
+            WeightPages(self.chain, self.pool.memory.page_size, elastic_matrices(stack)),
+            self.index,
+        )
         layers = [
-            LayerShards(layer, self.chain, self.index, self.groups) for layer in model.model.layers
+            LayerShards(layer, number, self.chain, self.index, self.groups, store)
+            for number, layer in enumerate(stack)
         ]
         self.executor = JointExecutor(
             model,
             layers,
             self.chain,
+            self.allocator.size,
             self.groups,
             self.transports,
             CpuAttention(runner),
         )
-        self.movers = self._make_movers()
+        self.pages: PageExchange | None = None
+        self.movers = self._make_movers(store)
         self.bell = Bell(config.run_id, rank)
         self.ledger = RowLedger()
         self.lock_step: LockStep | None = None
@@ -73,35 +88,40 @@ class ElasticRuntime:
                 group.host_communicator = transport if self.config.transport == "peer" else None
             self.groups[degree], self.transports[degree] = group, transport
 
-    def _make_movers(self) -> dict[int, KVMover]:
+    def _make_movers(self, store: WeightStore) -> dict[int, KVMover]:
         """One mover for every block width, over the pools of the block's workers."""
         own = UnitBuffers(self.pool.blocks, self.chain.finest)
         staging = self.config.staging_mib << 20
         if self.config.transport == "collective":
+            # Without a peer's pages there is nothing to refill weights from, so they stay.
             return {
                 width: CollectiveKVMover(own, self.groups[width].cpu_group, staging)
                 for width in self.transports
             }
-        peers = self._map_peer_pools()
+        peers, units = self._open_peers()
+        self.pages = PageExchange(self.pool, store, peers)
         movers: dict[int, KVMover] = {}
         for width, group in self.transports.items():
-            first = self.rank // width * width
-            block = [peers.get(rank) for rank in range(first, first + width)]
+            first = self.index // width * width
+            block = [units.get(index) for index in range(first, first + width)]
             movers[width] = PeerKVMover(own, block, group, staging)
         return movers
 
-    def _map_peer_pools(self) -> dict[int, UnitBuffers]:
-        """The pools of the other workers of this group, by rank."""
+    def _open_peers(self) -> tuple[dict[int, AddressRange], dict[int, UnitBuffers]]:
+        """The pages of the other workers of this group and the pools in them, by index."""
         memory = self.pool.memory
-        assert memory is not None, "the peer transport maps pools that lie in host memory"
         offers: list[Any] = [None] * self.config.workers
         dist.all_gather_object(offers, memory.export(), group=get_world_group().cpu_group)
         first = self.rank - self.index
-        return {
-            rank: UnitBuffers(self.pool.peer_blocks(offers[rank]), self.chain.finest)
-            for rank in range(first, first + self.config.group_size)
-            if rank != self.rank
+        handles = {i: offers[first + i] for i in range(self.config.group_size) if i != self.index}
+        peers = {index: memory.open_peer(handle) for index, handle in handles.items()}
+        units = {
+            index: UnitBuffers(
+                self.pool.peer_blocks(peers[index], handles[index]), self.chain.finest
+            )
+            for index in peers
         }
+        return peers, units
 
     @property
     def degree(self) -> int:
@@ -115,26 +135,35 @@ class ElasticRuntime:
             return True
         return self.lock_step.asleep
 
+    def grown_slots(self, degree: int) -> int:
+        """Joint slots that an instance of `degree` has beyond its workers' own pools."""
+        return 0 if self.pages is None else self.pages.grown_slots(degree)
+
     def refusal(self, order: TransformOrder) -> str | None:
         """Why this worker cannot take part in the order, or None."""
-        before = order.before[order.ranks.index(self.rank)]
+        place = order.ranks.index(self.rank)
+        before, after = order.before[place], order.after[place]
         if before != self.degree:
             return f"rank {self.rank} is at degree {self.degree}, not {before}"
-        return None
+        return None if self.pages is None else self.pages.refusal(before, after)
 
     def transform(self, order: TransformOrder) -> TransformReport:
         """Perform the order with its block and join the new instance."""
-        width = len(order.ranks)
-        report = perform(
+        width, before = len(order.ranks), self.degree
+        report = Transformation(
             order,
             self.chain,
             order.ranks.index(self.rank),
-            live_slots(self.allocator),
             self.executor.layers,
             self.pool,
+            self.pages,
             self.transports[width],
             self.movers[width],
-        )
+        ).perform(live_slots(self.allocator))
+        if self.degree != before:
+            # The anchor, the first worker of an instance, has all of its grown slots.
+            is_anchor = self.index % self.degree == 0
+            self.allocator.set_grown(self.grown_slots(self.degree) if is_anchor else 0)
         self.ledger.clear()
         self.executor.forget()
         self.lock_step = None

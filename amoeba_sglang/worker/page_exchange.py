@@ -1,0 +1,84 @@
+"""Turns a worker's spare weight pages into KV rows and back, as its degree changes."""
+
+from __future__ import annotations
+
+from amoeba_sglang.layout.weight_pages import WeightPages
+from amoeba_sglang.memory.base import AddressRange, MemoryFault
+from amoeba_sglang.memory.host import check_mappings
+from amoeba_sglang.model.kv_pool import ElasticKVPool
+from amoeba_sglang.model.weight_store import WeightStore
+
+
+def growth_per_range(pages: WeightPages, degree: int, ranges: int) -> int:
+    """Pages by which each of a pool's `ranges` grows at `degree`.
+
+    The same on all workers of an instance, so the least of what they free; the rest stays unused.
+    """
+    return min(len(pages.freed_pages(degree, worker)) for worker in range(degree)) // ranges
+
+
+class PageExchange:
+    """The weight store and the KV pool of one worker, which share their pages.
+
+    `peers`: the opened pages of the other workers of the group, by index in it.
+    """
+
+    def __init__(
+        self, pool: ElasticKVPool, store: WeightStore, peers: dict[int, AddressRange]
+    ) -> None:
+        self._pool, self._store, self._peers = pool, store, peers
+        self._growth = {
+            degree: growth_per_range(store.pages, degree, 2 * pool.layer_num)
+            for degree in store.pages.chain.degrees
+        }
+
+    def grown_slots(self, degree: int) -> int:
+        """Joint slots that an instance of `degree` has beyond its workers' own pools."""
+        return degree * (self._pool.rows_with(self._growth[degree]) - self._pool.base_rows)
+
+    def refusal(self, before: int, after: int) -> str | None:
+        """Why this worker's limits do not allow the change, or None; nothing has changed."""
+        lent = self._lent(after) if after > before else range(self._store.pages.total_pages)
+        try:
+            check_mappings(lent, self._pool.memory.page_size)
+        except MemoryFault as fault:
+            return str(fault)
+        return None
+
+    def change(self, before: int, after: int) -> int:
+        """Go from degree `before` to `after`; bytes of weights copied from the peers.
+
+        No joint step may run meanwhile, and the views of the KV pool follow with `view_layer`.
+        MemoryFault leaves everything as it was.
+        """
+        if before == after:
+            return 0
+        self._pool.shrink()
+        copied = 0
+        try:
+            if after < before:
+                self._store.take_back(after)
+                copied = self._store.copy_missing(before, self._peers)
+            else:
+                self._store.free(after)
+            self._pool.grow(self._lent(after))
+        except MemoryFault:
+            self.undo(before)
+            raise
+        return copied
+
+    def undo(self, before: int) -> None:
+        """Return to degree `before` from wherever `change` has got to.
+
+        Nothing is copied: no step has written to a page that it moved. A fault in here is fatal.
+        """
+        self._pool.shrink()
+        if self._store.degree > before:
+            self._store.take_back(before)
+        elif self._store.degree < before:
+            self._store.free(before)
+        self._pool.grow(self._lent(before))
+
+    def _lent(self, degree: int) -> list[int]:
+        count = self._growth[degree] * 2 * self._pool.layer_num
+        return self._store.lent_pages(degree)[:count]
