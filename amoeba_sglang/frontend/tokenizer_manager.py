@@ -123,7 +123,7 @@ class ElasticTokenizerManager(TokenizerManager):
         return RequestLimits(**http_server.get_global_state().scheduler_info["request_limits"])
 
     def _validate_one_request(self, obj: Any, input_ids: list[int]) -> None:
-        """Also refuse what no layout can hold; what only this one cannot is for the router to say."""
+        """Also refuse what no layout can hold; the present one is for the router to judge."""
         self.require_alive()
         super()._validate_one_request(obj, input_ids)
         if isinstance(obj, GenerateReqInput):
