@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parser.parse_args(arguments)
         report = _plan(options)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         # The chain names the server's flag, here it is another.
         message = str(error).replace("--amoeba-degrees", "--degrees")
         print(f"{parser.prog}: {message}", file=sys.stderr)

@@ -127,7 +127,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _parse(
     name: str, fields: Mapping[str, Any], dtype_bytes: int, kv_dtype_bytes: int
 ) -> DenseModel:
-    architecture = (fields.get("architectures") or ["(none)"])[0]
+    named = fields.get("architectures")
+    architecture = named[0] if isinstance(named, list) and named else "(none)"
     if architecture not in ARCHITECTURES:
         raise ConfigError(
             f"{name}: architectures {architecture} is not one of those that Amoeba serves: "
@@ -141,9 +142,8 @@ def _parse(
             raise ConfigError(f"{name}: {field} {value}: must be true or false")
     if switches["mlp_bias"]:
         raise ConfigError(f"{name}: mlp_bias true: Amoeba does not serve MLPs with biases")
-    hidden, heads = (
-        _count(name, fields, field) for field in ("hidden_size", "num_attention_heads")
-    )
+    hidden = _count(name, fields, "hidden_size")
+    heads = _count(name, fields, "num_attention_heads")
     kv_heads = _count(name, fields, "num_key_value_heads", heads)
     head_dim = _count(name, fields, "head_dim", hidden // heads)
     qkv_biases = head_dim * (heads + 2 * kv_heads)

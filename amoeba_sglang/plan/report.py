@@ -85,8 +85,18 @@ class Report:
 
     def text(self) -> str:
         """The tables, then the warnings."""
-        lines = [*self._head(), *_tables("tight", self.tight), *_tables("padded", self.padded)]
-        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+        lines = [
+            *self._head(),
+            *_degrees("tight", self.tight),
+            *_degrees("padded", self.padded),
+            *_changes(self.tight),
+            "",
+            "lost: share of the ideal, (d-1)/d of the MLP, that does not become KV; mappings: the "
+            "most that",
+            "a worker needs on host memory",
+            *(f"warning: {warning}" for warning in self.warnings),
+        ]
+        return "\n".join(lines)
 
     def _head(self) -> Iterator[str]:
         model, share = self.model, self.usable_bytes / self.device_bytes
@@ -99,7 +109,7 @@ class Report:
             f"weights and KV; pages of {self.tight.page_size >> 10} KiB"
         )
         yield ""
-        yield "weights of a worker at degree 1        GB"
+        yield "weights of a worker at degree 1         GB"
         rows = {
             "MLP, 1/d of it at degree d": sum(model.mlp_matrices),
             "attention": model.attention_bytes,
@@ -108,10 +118,10 @@ class Report:
             "all": model.replicated_bytes + sum(model.mlp_matrices),
         }
         for name, size in rows.items():
-            yield f"  {name:<30}{size / GB:>9.2f}"
+            yield f"  {name:<30}{size / GB:>10.3f}"
 
 
-def _tables(name: str, capacity: Capacity) -> Iterator[str]:
+def _degrees(name: str, capacity: Capacity) -> Iterator[str]:
     share = capacity.waste_bytes / (capacity.total_bytes - capacity.waste_bytes)
     yield ""
     yield f"{name} pages: {capacity.waste_bytes / GB:.2f} GB ({share:.2%}) hold no weights"
@@ -125,8 +135,14 @@ def _tables(name: str, capacity: Capacity) -> Iterator[str]:
             f"{row.lost_share:>6.2%}  {row.kv_bytes / GB:>8.2f}  {row.tokens:>21,}  "
             f"{row.mappings:>8,}"
         )
-    if capacity.changes:
-        yield "  change  KV moved a live token  weights copied into a worker by the split"
+
+
+def _changes(capacity: Capacity) -> Iterator[str]:
+    if not capacity.changes:
+        return
+    yield ""
+    yield "a merge and its split, tight pages"
+    yield "  change  KV moved a live token  weights copied into a worker by the split"
     for change in capacity.changes:
         yield (
             f"  {f'{change.low} - {change.high}':>6}  {change.kv_bytes_per_token:>13,} bytes  "
@@ -137,10 +153,11 @@ def _tables(name: str, capacity: Capacity) -> Iterator[str]:
 def _misfit(capacity: Capacity, usable_bytes: int) -> str | None:
     if capacity.fits:
         return None
+    others = "only those shown would fit" if capacity.degrees else "none would fit"
     return (
         f"does not fit at degree 1, where every worker starts: {capacity.weight_bytes / GB:.2f} GB "
-        f"of weights and some KV, but {usable_bytes / GB:.2f} GB for both; the tables show only "
-        f"degrees at which a worker would hold its share"
+        f"of weights and some KV, but {usable_bytes / GB:.2f} GB for both; of the higher degrees "
+        f"{others}"
     )
 
 
