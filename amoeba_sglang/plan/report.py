@@ -91,9 +91,8 @@ class Report:
             *_degrees("padded", self.padded),
             *_changes(self.tight),
             "",
-            "lost: share of the ideal, (d-1)/d of the MLP, that does not become KV; mappings: the "
-            "most that",
-            "a worker needs on host memory",
+            "lost: share of the ideal, (d-1)/d of the MLP, that does not become KV",
+            "mappings: the most that the pages of a worker need on host memory",
             *(f"warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
@@ -166,12 +165,12 @@ def _waste(pages: WeightPages, layers: int) -> str | None:
     if share <= MOST_WASTE:
         return None
     size = largest_frugal_page(pages, layers, MOST_WASTE, SMALLEST_PAGE)
-    advice = f"--page-size-kib {size >> 10} is the largest below" if size else "so does every size"
-    name, what = ("padded", "padding") if pages.padded else ("tight", "freed too little for KV")
-    return (
-        f"{name} pages of {pages.page_size >> 10} KiB waste {share:.1%} of the MLP ({what}), over "
-        f"{MOST_WASTE:.0%}; {advice}"
-    )
+    if pages.padded:
+        cost = f"padded pages of {pages.page_size >> 10} KiB add {share:.1%} to the MLP"
+    else:
+        cost = f"tight pages of {pages.page_size >> 10} KiB lose {share:.1%} of the ideal"
+    below = f"--page-size-kib {size >> 10} is the largest below" if size else "no size stays below"
+    return f"{cost}; {below} {MOST_WASTE:.0%}"
 
 
 def _mappings(capacity: Capacity) -> str | None:
