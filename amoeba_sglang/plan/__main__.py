@@ -24,6 +24,7 @@ from amoeba_sglang.plan.report import GB, SMALLEST_PAGE, Report
 
 _DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _KV_DTYPES = {"auto": None, "fp8_e4m3": 1, "fp8_e5m2": 1}
+_LEAST_MEMORY_GB = 0.001
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,8 +53,10 @@ def _plan(options: argparse.Namespace) -> Report:
         options.mem_fraction_static,
         options.page_size_kib,
     )
-    if not (memory > 0 and math.isfinite(memory)):
-        raise ConfigError(f"--device-memory-gb {memory:g}: must be above 0 and finite")
+    if not (memory >= _LEAST_MEMORY_GB and math.isfinite(memory)):
+        raise ConfigError(
+            f"--device-memory-gb {memory:g}: must be a number from {_LEAST_MEMORY_GB} up"
+        )
     if not 0 < fraction <= 1:
         raise ConfigError(f"--mem-fraction-static {fraction:g}: must be above 0 and at most 1")
     smallest = SMALLEST_PAGE >> 10

@@ -98,13 +98,13 @@ class Report:
         return "\n".join(lines)
 
     def _head(self) -> Iterator[str]:
-        model, share = self.model, self.usable_bytes / self.device_bytes
+        model, percent = self.model, 100 * self.usable_bytes / self.device_bytes
         yield (
             f"{model.name}: {model.layers} layers, {model.heads} heads, {model.kv_heads} KV heads "
             f"of {model.head_dim}; the KV of a token takes {model.token_bytes:,} bytes"
         )
         yield (
-            f"device {self.device_bytes / GB:g} GB (1 GB = 10^9 bytes), {share:.0%} of it for "
+            f"device {self.device_bytes / GB:g} GB (1 GB = 10^9 bytes), {percent:.4g}% of it for "
             f"weights and KV; pages of {self.tight.page_size >> 10} KiB"
         )
         yield ""

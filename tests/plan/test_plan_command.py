@@ -88,7 +88,7 @@ def test_too_many_mappings_are_reported(capsys):
         ("--model Qwen2.5-7B --page-size-kib 3", "--page-size-kib 3: must be a power of two"),
         ("--model Qwen2.5-7B --page-size-kib 4096", "from 4 to 2048"),
         ("--model Qwen2.5-7B --page-size-kib two", "--page-size-kib"),
-        ("--model Qwen2.5-7B --device-memory-gb 0", "--device-memory-gb 0: must be above 0"),
+        ("--model Qwen2.5-7B --device-memory-gb 0", "--device-memory-gb 0: must be a number from"),
         ("--model Qwen2.5-7B --device-memory-gb inf", "--device-memory-gb inf"),
         ("--model Qwen2.5-7B --device-memory-gb nan", "--device-memory-gb nan"),
         ("--model Qwen2.5-7B --mem-fraction-static 1.1", "--mem-fraction-static 1.1: must be"),
