@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from amoeba_sglang.layout.weight_pages import WeightPages
 from amoeba_sglang.memory.base import AddressRange, MemoryFault
 from amoeba_sglang.memory.host import check_mappings
 from amoeba_sglang.model.kv_pool import ElasticKVPool
 from amoeba_sglang.model.weight_store import WeightStore
-
-
-def growth_per_range(pages: WeightPages, degree: int, ranges: int) -> int:
-    """Pages by which each of a pool's `ranges` grows at `degree`.
-
-    The same on all workers of an instance, so the least of what they free; the rest stays unused.
-    """
-    return min(len(pages.freed_pages(degree, worker)) for worker in range(degree)) // ranges
+from amoeba_sglang.plan.capacity import growth_pages
 
 
 class PageExchange:
@@ -28,7 +20,7 @@ class PageExchange:
     ) -> None:
         self._pool, self._store, self._peers = pool, store, peers
         self._growth = {
-            degree: growth_per_range(store.pages, degree, 2 * pool.layer_num)
+            degree: growth_pages(store.pages, degree, pool.layer_num)
             for degree in store.pages.chain.degrees
         }
 
