@@ -99,7 +99,7 @@ class ElasticRuntime:
                 for width in self.transports
             }
         peers, units = self._open_peers()
-        self.pages = PageExchange(self.pool, store, peers)
+        self.pages = PageExchange(self.pool.ranges, store, peers)
         movers: dict[int, KVMover] = {}
         for width, group in self.transports.items():
             first = self.index // width * width

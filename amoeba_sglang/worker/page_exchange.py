@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from amoeba_sglang.kv.ranges import KVRanges
 from amoeba_sglang.memory.base import AddressRange, MemoryFault
 from amoeba_sglang.memory.host import check_mappings
-from amoeba_sglang.model.kv_pool import ElasticKVPool
 from amoeba_sglang.model.weight_store import WeightStore
 from amoeba_sglang.plan.capacity import growth_pages
 
@@ -16,23 +16,23 @@ class PageExchange:
     """
 
     def __init__(
-        self, pool: ElasticKVPool, store: WeightStore, peers: dict[int, AddressRange]
+        self, ranges: KVRanges, store: WeightStore, peers: dict[int, AddressRange]
     ) -> None:
-        self._pool, self._store, self._peers = pool, store, peers
+        self._ranges, self._store, self._peers = ranges, store, peers
         self._growth = {
-            degree: growth_pages(store.pages, degree, pool.layer_num)
+            degree: growth_pages(store.pages, degree, ranges.layer_num)
             for degree in store.pages.chain.degrees
         }
 
     def grown_slots(self, degree: int) -> int:
         """Joint slots that an instance of `degree` has beyond its workers' own pools."""
-        return degree * (self._pool.rows_with(self._growth[degree]) - self._pool.base_rows)
+        return degree * (self._ranges.rows_with(self._growth[degree]) - self._ranges.base_rows)
 
     def refusal(self, before: int, after: int) -> str | None:
         """Why this worker's limits do not allow the change, or None; nothing has changed."""
         lent = self._lent(after) if after > before else range(self._store.pages.total_pages)
         try:
-            check_mappings(lent, self._pool.memory.page_size)
+            check_mappings(lent, self._ranges.memory.page_size)
         except MemoryFault as fault:
             return str(fault)
         return None
@@ -45,7 +45,7 @@ class PageExchange:
         """
         if before == after:
             return 0
-        self._pool.shrink()
+        self._ranges.shrink()
         copied = 0
         try:
             if after < before:
@@ -53,7 +53,7 @@ class PageExchange:
                 copied = self._store.copy_missing(before, self._peers)
             else:
                 self._store.free(after)
-            self._pool.grow(self._lent(after))
+            self._ranges.grow(self._lent(after))
         except MemoryFault:
             self.undo(before)
             raise
@@ -64,13 +64,13 @@ class PageExchange:
 
         Nothing is copied: no step has written to a page that it moved. A fault in here is fatal.
         """
-        self._pool.shrink()
+        self._ranges.shrink()
         if self._store.degree > before:
             self._store.take_back(before)
         elif self._store.degree < before:
             self._store.free(before)
-        self._pool.grow(self._lent(before))
+        self._ranges.grow(self._lent(before))
 
     def _lent(self, degree: int) -> list[int]:
-        count = self._growth[degree] * 2 * self._pool.layer_num
+        count = self._growth[degree] * 2 * self._ranges.layer_num
         return self._store.lent_pages(degree)[:count]
