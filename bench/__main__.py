@@ -8,6 +8,8 @@ import sys
 ALL = {
     "transport": ["bench.transport"],
     "kv_move": ["bench.kv_move"],
+    "page_exchange": ["bench.page_exchange"],
+    "long_request": ["bench.long_request"],
     "cpu_attention": ["bench.cpu_attention"],
     "equality_n2": ["bench.equality", "--workers", "2"],
     "equality_n4": ["bench.equality", "--workers", "4"],

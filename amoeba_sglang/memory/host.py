@@ -31,7 +31,7 @@ class HostMemory(Memory):
             )
         self.page_size = page_size
         self._pages = 0
-        self._descriptor = os.memfd_create("amoeba", os.MFD_CLOEXEC)
+        self._descriptor = os.memfd_create("amoeba-pages", os.MFD_CLOEXEC)
 
     def reserve(self, size: int) -> mapping.MappedRange:
         return mapping.reserve(-(-size // self.page_size) * self.page_size, self.page_size)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 
 from amoeba_sglang.layout.weight_pages import WeightPages
 from amoeba_sglang.memory.base import AddressRange, Memory
+from amoeba_sglang.memory.runs import find_runs
 
 
 class WeightStore:
@@ -23,6 +26,8 @@ class WeightStore:
         created = memory.create(pages.total_pages)
         self.first_page = created.start
         memory.map(self._range, 0, created)
+        # Always the same few changes, and the split should not wait for the arithmetic.
+        self._missing = cache(pages.missing_ranges)
 
     def tensor(self, matrix: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """One matrix as a contiguous view; at degree d only the worker's own shard is there."""
@@ -37,7 +42,7 @@ class WeightStore:
         """Unmap what `degree`, above the present one, does not need. Copies nothing."""
         assert degree > self.degree, (degree, self.degree)
         gone = self._only_in(self.degree, degree)
-        for first, count in _runs(gone):
+        for first, count in find_runs(gone):
             self._memory.unmap(self._range, first * self.pages.page_size, count)
         self.degree = degree
 
@@ -50,7 +55,7 @@ class WeightStore:
         back = self._only_in(degree, self.degree)
         done = []
         try:
-            for first, count in _runs(back):
+            for first, count in find_runs(back):
                 start = self.first_page + first
                 done.append((first, count))
                 self._memory.map(
@@ -73,7 +78,7 @@ class WeightStore:
         """
         copied = 0
         block = self._worker // before * before
-        for start, stop, source in self.pages.missing_ranges(before, self.degree, self._worker):
+        for start, stop, source in self._missing(before, self.degree, self._worker):
             there = self.first_page * self.pages.page_size + start
             size = stop - start
             peer = peers[block + source].tensor(there, (size,), torch.uint8)
@@ -81,15 +86,8 @@ class WeightStore:
             copied += size
         return copied
 
-    def _only_in(self, low: int, high: int) -> np.ndarray:
-        """Pages kept at degree `low` and not at the higher `high`."""
+    def _only_in(self, low: int, high: int) -> list[int]:
+        """Pages, rising, kept at degree `low` and not at the higher `high`."""
         kept = self.pages.kept_pages(low, self._worker)
-        return np.setdiff1d(kept, self.pages.kept_pages(high, self._worker), assume_unique=True)
-
-
-def _runs(pages: np.ndarray) -> list[tuple[int, int]]:
-    """(first, count) of every run of consecutive numbers of a rising array."""
-    if not len(pages):
-        return []
-    cuts = np.flatnonzero(np.diff(pages) != 1) + 1
-    return [(int(part[0]), len(part)) for part in np.split(pages, cuts)]
+        gone = np.setdiff1d(kept, self.pages.kept_pages(high, self._worker), assume_unique=True)
+        return gone.tolist()
