@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -26,9 +27,11 @@ from amoeba_sglang.model.weight_store import WeightStore
 from amoeba_sglang.platform.attention import CpuAttention
 from amoeba_sglang.transport import Bell, TransportGroup, create_group
 from amoeba_sglang.worker.lock_step import LockStep
-from amoeba_sglang.worker.page_exchange import PageExchange
+from amoeba_sglang.worker.page_exchange import PageExchange, describe_waste
 from amoeba_sglang.worker.slots import live_slots
 from amoeba_sglang.worker.transformation import Transformation, TransformReport
+
+logger = logging.getLogger(__name__)
 
 
 class ElasticRuntime:
@@ -100,6 +103,9 @@ class ElasticRuntime:
             }
         peers, units = self._open_peers()
         self.pages = PageExchange(self.pool.ranges, store, peers)
+        waste = describe_waste(store.pages, self.pool.layer_num)
+        if waste is not None and self.rank == 0:
+            logger.warning(waste)
         movers: dict[int, KVMover] = {}
         for width, group in self.transports.items():
             first = self.index // width * width

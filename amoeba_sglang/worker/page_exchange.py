@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import mmap
+
 from amoeba_sglang.kv.ranges import KVRanges
+from amoeba_sglang.layout.weight_pages import WeightPages
 from amoeba_sglang.memory.base import AddressRange, MemoryFault
 from amoeba_sglang.memory.host import check_mappings
 from amoeba_sglang.model.weight_store import WeightStore
-from amoeba_sglang.plan.capacity import growth_pages
+from amoeba_sglang.plan.capacity import growth_pages, largest_frugal_page, wasted_share
+
+# Of the weights that a merge frees; a warning above.
+MOST_WASTE = 0.10
+
+
+def describe_waste(pages: WeightPages, layers: int) -> str | None:
+    """What to tell a user whose page size turns too little of the weights into KV, or None."""
+    waste = wasted_share(pages, layers)
+    if waste <= MOST_WASTE:
+        return None
+    better = largest_frugal_page(pages, layers, MOST_WASTE, mmap.PAGESIZE)
+    advice = "no page size does" if better is None else f"use {better >> 10}"
+    return (
+        f"--amoeba-page-size-kib {pages.page_size >> 10}: {waste:.0%} of the weight memory that a "
+        f"merge frees does not become KV memory; to waste less than {MOST_WASTE:.0%}, {advice}"
+    )
 
 
 class PageExchange:
