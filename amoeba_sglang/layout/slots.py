@@ -62,14 +62,24 @@ class DegreeChain:
         """Slot number in the instance's pool of `worker`'s local slot `slot`."""
         return degree * slot + self.shard(degree, worker)
 
-    def joint_slots(self, degree: int, worker: int, slots: np.ndarray, size: int) -> np.ndarray:
-        """`joint_slot` of an integer array of local slots; same shape and dtype.
+    def joint_slots(self, degree: int, worker: int, slots: np.ndarray) -> np.ndarray:
+        """`joint_slot` of an integer array of local slots; same shape and dtype."""
+        return slots * degree + self.shard(degree, worker)
 
-        Slots above `size`, the last of a worker's own, are grown slots: the anchor numbers those of
-        the instance on from its own, in their joint order, which goes on from degree * (size + 1).
+    def joint_slots_of_ids(
+        self, degree: int, worker: int, ids: np.ndarray, size: int, grown: int
+    ) -> np.ndarray:
+        """Joint slots of what a worker calls its slots; same shape and dtype.
+
+        1..`size` are its own. The anchor calls the `grown` grown slots of its instance on from
+        there, in their joint order, which begins at degree * (size + 1), and then a leased joint
+        slot g size + 1 + grown + g.
         """
-        own = slots * degree + self.shard(degree, worker)
-        return np.where(slots > size, slots + (degree - 1) * (size + 1), own)
+        own = self.joint_slots(degree, worker, ids)
+        above = np.where(
+            ids > size + grown, ids - (size + 1 + grown), ids + (degree - 1) * (size + 1)
+        )
+        return np.where(ids > size, above, own)
 
     def home(self, degree: int, joint_slot: int) -> tuple[int, int]:
         """Inverse of `joint_slot`: (index of the home worker in the instance, its local slot)."""

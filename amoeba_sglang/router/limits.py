@@ -18,7 +18,8 @@ class Capacity:
     """What the workers can hold, in tokens.
 
     `slots`: of one worker's own pool. `context`: of the model. `grown`: by degree the slots that an
-    instance has beyond its workers' own pools; its first worker, the anchor, has them all.
+    instance has beyond its workers' own pools. Its first worker, the anchor, has those all, and
+    leases the own slots of the others while it needs them.
     """
 
     slots: int
@@ -31,7 +32,7 @@ class Capacity:
 
     def request_tokens(self, degree: int, anchor: bool) -> int:
         """Prompt and output of the longest request that one worker of an instance can serve."""
-        slots = self.slots + (self.grown[degree] if anchor else 0)
+        slots = self.instance_tokens(degree) if anchor else self.slots
         return min(self.context, slots) - _REQUEST_RESERVE
 
     def by_rank(self, layout: Layout) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from amoeba_sglang.model.step_record import Row, StepRecord
 from amoeba_sglang.model.weight_store import WeightStore
 from amoeba_sglang.platform.attention import CpuAttention
 from amoeba_sglang.transport import Bell, TransportGroup, create_group
+from amoeba_sglang.worker.leases import Demand, Leases
 from amoeba_sglang.worker.lock_step import LockStep
 from amoeba_sglang.worker.page_exchange import PageExchange, describe_waste
 from amoeba_sglang.worker.slots import live_slots
@@ -43,12 +45,15 @@ class ElasticRuntime:
         self.index = rank % config.group_size
         self.allocator: ElasticAllocator = scheduler.token_to_kv_pool_allocator
         self.requests = scheduler.req_to_token_pool
+        self.tree_cache = scheduler.tree_cache
         runner = scheduler.tp_worker.model_runner
         self.pool: ElasticKVPool = runner.token_to_kv_pool
         assert isinstance(self.pool, ElasticKVPool)
         self.groups: dict[int, Any] = {}
         self.transports: dict[int, TransportGroup] = {}
         self._make_groups()
+        # Joint slots that an instance has beyond its workers' own pools, by degree.
+        self.grown = dict.fromkeys(self.chain.degrees, 0)
         model = runner.model
         stack = list(model.model.layers)
         store = WeightStore(
@@ -65,12 +70,16 @@ class ElasticRuntime:
             layers,
             self.chain,
             self.allocator.size,
+            self.grown,
             self.groups,
             self.transports,
             CpuAttention(runner),
         )
         self.pages: PageExchange | None = None
         self.movers = self._make_movers(store)
+        if self.pages is not None:
+            self.grown.update({d: self.pages.grown_slots(d) for d in self.chain.degrees})
+        self.leases: Leases | None = None
         self.bell = Bell(config.run_id, rank)
         self.ledger = RowLedger()
         self.lock_step: LockStep | None = None
@@ -141,10 +150,6 @@ class ElasticRuntime:
             return True
         return self.lock_step.asleep
 
-    def grown_slots(self, degree: int) -> int:
-        """Joint slots that an instance of `degree` has beyond its workers' own pools."""
-        return 0 if self.pages is None else self.pages.grown_slots(degree)
-
     def refusal(self, order: TransformOrder) -> str | None:
         """Why this worker cannot take part in the order, or None."""
         place = order.ranks.index(self.rank)
@@ -168,8 +173,13 @@ class ElasticRuntime:
         ).perform(live_slots(self.allocator))
         if self.degree != before:
             # The anchor, the first worker of an instance, has all of its grown slots.
-            is_anchor = self.index % self.degree == 0
-            self.allocator.set_grown(self.grown_slots(self.degree) if is_anchor else 0)
+            place = self.index % self.degree
+            self.leases = Leases(self.allocator, self.tree_cache, self.chain, self.degree, place)
+            if place == 0:
+                leasable = (self.degree - 1) * self.allocator.size
+                self.allocator.start_layout(self.grown[self.degree], leasable)
+            else:
+                self.allocator.start_layout(0, 0)
         self.ledger.clear()
         self.executor.forget()
         self.lock_step = None
@@ -181,15 +191,22 @@ class ElasticRuntime:
             )
         return report
 
-    def synchronise(self, batch: Any, order: TransformOrder | None) -> list[StepRecord] | None:
+    def synchronise(
+        self, batch: Any, order: TransformOrder | None, demand: Demand
+    ) -> list[StepRecord] | None:
         """Exchange records with the instance; None at degree 1 and while all sleep."""
         if self.lock_step is None:
             return None
-        has_work = batch is not None or order is not None
+        assert self.leases is not None
+        offer = partial(self.leases.offer, demand)
+        has_work = batch is not None or order is not None or self.leases.has_news(demand)
         ready = 0 if order is None else order.epoch
-        return self.lock_step.exchange(
-            has_work, lambda step: self._describe(batch, step, has_work, ready)
+        records = self.lock_step.exchange(
+            has_work, lambda step: self._describe(batch, step, has_work, ready, offer())
         )
+        if records is not None:
+            self.leases.settle(records)
+        return records
 
     def run_or_follow(self, batch: Any, records: list[StepRecord] | None) -> None:
         """Arrange the joint step: own forward will run it, or take part without rows now."""
@@ -203,7 +220,9 @@ class ElasticRuntime:
         if batch is None:
             self.executor.follow()
 
-    def _describe(self, batch: Any, step: int, has_work: bool, ready: int) -> StepRecord:
+    def _describe(
+        self, batch: Any, step: int, has_work: bool, ready: int, leases: dict[str, Any]
+    ) -> StepRecord:
         assert self.lock_step is not None
         rows = () if batch is None else self._rows(batch)
         pool = self.requests
@@ -217,6 +236,7 @@ class ElasticRuntime:
             extend=batch is not None and batch.forward_mode.is_extend(),
             rows=rows,
             dead_rows=self.ledger.forget_dead(pool.size - pool.available_size(), pool.free_slots),
+            **leases,
         )
 
     def _rows(self, batch: Any) -> tuple[Row, ...]:

@@ -19,10 +19,10 @@ from sglang.srt.runtime_context import get_parallel
 from sglang.utils import TypeBasedDispatcher
 
 from amoeba_sglang.config import AmoebaConfig
-from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.messages import TransformOrder
 from amoeba_sglang.worker.audit import audit, digest, live_requests
 from amoeba_sglang.worker.elastic_runtime import ElasticRuntime
+from amoeba_sglang.worker.leases import Demand
 from amoeba_sglang.worker.router_link import RouterLink
 from amoeba_sglang.worker.slots import live_slots
 
@@ -67,11 +67,10 @@ class ElasticScheduler(Scheduler):
         self._request_dispatcher += upstream
 
     def get_init_info(self) -> dict[str, Any]:
-        chain = DegreeChain(self.runtime.config.degrees)
         capacity = {
             "slots": self.own_slots,
             "context": self.model_config.context_len,
-            "grown": {degree: self.runtime.grown_slots(degree) for degree in chain.degrees},
+            "grown": self.runtime.grown,
         }
         return {**super().get_init_info(), "capacity": capacity}
 
@@ -83,7 +82,8 @@ class ElasticScheduler(Scheduler):
 
     def follow_capacity(self) -> None:
         """Let upstream's limits for new requests follow the slots that this worker has now."""
-        slots = self.own_slots + self.token_to_kv_pool_allocator.grown
+        allocator = self.token_to_kv_pool_allocator
+        slots = self.own_slots + allocator.grown + allocator.leasable
         self.max_req_len = min(self.model_config.context_len, slots) - 1
         self.max_req_input_len = self.max_req_len - 5
 
@@ -142,11 +142,12 @@ class ElasticScheduler(Scheduler):
 
     def step_with_peers(self, batch: Any, running_batch: Any) -> None:
         """Perform a committed order, then agree with the instance on the step that runs next."""
+        demand = Demand(self.waiting_queue, partial(live_requests, self, (batch, running_batch)))
         while True:
             if self.order is not None and self.runtime.lock_step is None:
                 self.transform(batch, running_batch)
                 continue
-            records = self.runtime.synchronise(batch, self.order)
+            records = self.runtime.synchronise(batch, self.order, demand)
             if self.order is not None and records is not None:
                 if all(record.order == self.order.epoch for record in records):
                     self.transform(batch, running_batch)
