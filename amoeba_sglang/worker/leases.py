@@ -50,8 +50,11 @@ class Leases:
         self._asked = 0
 
     def has_news(self, demand: Demand) -> bool:
-        """Whether peers must hear of this worker's leases although it has no rows to run."""
-        return self._missing(demand) > 0 or self._must_return(demand)
+        """Whether peers must hear of this worker's leases although it has no rows to run.
+
+        Nobody falls asleep while slots are away from home: an idle scheduler counts its slots.
+        """
+        return len(self._allocator.leased) > 0 or self._missing(demand) > 0
 
     def offer(self, demand: Demand) -> dict[str, Any]:
         """The fields of the next step record that are about leases; slots change hands now."""

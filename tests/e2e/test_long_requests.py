@@ -115,3 +115,15 @@ def test_many_long_and_short_requests_share_the_memory(merged):
         together = list(pool.map(lambda tokens: server.generate(tokens, 6), prompts))
     assert [reply["output_ids"] for reply in together[:2]] == alone
     assert all(reply["meta_info"]["completion_tokens"] == 6 for reply in together)
+
+
+def test_a_request_that_needs_the_peer_s_own_slots_leases_and_returns_them(merged):
+    server, _ = merged
+    most = server.state()["max_request_tokens"]
+    tokens = random.Random(6).choices(range(100, 5000), k=most - 200)
+    first = server.generate(SHORT, 8, routed_dp_rank=1)["output_ids"]
+    assert server.generate(tokens, 12)["meta_info"]["completion_tokens"] == 12
+    # The audit of the idle workers finds every slot at home again, or ends the server.
+    assert server.generate(SHORT, 8, routed_dp_rank=1)["output_ids"] == first
+    assert server.transform([0, 1], 1)[0] == 200
+    assert server.generate(SHORT, 8, routed_dp_rank=1)["output_ids"] == first
