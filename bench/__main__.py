@@ -8,6 +8,7 @@ import sys
 ALL = {
     "transport": ["bench.transport"],
     "kv_move": ["bench.kv_move"],
+    "mlp_layout": ["bench.mlp_layout"],
     "page_exchange": ["bench.page_exchange"],
     "long_request": ["bench.long_request"],
     "cpu_attention": ["bench.cpu_attention"],
