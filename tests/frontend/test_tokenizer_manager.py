@@ -17,10 +17,10 @@ from amoeba_sglang.router.limits import RequestLimits
 class Manager(ElasticTokenizerManager):
     """Without sockets, tokenizer and children: what it sends is kept, and time ends nothing."""
 
-    limits = RequestLimits(prompt_tokens=93, request_tokens=98)
-
     def __init__(self):
         self.failure, self.pending, self.load_file = None, {}, "/nonexistent"
+        # At start all limits are equal: every worker alone.
+        self.changed_limits = RequestLimits(98, 98, 98)
         self.rid_to_state, self.sent, self.endings = {}, [], []
         self._subprocess_watchdog = None
         self.server_status = upstream.ServerStatus.Up

@@ -29,6 +29,7 @@ VIEWS = st.builds(
     st.sampled_from(PARTITIONS).map(instances_of),
     st.tuples(LOADS, LOADS, LOADS, LOADS),
     st.integers(0, 10**6),
+    st.just((0, 1, 2, 3)),
 )
 
 
@@ -64,7 +65,7 @@ def test_least_load_at_degree_one_is_the_least_loaded_worker(view):
 
 def test_tokens_break_ties():
     loads = (WorkerLoad(1, 0, 500), WorkerLoad(0, 1, 20))
-    view = View(((0,), (1,)), loads, 0)
+    view = View(((0,), (1,)), loads, 0, (0, 1))
     assert place_on_least_loaded(ANY, view).rank == 1
 
 
@@ -76,4 +77,4 @@ def test_round_robin_visits_every_worker(view):
 
 def test_a_view_whose_instances_miss_a_rank_is_a_bug():
     with pytest.raises(AssertionError):
-        View(((0,),), (WorkerLoad(), WorkerLoad()), 0)
+        View(((0,),), (WorkerLoad(), WorkerLoad()), 0, (0,))

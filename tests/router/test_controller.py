@@ -8,12 +8,18 @@ from sglang.srt.managers.io_struct import AbortReq, ShutdownReq, UpdateWeightFro
 from amoeba_sglang.config import ModelHeads, build_config, make_parser
 from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.messages import AdminReply, AdminRequest, TransformOrder, WorkerReport
+from amoeba_sglang.messages import (
+    AdminReply,
+    AdminRequest,
+    LimitsChanged,
+    TransformOrder,
+    WorkerReport,
+)
 from amoeba_sglang.policy import POLICIES
 from amoeba_sglang.router import controller
 from amoeba_sglang.router.controller import ElasticController
 from amoeba_sglang.router.heartbeats import Heartbeats
-from amoeba_sglang.router.limits import RequestLimits
+from amoeba_sglang.router.limits import Capacity
 from amoeba_sglang.router.loads import LoadBook
 from amoeba_sglang.router.metrics import NoMetrics
 from amoeba_sglang.router.operation import Operations
@@ -28,10 +34,10 @@ class Router(ElasticController):
 
     def __init__(self):
         flags = make_parser().parse_args(["--amoeba-policy", "round_robin"])
-        self.config = build_config(flags, 4, 1, ModelHeads(12, 4, 30))
-        self.chain, self.placed, self.capacity = DegreeChain(self.config.degrees), 0, 100
+        self.config = build_config(flags, 4, 1, ModelHeads(12, 4, 30, 1000))
+        self.chain, self.placed, self.held = DegreeChain(self.config.degrees), 0, []
+        self.capacity = Capacity(slots=100, context=1000, grown={1: 0, 2: 60, 4: 200})
         self.load_book, self.policy = LoadBook(4), POLICIES[self.config.policy]
-        self.limits = RequestLimits(prompt_tokens=93, request_tokens=98)
         self.operations = Operations(self.chain, Layout.uniform(4, 1), 30, 20.0, 120.0)
         self.metrics, self.front_end, self.reports = NoMetrics(), [], []
         self.to_workers, self.workers, self._active_workers = [], [object()] * 4, [0, 1, 2, 3]
@@ -130,13 +136,16 @@ def test_a_transformation_end_to_end(router):
     router.report("vote", 3, 1, accept=True, reason="")
     assert [order.phase for _, order in router.to_workers[2:]] == ["commit", "commit"]
     done = {
+        "error": "",
+        "step_seconds": 0.0,
         "lockstep_seconds": 0.0,
         "longest_step_seconds": 0.0,
         "bytes_moved": {"kv": 1, "weights": 0},
     }
     router.report("done", 2, 1, **done)
     router.report("done", 3, 1, **done)
-    (reply,) = router.front_end
+    limits, reply = router.front_end
+    assert isinstance(limits, LimitsChanged)
     assert isinstance(reply, AdminReply)
     assert (reply.rid, reply.status) == ("w", 200)
     assert router.operations.layout.degrees == (1, 1, 2, 2)

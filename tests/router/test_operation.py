@@ -13,8 +13,10 @@ from amoeba_sglang.router.transform_request import TransformRequest
 
 CHAIN = DegreeChain((1, 2, 4))
 REPORT = {
+    "error": "",
     "lockstep_seconds": 0.1,
     "longest_step_seconds": 0.2,
+    "step_seconds": 0.05,
     "bytes_moved": {"kv": 10, "weights": 1},
 }
 
