@@ -142,11 +142,13 @@ class AnyHistory(RuleBasedStateMachine):
         self.allocator = make(grown, need_sort)
         self.tree, self.held, self.deferred = Tree(self.allocator), [], []
 
+    # The scheduler allocates only between free groups.
+    @precondition(lambda self: not self.group)
     @rule(tokens=st.lists(st.tuples(st.booleans(), st.integers(1, 9)), min_size=1, max_size=3))
     def allocate(self, tokens):
         wanted = [(LONG if long else SHORT, count) for long, count in tokens]
         grown, free = len(self.allocator.free_grown), self.allocator.available_size()
-        free += 0 if self.group else self.tree.evictable_size()
+        free += self.tree.evictable_size()
         need = 0
         for req, count in wanted:
             taken = min(count, grown) if req is LONG else 0
