@@ -79,3 +79,11 @@ def test_an_open_end_stays_off_the_grown_slots_if_the_prompt_does():
         assert limits_of(layout).open_end(93) == 5
     assert limits_of(PAIR).open_end(94) == 158 - 94
     assert limits_of(FOUR).open_end(200) == 48
+
+
+def test_a_prompt_that_the_present_layout_cannot_hold_has_no_open_end():
+    """The end was negative, and the refusal spoke of -52 tokens of output."""
+    assert limits_of(ALONE).open_end(94) is None
+    assert limits_of(ALONE).open_end(150) is None
+    assert limits_of(PAIR).open_end(153) == 5
+    assert limits_of(PAIR).open_end(154) is None
