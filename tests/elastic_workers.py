@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from amoeba_sglang.kv.ranges import KVRanges
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.layout.weight_pages import WeightPages
-from amoeba_sglang.memory.base import MemoryFault
+from amoeba_sglang.memory.base import MemoryFault, MemoryHandle
 from amoeba_sglang.memory.host import HostMemory
 from amoeba_sglang.model.weight_store import WeightStore
 from amoeba_sglang.worker.page_exchange import PageExchange
@@ -74,15 +74,15 @@ class ElasticWorker:
         self.weights = [_bytes(size, seed=size + n) for n, size in enumerate(MATRICES)]
         for number, weights in enumerate(self.weights):
             self.matrix(number).copy_(weights)
-        self.kv = [_bytes(2 * ROWS * ROW_BYTES, seed=-1 - index).view(2, -1)] * LAYERS
+        self.kv = original_kv(index)
         for block, kv in zip(self.blocks, self.kv, strict=True):
             for mine, value in zip(block, kv, strict=True):
-                mine.view(-1).copy_(value)
+                mine.copy_(value)
 
-    def meet(self, peers: Sequence[ElasticWorker]) -> None:
-        """Open the pages of other workers of this process."""
-        opened = {peer.index: self.memory.open_peer(peer.memory.export()) for peer in peers}
-        self.exchange = PageExchange(self.ranges, self.store, opened)
+    def meet(self, handles: Mapping[int, MemoryHandle]) -> None:
+        """Open the pages of other workers, given by index."""
+        self.peers = {index: self.memory.open_peer(handle) for index, handle in handles.items()}
+        self.exchange = PageExchange(self.ranges, self.store, self.peers)
 
     @property
     def blocks(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -108,7 +108,7 @@ class ElasticWorker:
     def kv_is_whole(self) -> bool:
         """Whether the base rows are what they were at the start."""
         return all(
-            torch.equal(mine.view(-1), value)
+            torch.equal(mine, value)
             for block, kv in zip(self.blocks, self.kv, strict=True)
             for mine, value in zip(block, kv, strict=True)
         )
@@ -134,11 +134,17 @@ class ElasticWorker:
         )
 
 
+def original_kv(index: int) -> torch.Tensor:
+    """[layers, 2, rows, bytes] of the worker `index` before anything has moved."""
+    size = LAYERS * 2 * ROWS * ROW_BYTES
+    return _bytes(size, seed=1000 + index).view(LAYERS, 2, ROWS, ROW_BYTES)
+
+
 def make_group() -> list[ElasticWorker]:
     """Four workers that read each other's pages."""
     workers = [ElasticWorker(index) for index in range(CHAIN.finest)]
     for worker in workers:
-        worker.meet([peer for peer in workers if peer is not worker])
+        worker.meet({peer.index: peer.memory.export() for peer in workers if peer is not worker})
     return workers
 
 

@@ -76,7 +76,7 @@ def test_a_split_copies_what_no_page_of_the_worker_holds_and_a_merge_nothing(wor
 def test_a_split_reads_only_the_workers_of_its_own_block(workers):
     """The weights of all are equal, but another block may be changing its pages right now."""
     for worker, peer in (workers[2:], workers[:1:-1]):
-        worker.meet([peer])
+        worker.meet({peer.index: peer.memory.export()})
     at_degree(workers[2:], 2)
     change(workers[2:], 2, 1)
     for worker in workers[2:]:
