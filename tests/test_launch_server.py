@@ -14,7 +14,7 @@ from amoeba_sglang.platform import NAME
 
 
 def config_of(*flags: str):
-    return build_config(make_parser().parse_args(flags), 4, 1, ModelHeads(12, 4, 30))
+    return build_config(make_parser().parse_args(flags), 4, 1, ModelHeads(12, 4, 30, 1000))
 
 
 @pytest.fixture
@@ -82,6 +82,7 @@ def test_every_extension_class_has_a_place():
         "scheduler",
         "data_parallel_controller",
         "mha_kv_pool",
+        "token_allocator",
     }
 
 

@@ -141,7 +141,8 @@ class ElasticTokenizerManager(TokenizerManager):
         if isinstance(obj, GenerateReqInput) and self.asked_tokens(obj) is None:
             params = request.sampling_params
             room = self.limits.open_end(len(input_ids or ()))
-            if params.max_new_tokens is not None and params.max_new_tokens > room:
+            asked = params.max_new_tokens
+            if room is not None and (asked is None or asked > room):
                 params.max_new_tokens = room
                 params.min_new_tokens = min(params.min_new_tokens, room)
         return request

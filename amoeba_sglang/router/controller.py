@@ -100,6 +100,7 @@ class ElasticController(DataParallelController):
         self._request_dispatcher += TypeBasedDispatcher(
             [
                 (AdminRequest, self.handle_admin),
+                (AbortReq, self.handle_abort),
                 (UpdateWeightFromDiskReqInput, self.handle_weight_update),
                 (ShutdownReq, self.handle_shutdown),
             ]
@@ -187,6 +188,21 @@ class ElasticController(DataParallelController):
             rid=request.rid, http_worker_ipc=request.http_worker_ipc, finished_reason=finished
         )
         sock_send(self.front_end, answer)
+
+    def handle_abort(self, request: AbortReq) -> None:
+        """A request that waits here is known to no worker yet; upstream's rules name it."""
+        waiting, self.held = self.held, []
+        for held in waiting:
+            if not (request.abort_all or held.rid.startswith(request.rid)):
+                self.held.append(held)
+                continue
+            answer = AbortReq(
+                rid=held.rid,
+                http_worker_ipc=held.http_worker_ipc,
+                finished_reason=request.finished_reason,
+            )
+            sock_send(self.front_end, answer)
+        self.send_control_message(request)
 
     # Control messages
 

@@ -95,13 +95,16 @@ class RequestLimits:
             f"more than {most}."
         )
 
-    def open_end(self, prompt_tokens: int) -> int:
-        """Output tokens for a request that names none.
+    def open_end(self, prompt_tokens: int) -> int | None:
+        """The most output tokens for a request that names none; None if the present layout cannot
+        hold its prompt.
 
         Only as many as keep it off the grown slots, unless its prompt needs them anyway.
         """
-        own = prompt_tokens <= self.own_tokens - _PROMPT_RESERVE
-        return (self.own_tokens if own else self.request_tokens) - prompt_tokens
+        for most in (self.own_tokens, self.request_tokens):
+            if fits(prompt_tokens, None, most):
+                return most - prompt_tokens
+        return None
 
 
 def _describe(prompt_tokens: int, output_tokens: int | None) -> str:
