@@ -27,11 +27,19 @@ class ShardedActivation(nn.Module):
         return out.view(gate_up.shape[0], -1)
 
 
-def elastic_matrices(layers: list[nn.Module]) -> tuple[int, ...]:
-    """Bytes of gate_up and down of each decoder layer in turn, as WeightPages takes them."""
+def elastic_matrices(layers: list[nn.Module], finest: int) -> tuple[int, ...]:
+    """Bytes of gate_up and down of each decoder layer in turn, as WeightPages takes them.
+
+    ConfigError if an MLP cannot be cut into `finest` shards.
+    """
     sizes = []
     for layer in layers:
         mlp = find_mlp(layer)
+        intermediate = mlp.down_proj.weight.shape[1]
+        if intermediate % finest:
+            raise ConfigError(
+                f"--tp-size {finest} does not divide the model's {intermediate} MLP columns"
+            )
         sizes += [mlp.gate_up_proj.weight.nbytes, mlp.down_proj.weight.nbytes]
     return tuple(sizes)
 
@@ -64,10 +72,6 @@ class MLPShards:
         self.down: RowParallelLinear = mlp.down_proj
         self._chain, self._index = chain, index
         hidden, intermediate = self.down.weight.shape
-        if intermediate % chain.finest:
-            raise ConfigError(
-                f"--tp-size {chain.finest} does not divide the model's {intermediate} MLP columns"
-            )
         if self.gate_up.bias is not None:
             raise ConfigError("models with a bias in gate_up_proj are not served")
         dtype = self.down.weight.dtype

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import asdict
-from http import HTTPStatus
 from typing import Any
 
 import zmq
@@ -33,6 +32,7 @@ from amoeba_sglang.messages import (
     WorkerReport,
 )
 from amoeba_sglang.policy import POLICIES, RequestSize, View
+from amoeba_sglang.router.answers import end, is_named_by, refuse
 from amoeba_sglang.router.effects import Answer, Effect, Finished, Order
 from amoeba_sglang.router.guard import Guard
 from amoeba_sglang.router.limits import Capacity, RequestLimits, fits
@@ -177,31 +177,15 @@ class ElasticController(DataParallelController):
         self.reject(request, f"routed_dp_rank {request.routed_dp_rank} is not in 0..{last}")
 
     def reject(self, request: Any, reason: str) -> None:
-        """Answer a request with 400 in the place of a worker."""
-        finished = {
-            "type": "abort",
-            "message": reason,
-            "status_code": HTTPStatus.BAD_REQUEST,
-            "err_type": "BadRequestError",
-        }
-        answer = AbortReq(
-            rid=request.rid, http_worker_ipc=request.http_worker_ipc, finished_reason=finished
-        )
-        sock_send(self.front_end, answer)
+        sock_send(self.front_end, refuse(request, reason))
 
     def handle_abort(self, request: AbortReq) -> None:
-        """A request that waits here is known to no worker yet; upstream's rules name it."""
-        waiting, self.held = self.held, []
-        for held in waiting:
-            if not (request.abort_all or held.rid.startswith(request.rid)):
-                self.held.append(held)
-                continue
-            answer = AbortReq(
-                rid=held.rid,
-                http_worker_ipc=held.http_worker_ipc,
-                finished_reason=request.finished_reason,
-            )
-            sock_send(self.front_end, answer)
+        """A request that waits here is known to no worker yet."""
+        held = self.held
+        self.held = [waiting for waiting in held if not is_named_by(waiting, request)]
+        for waiting in held:
+            if is_named_by(waiting, request):
+                sock_send(self.front_end, end(waiting, request.finished_reason))
         self.send_control_message(request)
 
     # Control messages

@@ -58,7 +58,9 @@ class ElasticRuntime:
         stack = list(model.model.layers)
         store = WeightStore(
             self.pool.memory,
-            WeightPages(self.chain, self.pool.memory.page_size, elastic_matrices(stack)),
+            WeightPages(
+                self.chain, self.pool.memory.page_size, elastic_matrices(stack, self.chain.finest)
+            ),
             self.index,
         )
         layers = [

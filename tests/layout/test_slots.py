@@ -63,7 +63,7 @@ def test_joint_slots_are_a_bijection_with_padding_first(chain, size, data):
 def test_vectors_of_joint_slots_match_single_ones(chain, slots, data):
     degree = data.draw(st.sampled_from(chain.degrees))
     worker = data.draw(st.integers(0, 2 * chain.finest))
-    vector = chain.joint_slots(degree, worker, np.array(slots, dtype=np.int64), size=2**40)
+    vector = chain.joint_slots(degree, worker, np.array(slots, dtype=np.int64))
     assert vector.dtype == np.int64
     assert vector.tolist() == [chain.joint_slot(degree, worker, slot) for slot in slots]
 
@@ -77,12 +77,18 @@ def test_own_and_grown_slots_are_a_bijection_onto_the_rows_of_the_grown_pool(
     degree = data.draw(st.sampled_from(chain.degrees))
     local = [np.arange(1, size + 1)] * degree
     local[0] = np.arange(1, size + 1 + degree * growth)
-    joint = [chain.joint_slots(degree, i, slots, size) for i, slots in enumerate(local)]
+    count = degree * growth
+    joint = [
+        chain.joint_slots_of_ids(degree, i, slots, size, count) for i, slots in enumerate(local)
+    ]
     assert sorted(np.concatenate(joint)) == list(range(degree, degree * (size + 1 + growth)))
     # The views of the own slots do not change: grown slots come behind all of them, in order.
     assert all(slots[slots < degree * (size + 1)].size == size for slots in joint)
     grown = joint[0][size:]
     assert grown.tolist() == list(range(degree * (size + 1), degree * (size + 1 + growth)))
+    leased = np.arange(degree, degree * (size + 1))
+    ids = leased + size + 1 + count
+    assert np.array_equal(chain.joint_slots_of_ids(degree, 0, ids, size, count), leased)
 
 
 @settings(deadline=None)

@@ -15,7 +15,7 @@ GROWN = 6
 def make(grown=GROWN, need_sort=False, kind=ElasticAllocator):
     allocator = kind(SIZE, torch.float32, "cpu", None, need_sort)
     if kind is ElasticAllocator:
-        allocator.set_grown(grown)
+        allocator.start_layout(grown, 0)
     return allocator
 
 
@@ -23,6 +23,7 @@ def request(tokens, prompt=1):
     return SimpleNamespace(
         origin_input_ids=[1] * prompt,
         sampling_params=SimpleNamespace(max_new_tokens=tokens - prompt),
+        kv=SimpleNamespace(kv_allocated_len=0),
     )
 
 

@@ -31,7 +31,7 @@ def test_short_requests_never_get_a_grown_slot():
     (slots,) = take(allocator, (SHORT, SIZE))
     assert sorted(slots) == list(range(1, SIZE + 1))
     assert take(allocator, (SHORT, 1)) is None
-    assert allocator.grown_in_use == 0
+    assert allocator.extra_in_use == 0
 
 
 def test_a_long_request_takes_grown_slots_first_and_then_own_ones():
@@ -57,7 +57,7 @@ def test_an_allocation_that_does_not_fit_takes_nothing():
     assert take(allocator, (LONG, 5), (SHORT, SIZE + 1)) is None
     assert take(allocator, (LONG, SIZE + GROWN + 1)) is None
     assert allocator.available_size() == SIZE
-    assert allocator.grown_in_use == 0
+    assert allocator.extra_in_use == 0
     (slots,) = take(allocator, (LONG, SIZE + GROWN))
     assert sorted(slots) == list(range(1, SIZE + GROWN + 1))
 
@@ -77,23 +77,23 @@ def test_freed_slots_return_to_their_class(need_sort):
     allocator = make(need_sort=need_sort)
     (slots,) = take(allocator, (LONG, GROWN + 4))
     allocator.free(torch.tensor(slots[3:8]))
-    assert allocator.grown_in_use == 3
+    assert allocator.extra_in_use == 3
     assert allocator.available_size() == SIZE - 2
     allocator.free_group_begin()
     allocator.free(torch.tensor(slots[:3]))
     allocator.free(torch.tensor(slots[8:]))
-    assert allocator.grown_in_use == 3
+    assert allocator.extra_in_use == 3
     allocator.free_group_end()
-    assert allocator.grown_in_use == 0
+    assert allocator.extra_in_use == 0
     assert allocator.available_size() == SIZE
-    assert sorted(allocator.free_grown.tolist()) == list(range(SIZE + 1, SIZE + GROWN + 1))
+    assert sorted(allocator.free_extra.tolist()) == list(range(SIZE + 1, SIZE + GROWN + 1))
 
 
 def test_a_flush_restores_both_classes():
     allocator = make()
     take(allocator, (LONG, GROWN + 2), (SHORT, 3))
     allocator.clear()
-    assert allocator.grown_in_use == 0
+    assert allocator.extra_in_use == 0
     (slots,) = take(allocator, (LONG, SIZE + GROWN))
     assert sorted(slots) == list(range(1, SIZE + GROWN + 1))
 
@@ -102,12 +102,12 @@ def test_grown_slots_in_use_cannot_be_taken_away():
     allocator = make()
     (slots,) = take(allocator, (LONG, 1))
     for count in (0, 2 * GROWN):
-        with pytest.raises(AssertionError, match="1 grown slots are in use"):
-            allocator.set_grown(count)
+        with pytest.raises(AssertionError, match="1 extra slots are in use"):
+            allocator.start_layout(count, 0)
     allocator.free(torch.tensor(slots))
-    allocator.set_grown(2)
-    assert allocator.free_grown.tolist() == [SIZE + 1, SIZE + 2]
-    allocator.set_grown(0)
+    allocator.start_layout(2, 0)
+    assert allocator.free_extra.tolist() == [SIZE + 1, SIZE + 2]
+    allocator.start_layout(0, 0)
     assert take(allocator, (LONG, SIZE + 1)) is None
 
 
@@ -147,7 +147,7 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(tokens=st.lists(st.tuples(st.booleans(), st.integers(1, 9)), min_size=1, max_size=3))
     def allocate(self, tokens):
         wanted = [(LONG if long else SHORT, count) for long, count in tokens]
-        grown, free = len(self.allocator.free_grown), self.allocator.available_size()
+        grown, free = len(self.allocator.free_extra), self.allocator.available_size()
         free += self.tree.evictable_size()
         need = 0
         for req, count in wanted:
@@ -186,14 +186,14 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(grown=st.integers(0, GROWN))
     def flush_and_regrow(self, grown):
         self.allocator.clear()
-        self.allocator.set_grown(grown)
+        self.allocator.start_layout(grown, 0)
         self.tree.slots, self.held, self.deferred = self.tree.slots[:0], [], []
 
     @invariant()
     def every_slot_has_one_owner(self):
         allocator = self.allocator
         own = torch.cat([allocator.free_pages, allocator.release_pages]).tolist()
-        grown = allocator.free_grown.tolist()
+        grown = allocator.free_extra.tolist()
         assert all(slot <= SIZE for slot in own) and all(slot > SIZE for slot in grown)
         held = [slot for _, slots in self.held for slot in slots]
         owned = [*own, *grown, *held, *self.deferred, *self.tree.slots.tolist()]

@@ -47,7 +47,7 @@ class Layer(nn.Module):
 def make_worker(chain, index):
     """The layers of one worker and their shards."""
     layers = [Layer(seed=number) for number in range(2)]
-    pages = WeightPages(chain, 4096, elastic_matrices(layers))
+    pages = WeightPages(chain, 4096, elastic_matrices(layers, chain.finest))
     store = WeightStore(HostMemory(4096), pages, index)
     return layers, [MLPShards(layer, n, chain, index, store) for n, layer in enumerate(layers)]
 
@@ -78,7 +78,7 @@ def test_a_shard_is_a_view_of_the_range_that_its_worker_keeps(chain):
     for index in range(chain.finest):
         layers, shards = make_worker(chain, index)
         start = shards[0].gate_up.weight.data_ptr()
-        pages = WeightPages(chain, 4096, elastic_matrices(layers))
+        pages = WeightPages(chain, 4096, elastic_matrices(layers, chain.finest))
         for degree in chain.degrees:
             for number, part in enumerate(shards):
                 part.switch(degree)
@@ -109,15 +109,15 @@ def test_upstreams_order_comes_back_bit_for_bit_and_new_weights_are_adopted():
 
 
 def shards_of(layer, chain=CHAINS[0]):
-    pages = WeightPages(chain, 4096, elastic_matrices([layer]))
+    pages = WeightPages(chain, 4096, elastic_matrices([layer], chain.finest))
     return MLPShards(layer, 0, chain, 0, WeightStore(HostMemory(4096), pages, 0))
 
 
 def test_models_of_another_shape_are_refused():
     with pytest.raises(ConfigError, match="has 0 MLPs"):
-        elastic_matrices([nn.Linear(2, 2)])
+        elastic_matrices([nn.Linear(2, 2)], 1)
     with pytest.raises(ConfigError, match="has 2 MLPs"):
-        elastic_matrices([nn.Sequential(Layer(0), Layer(1))])
+        elastic_matrices([nn.Sequential(Layer(0), Layer(1))], 1)
     with pytest.raises(ConfigError, match="bias in gate_up_proj"):
         shards_of(Layer(0, bias=True))
     with pytest.raises(ConfigError, match=r"--tp-size 5 does not divide the model's 48 MLP"):

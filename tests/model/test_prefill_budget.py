@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from sglang.srt.mem_cache.prefill_budget import PrefillBudget
-
 from tests.model.allocators import GROWN, LONG, SHORT, SIZE, Tree, make
 
 
@@ -74,7 +72,3 @@ def test_the_next_chunk_of_a_long_prompt_counts_on_grown_slots():
     assert budget.remaining_current == budget.remaining_total == GROWN - 4
     budget.consider(SHORT)
     assert not budget.has_capacity()
-
-
-def test_without_grown_slots_the_budget_is_upstreams():
-    assert type(budget_of(make(grown=0))) is PrefillBudget

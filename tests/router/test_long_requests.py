@@ -72,14 +72,14 @@ def test_a_long_request_waits_for_a_merge_and_goes_to_the_anchor(router):
 
 def test_a_long_request_that_no_end_of_the_merge_helps_is_refused_after_it(router):
     transform(router, [0, 1], 2)
-    router.place(request(prompt=170, output=30))
+    router.place(request(prompt=270, output=30))
     assert router.front_end == []
     vote(router, 0, 1)
     done(router, 0, 1)
     (answer,) = refusals(router)
     message = answer.finished_reason["message"]
     assert answer.finished_reason["status_code"] == 400
-    assert all(number in message for number in ("200 tokens", "170", "30", "158", "298"))
+    assert all(number in message for number in ("300 tokens", "270", "30", "258", "598"))
 
 
 def test_a_refused_merge_refuses_who_waited_for_it(router):
@@ -131,7 +131,7 @@ def test_the_front_end_hears_the_new_limits_before_the_answer(router):
     done(router, 0, 1)
     limits, reply = router.front_end
     assert isinstance(limits, LimitsChanged) and isinstance(reply, AdminReply)
-    assert limits.limits == {"own_tokens": 98, "request_tokens": 158, "largest_tokens": 298}
+    assert limits.limits == {"own_tokens": 98, "request_tokens": 258, "largest_tokens": 598}
 
 
 def test_the_state_shows_what_the_layout_holds(router):
@@ -142,9 +142,9 @@ def test_the_state_shows_what_the_layout_holds(router):
 
     assert state() == (98, [100] * 4)
     merge(router)
-    assert state() == (158, [260, 100, 100])
+    assert state() == (258, [260, 100, 100])
     router.operations.layout = Layout((4,) * 4)
-    assert state() == (298, [600])
+    assert state() == (598, [600])
 
 
 def test_an_undone_operation_keeps_the_layout_and_is_a_500_with_the_reason(router):
