@@ -35,10 +35,10 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cycles", type=int, default=500)
     parser.add_argument("--minutes", type=float, default=60.0, help="end earlier after this time")
-    parser.add_argument("--clients", type=int, default=40)
+    parser.add_argument("--clients", type=int, default=24)
     parser.add_argument("--pool", type=int, default=3072, help="--max-total-tokens of the server")
-    parser.add_argument("--idle-every", type=int, default=25, help="cycles between idle spells")
-    parser.add_argument("--pause", type=float, default=0.4, help="most seconds between changes")
+    parser.add_argument("--idle-every", type=int, default=100, help="cycles between idle spells")
+    parser.add_argument("--pause", type=float, default=0.2, help="most seconds between changes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--audit", action=argparse.BooleanOptionalAction, default=True,

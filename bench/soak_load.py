@@ -18,7 +18,7 @@ from bench.load import new_session
 
 VOCABULARY = range(100, 5000)
 DISCONNECT, ABORT, LONG = 0.12, 0.12, 0.015
-NO_REPLY_S = 180.0
+NO_REPLY_S = 600.0
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,8 @@ class ElasticController(DataParallelController):
 
         While a transformation decides whether a layout can, the request waits for its end.
         """
-        size, wanted = _size_of(request), request.routed_dp_rank
+        size = RequestSize(len(request.input_ids or ()), request.sampling_params.max_new_tokens)
+        wanted = request.routed_dp_rank
         if wanted is not None and not self.has_rank(wanted):
             self.reject_rank(request)
             return
@@ -295,7 +296,3 @@ class ElasticController(DataParallelController):
 
     def on_worker_death(self, dp_rank: int | None, exitcode: int | None) -> None:
         self.guard.worker_died(dp_rank, exitcode)
-
-
-def _size_of(request: Any) -> RequestSize:
-    return RequestSize(len(request.input_ids or ()), request.sampling_params.max_new_tokens)

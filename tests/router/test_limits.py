@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.router.limits import Capacity, RequestLimits
 
-# Workers of 100 slots and a longer context; instances grow by 60 and 200 slots, and their anchors lease.
+# Workers of 100 slots and a longer context; instances grow by 60 and 200 slots.
 CAPACITY = Capacity(slots=100, context=500, grown={1: 0, 2: 60, 4: 200})
 ALONE, PAIR, FOUR = Layout((1,) * 4), Layout((2, 2, 1, 1)), Layout((4,) * 4)
 

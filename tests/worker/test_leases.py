@@ -127,7 +127,7 @@ def test_a_new_layout_ends_all_leases():
 @settings(deadline=None)
 @given(
     st.sampled_from([2, 4]),
-    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3), st.integers(0, 9)), max_size=12),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3), st.integers(0, 8)), max_size=12),
 )
 def test_no_slot_is_lost_or_doubled_in_any_history(degree, history):
     instance = Instance(degree)
