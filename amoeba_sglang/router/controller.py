@@ -75,9 +75,7 @@ class ElasticController(DataParallelController):
         ), self._scheduler_init_infos
         self.held: list[Any] = []
         self.metrics = (
-            RouterMetrics(self.capacity.slots)
-            if get_observability().enable_metrics
-            else NoMetrics()
+            RouterMetrics(self.capacity) if get_observability().enable_metrics else NoMetrics()
         )
         self.front_end = self.guard.front_end
         self.reports = self.context.socket(zmq.PULL)
