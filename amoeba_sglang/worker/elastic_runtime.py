@@ -16,6 +16,7 @@ from amoeba_sglang.kv.units import UnitBuffers
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.layout.weight_pages import WeightPages
 from amoeba_sglang.memory.base import AddressRange
+from amoeba_sglang.memory.mapping import return_freed_memory
 from amoeba_sglang.messages import TransformOrder
 from amoeba_sglang.model.joint_step import JointExecutor
 from amoeba_sglang.model.kv_allocator import ElasticAllocator
@@ -67,6 +68,7 @@ class ElasticRuntime:
             LayerShards(layer, number, self.chain, self.index, self.groups, store)
             for number, layer in enumerate(stack)
         ]
+        return_freed_memory()
         self.executor = JointExecutor(
             model,
             layers,
