@@ -21,15 +21,17 @@ class AmoebaConfig:
     """One server. Travels to every process as `server_args._amoeba`.
 
     group_size N: workers of a group, the highest degree; groups M. degrees: the divisor chain 1..N.
-    layers: decoder layers of the model. page_size_kib: page of weights and KV; staging_mib: staging
-    buffer of a worker; both in binary units. Times in seconds. report_address: where workers report
-    to the router; rendezvous: of the one torch.distributed world.
+    layers: decoder layers of the model; mlp_elements: of one layer's MLP weights. page_size_kib:
+    page of weights and KV; staging_mib: staging buffer of a worker; both in binary units. Times in
+    seconds. report_address: where workers report to the router; rendezvous: of the one
+    torch.distributed world.
     """
 
     group_size: int
     groups: int
     degrees: tuple[int, ...]
     layers: int
+    mlp_elements: int
     run_id: str
     report_address: str
     rendezvous: str
@@ -51,11 +53,13 @@ class AmoebaConfig:
 
 @dataclass(frozen=True)
 class ModelHeads:
-    """What of a model limits its degrees: attention and KV heads, decoder layers."""
+    """What of a model limits its degrees: attention and KV heads, decoder layers, and the elements
+    of one layer's MLP weights."""
 
     attention_heads: int
     kv_heads: int
     layers: int
+    mlp_elements: int
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -169,6 +173,7 @@ def build_config(
         groups=groups,
         degrees=degrees,
         layers=heads.layers,
+        mlp_elements=heads.mlp_elements,
         run_id=run_id,
         # The abstract namespace: no file is left, however the server ends.
         report_address=f"ipc://@amoeba-{run_id}-reports",

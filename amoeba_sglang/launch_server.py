@@ -16,11 +16,13 @@ from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.patch.state import require_patched
 from amoeba_sglang.platform import NAME as CPU_PLATFORM
 from amoeba_sglang.platform import cpu_bindings, threads_per_worker
+from amoeba_sglang.router.limits import RequestLimits
 
 EXTENSION_CLASSES = {
     "scheduler": "amoeba_sglang.worker.scheduler.ElasticScheduler",
     "data_parallel_controller": "amoeba_sglang.router.controller.ElasticController",
     "mha_kv_pool": "amoeba_sglang.model.kv_pool.ElasticKVPool",
+    "token_allocator": "amoeba_sglang.model.kv_allocator.ElasticAllocator",
 }
 
 
@@ -131,7 +133,7 @@ def serve(server_args: Any, config: AmoebaConfig) -> None:
 
     def announce() -> None:
         manager().forget_load_file()
-        print(describe(config, manager().limits.request_tokens, server_args.url()), flush=True)
+        print(describe(config, manager().limits, server_args.url()), flush=True)
 
     try:
         http_server.launch_server(
@@ -143,14 +145,15 @@ def serve(server_args: Any, config: AmoebaConfig) -> None:
         kill_children()
 
 
-def describe(config: AmoebaConfig, request_tokens: int, url: str) -> str:
+def describe(config: AmoebaConfig, limits: RequestLimits, url: str) -> str:
     """The line that says that the server is ready."""
     degree = str(config.initial_degree)
     layout = "+".join([degree] * (config.workers // config.initial_degree))
     return (
         f"Amoeba is ready at {url}: {config.workers} workers, layout {layout}, "
         f"degrees {','.join(map(str, config.degrees))}, transport {config.transport}, "
-        f"policy {config.policy}, requests of up to {request_tokens} tokens"
+        f"policy {config.policy}, requests of up to {limits.request_tokens} tokens, "
+        f"{limits.largest_tokens} when merged"
     )
 
 

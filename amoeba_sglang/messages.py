@@ -3,7 +3,8 @@
     front end -> router     AdminRequest       the tokenizer's PUSH socket, as requests go
     router -> worker        TransformOrder     the worker's request socket, in order with requests
     worker -> router        WorkerReport       the router's PULL socket, config.report_address
-    router -> front end     AdminReply, Fatal  the socket that the tokenizer manager already pulls
+    router -> front end     AdminReply, Fatal, LimitsChanged
+                                               the socket that the tokenizer manager already pulls
 
 One transformation: PREPARE to every rank of the block -> one VOTE each -> COMMIT or ABORT -> one
 DONE each.
@@ -39,6 +40,12 @@ class Fatal(io_struct.BaseReq, kw_only=True):
     reason: str
 
 
+class LimitsChanged(io_struct.BaseReq, kw_only=True):
+    """The layout has changed; `limits` are the fields of the RequestLimits that hold from now."""
+
+    limits: dict[str, int]
+
+
 class TransformOrder(io_struct.BaseReq, kw_only=True):
     """`phase` is "prepare", "commit" or "abort". `ranks` is the aligned block that changes.
 
@@ -58,9 +65,10 @@ class WorkerReport(io_struct.BaseReq, kw_only=True):
 
     kind "beat": the process is alive (once a second, from a thread of its own); body empty.
     kind "vote": body {"accept": bool, "reason": str}.
-    kind "done": the worker steps at its new degree; body {"seconds" from COMMIT to here,
-        "lockstep_seconds" from COMMIT until the whole block had arrived, "longest_step_seconds"
-        that made no token, "bytes_moved": {"kv": n, "weights": n}}.
+    kind "done": the worker steps at its new degree, or with an "error" at its old one again; body
+        {"seconds" from COMMIT to here, "lockstep_seconds" from COMMIT until the whole block had
+        arrived, "longest_step_seconds" that made no token, "step_seconds" of the slowest step in
+        which the COMMIT waited, "bytes_moved": {"kv": n, "weights": n}, "error": str}.
     """
 
     kind: str
@@ -70,5 +78,5 @@ class WorkerReport(io_struct.BaseReq, kw_only=True):
     body: dict[str, Any] = {}
 
 
-for _message in (AdminRequest, AdminReply, Fatal, TransformOrder, WorkerReport):
+for _message in (AdminRequest, AdminReply, Fatal, LimitsChanged, TransformOrder, WorkerReport):
     io_struct.hook_custom_types(_message)

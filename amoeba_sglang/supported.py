@@ -110,7 +110,10 @@ def require_supported_model(model: Any) -> ModelHeads:
     if model.is_hybrid_swa:
         raise ConfigError(f"--model-path {path}: Amoeba does not support sliding-window attention")
     return ModelHeads(
-        model.num_attention_heads, model.get_total_num_kv_heads(), model.num_hidden_layers
+        attention_heads=model.num_attention_heads,
+        kv_heads=model.get_total_num_kv_heads(),
+        layers=model.num_hidden_layers,
+        mlp_elements=3 * model.hf_text_config.hidden_size * model.hf_text_config.intermediate_size,
     )
 
 

@@ -8,6 +8,10 @@ import sys
 ALL = {
     "transport": ["bench.transport"],
     "kv_move": ["bench.kv_move"],
+    "mlp_layout": ["bench.mlp_layout"],
+    "page_exchange": ["bench.page_exchange"],
+    "long_request": ["bench.long_request"],
+    "peak_memory": ["bench.peak_memory"],
     "cpu_attention": ["bench.cpu_attention"],
     "equality_n2": ["bench.equality", "--workers", "2"],
     "equality_n4": ["bench.equality", "--workers", "4"],

@@ -117,6 +117,14 @@ def main() -> None:
             "post_to_lock_step_s": results_file.spread(
                 [r["prepare_seconds"] + r["lockstep_seconds"] for r in replies]
             ),
+            # Of the slowest step that the slowest worker made between POST and lock-step.
+            "post_to_lockstep_in_steps": results_file.spread(
+                [
+                    (r["prepare_seconds"] + r["lockstep_seconds"]) / r["step_seconds"]
+                    for r in replies
+                    if r["step_seconds"]
+                ]
+            ),
             "stall_s": results_file.spread([r["longest_step_seconds"] for r in replies]),
         },
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from amoeba_sglang.config import ModelHeads, build_config, longest_chain, make_parser, parse_degrees
 from amoeba_sglang.errors import ConfigError
 
-HEADS = ModelHeads(attention_heads=12, kv_heads=4, layers=30)
+HEADS = ModelHeads(attention_heads=12, kv_heads=4, layers=30, mlp_elements=1000)
 
 
 def build(*flags: str, group_size: int = 4, groups: int = 1, heads: ModelHeads = HEADS):
@@ -24,6 +24,7 @@ def test_defaults():
     assert config.degrees == (1, 2, 4)
     assert (config.policy, config.transport, config.initial_degree) == ("static", "peer", 1)
     assert (config.page_size_kib, config.staging_mib, config.layers) == (64, 8, 30)
+    assert config.mlp_elements == 1000
     assert config.report_address.startswith("ipc://@")
     assert pickle.loads(pickle.dumps(config)) == config
 

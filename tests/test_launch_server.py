@@ -11,10 +11,11 @@ from amoeba_sglang import launch_server
 from amoeba_sglang.config import ModelHeads, build_config, make_parser
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.platform import NAME
+from amoeba_sglang.router.limits import RequestLimits
 
 
 def config_of(*flags: str):
-    return build_config(make_parser().parse_args(flags), 4, 1, ModelHeads(12, 4, 30))
+    return build_config(make_parser().parse_args(flags), 4, 1, ModelHeads(12, 4, 30, 1000))
 
 
 @pytest.fixture
@@ -62,9 +63,11 @@ def test_what_the_user_set_stays(environment):
 
 
 def test_the_ready_line():
-    line = launch_server.describe(config_of("--amoeba-initial-degree", "2"), 2046, "http://x:1")
-    for part in ("http://x:1", "layout 2+2", "degrees 1,2,4", "transport peer", "2046 tokens"):
+    limits = RequestLimits(own_tokens=2046, request_tokens=4000, largest_tokens=9000)
+    line = launch_server.describe(config_of("--amoeba-initial-degree", "2"), limits, "http://x:1")
+    for part in ("http://x:1", "layout 2+2", "degrees 1,2,4", "transport peer"):
         assert part in line
+    assert "requests of up to 4000 tokens, 9000 when merged" in line
     assert "\n" not in line
 
 
@@ -82,6 +85,7 @@ def test_every_extension_class_has_a_place():
         "scheduler",
         "data_parallel_controller",
         "mha_kv_pool",
+        "token_allocator",
     }
 
 

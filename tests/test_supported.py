@@ -38,6 +38,7 @@ def model(**changes):
     facts = {
         "model_path": "some/model",
         "hf_config": config,
+        "hf_text_config": SimpleNamespace(hidden_size=8, intermediate_size=20),
         "quantization": None,
         "is_hybrid_swa": False,
         "num_attention_heads": 12,
@@ -48,7 +49,8 @@ def model(**changes):
 
 
 def test_a_served_model():
-    assert supported.require_supported_model(model()) == supported.ModelHeads(12, 4, 30)
+    heads = supported.require_supported_model(model())
+    assert heads == supported.ModelHeads(12, 4, 30, mlp_elements=3 * 8 * 20)
 
 
 @pytest.mark.parametrize(

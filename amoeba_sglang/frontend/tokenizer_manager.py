@@ -20,7 +20,7 @@ from sglang.utils import TypeBasedDispatcher
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.errors import RequestError
 from amoeba_sglang.frontend.ending import end_process, remove_file, watch_children
-from amoeba_sglang.messages import AdminReply, AdminRequest, Fatal
+from amoeba_sglang.messages import AdminReply, AdminRequest, Fatal, LimitsChanged
 from amoeba_sglang.router.limits import RequestLimits
 from amoeba_sglang.supported import refuse_request
 
@@ -43,6 +43,7 @@ class ElasticTokenizerManager(TokenizerManager):
     def __init__(self, server_args: Any, port_args: Any, **kwargs: Any) -> None:
         self.config: AmoebaConfig = server_args._amoeba
         self.failure: str | None = None
+        self.changed_limits: RequestLimits | None = None
         self.pending: dict[str, asyncio.Future[AdminReply]] = {}
         self.load_file = shm_path_for(port_args.instance_id)
         atexit.register(remove_file, self.load_file)
@@ -51,7 +52,11 @@ class ElasticTokenizerManager(TokenizerManager):
     def init_request_dispatcher(self) -> None:
         super().init_request_dispatcher()
         self._result_dispatcher += TypeBasedDispatcher(
-            [(AdminReply, self.handle_reply), (Fatal, lambda message: self.fail(message.reason))]
+            [
+                (AdminReply, self.handle_reply),
+                (Fatal, lambda message: self.fail(message.reason)),
+                (LimitsChanged, self.handle_limits),
+            ]
         )
         self.signal_handler_class = ElasticSignalHandler
 
@@ -100,6 +105,9 @@ class ElasticTokenizerManager(TokenizerManager):
         if future is not None and not future.done():
             future.set_result(reply)
 
+    def handle_limits(self, message: LimitsChanged) -> None:
+        self.changed_limits = RequestLimits(**message.limits)
+
     async def _wait_for_model_update_from_disk(self, obj: Any) -> Any:
         success, message, paused = await super()._wait_for_model_update_from_disk(obj)
         # Every worker refuses for the same reason.
@@ -109,17 +117,19 @@ class ElasticTokenizerManager(TokenizerManager):
 
     @property
     def limits(self) -> RequestLimits:
-        """What the router found out about the workers while they started."""
+        """Those of the present layout; until it changes, what the router said when it was ready."""
+        if self.changed_limits is not None:
+            return self.changed_limits
         return RequestLimits(**http_server.get_global_state().scheduler_info["request_limits"])
 
     def _validate_one_request(self, obj: Any, input_ids: list[int]) -> None:
-        """Also refuse what no layout can hold: now, while the answer can still be a 400."""
+        """Also refuse what no layout can hold; the present one is for the router to judge."""
         self.require_alive()
         super()._validate_one_request(obj, input_ids)
         if isinstance(obj, GenerateReqInput):
             refusal = refuse_request(obj)
             if refusal is None and not self.allow_auto_truncate:
-                refusal = self.limits.refusal(len(input_ids or ()), self.asked_tokens(obj))
+                refusal = self.limits.refusal_by_all(len(input_ids or ()), self.asked_tokens(obj))
             if refusal is not None:
                 raise ValueError(refusal)
 
@@ -130,8 +140,9 @@ class ElasticTokenizerManager(TokenizerManager):
         request = super()._create_tokenized_object(obj, input_text, input_ids, *args, **kwargs)
         if isinstance(obj, GenerateReqInput) and self.asked_tokens(obj) is None:
             params = request.sampling_params
-            room = self.limits.request_tokens - len(input_ids or ())
-            if params.max_new_tokens is not None and params.max_new_tokens > room:
+            room = self.limits.open_end(len(input_ids or ()))
+            asked = params.max_new_tokens
+            if room is not None and (asked is None or asked > room):
                 params.max_new_tokens = room
                 params.min_new_tokens = min(params.min_new_tokens, room)
         return request

@@ -66,6 +66,21 @@ class DegreeChain:
         """`joint_slot` of an integer array of local slots; same shape and dtype."""
         return slots * degree + self.shard(degree, worker)
 
+    def joint_slots_of_ids(
+        self, degree: int, worker: int, ids: np.ndarray, size: int, grown: int
+    ) -> np.ndarray:
+        """Joint slots of what a worker calls its slots; same shape and dtype.
+
+        1..`size` are its own. The anchor calls the `grown` grown slots of its instance on from
+        there, in their joint order, which begins at degree * (size + 1), and then a leased joint
+        slot g size + 1 + grown + g.
+        """
+        own = self.joint_slots(degree, worker, ids)
+        above = np.where(
+            ids > size + grown, ids - (size + 1 + grown), ids + (degree - 1) * (size + 1)
+        )
+        return np.where(ids > size, above, own)
+
     def home(self, degree: int, joint_slot: int) -> tuple[int, int]:
         """Inverse of `joint_slot`: (index of the home worker in the instance, its local slot)."""
         slot, shard = divmod(joint_slot, degree)

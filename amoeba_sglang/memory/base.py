@@ -49,8 +49,8 @@ class AddressRange(Protocol):
 class MemoryHandle:
     """Names one process's pages to its peers; plain integers, so any message can carry it.
 
-    `pid` and `descriptor` say where to open them, `pages` of `page_size` bytes exist at the time of
-    the export.
+    `pid` and `descriptor` say where to open them (a file of that process, or a socket of it that
+    gives files away), `pages` of `page_size` bytes exist at the time of the export.
     """
 
     pid: int
@@ -70,8 +70,8 @@ class Memory(ABC):
 
     @abstractmethod
     def create(self, count: int) -> range:
-        """Create `count` pages and return their ids. Memory is charged when a page is first
-        touched.
+        """Create `count` pages and return their ids. Memory of a GPU is charged now, of a host when
+        a page is first touched.
         """
 
     @abstractmethod
@@ -92,7 +92,11 @@ class Memory(ABC):
 
     @abstractmethod
     def release(self, pages: Sequence[int]) -> None:
-        """Give the bytes of unmapped pages back to the machine."""
+        """Give the bytes of unmapped pages back to the machine; again: does nothing.
+
+        On a GPU a peer that has opened a page keeps its old bytes, and the machine gets them back
+        when the peer closes them.
+        """
 
     @abstractmethod
     def physical_bytes(self) -> int:

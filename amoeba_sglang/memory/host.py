@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.memory import mapping
 from amoeba_sglang.memory.base import Memory, MemoryFault, MemoryHandle
+from amoeba_sglang.memory.runs import find_runs
 
 _LARGEST_PAGE = 2 << 20
 # Of vm.max_map_count; the rest is for libraries, threads and malloc.
@@ -30,7 +31,7 @@ class HostMemory(Memory):
             )
         self.page_size = page_size
         self._pages = 0
-        self._descriptor = os.memfd_create("amoeba", os.MFD_CLOEXEC)
+        self._descriptor = os.memfd_create("amoeba-pages", os.MFD_CLOEXEC)
 
     def reserve(self, size: int) -> mapping.MappedRange:
         return mapping.reserve(-(-size // self.page_size) * self.page_size, self.page_size)
@@ -45,7 +46,7 @@ class HostMemory(Memory):
         self, where: mapping.MappedRange, offset: int, pages: Sequence[int], populate: bool = False
     ) -> None:
         address = self._address(where, offset, len(pages))
-        for first, count in _runs(pages):
+        for first, count in find_runs(pages):
             assert 0 <= first <= self._pages - count, (first, count, self._pages)
             size = count * self.page_size
             mapping.map_file_at(address, size, self._descriptor, first * self.page_size, populate)
@@ -56,7 +57,7 @@ class HostMemory(Memory):
             mapping.block_at(self._address(where, offset, count), count * self.page_size)
 
     def release(self, pages: Sequence[int]) -> None:
-        for first, count in _runs(pages):
+        for first, count in find_runs(pages):
             mapping.punch(self._descriptor, first * self.page_size, count * self.page_size)
 
     def physical_bytes(self) -> int:
@@ -100,7 +101,7 @@ def check_mappings(pages: Sequence[int], page_size: int) -> None:
     To be called before the first unmap of a change: at the limit even an unmap can fail, so a
     change that runs into it half way cannot be undone.
     """
-    needed = sum(1 for _ in _runs(pages))
+    needed = sum(1 for _ in find_runs(pages))
     used, limit = mapping.mappings_in_use(), mapping.mapping_limit()
     if used + needed > _MAPPING_SHARE * limit:
         raise MemoryFault(
@@ -108,17 +109,3 @@ def check_mappings(pages: Sequence[int], page_size: int) -> None:
             f"{used} in use, more than {_MAPPING_SHARE:.0%} of vm.max_map_count ({limit}): "
             f"raise --amoeba-page-size-kib, or `sysctl vm.max_map_count`"
         )
-
-
-def _runs(pages: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """(first id, count) of every run of consecutive ids."""
-    first = count = 0
-    for page in pages:
-        if count and page == first + count:
-            count += 1
-        else:
-            if count:
-                yield first, count
-            first, count = page, 1
-    if count:
-        yield first, count

@@ -6,7 +6,7 @@ file: `start_layer`, `end_layer`, the first/last-rank flags and PPProxyTensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +29,8 @@ class JointExecutor:
     """Runs the joint steps of one worker.
 
     `layers`: the model's layers with their current degree; ranges of equal degree are the segments
-    of a step, lower degrees first. `attention`: backend that takes explicit slots per row.
+    of a step, lower degrees first. `size`: slots of a worker's own pool; `grown`: by degree the
+    grown slots of an instance. `attention`: backend that takes explicit slots per row.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class JointExecutor:
         model: Any,
         layers: list[LayerShards],
         chain: DegreeChain,
+        size: int,
+        grown: Mapping[int, int],
         groups: dict[int, Any],
         transports: dict[int, TransportGroup],
         attention: Any,
     ) -> None:
         self.model, self.stack = model, model.model
-        self.layers, self.chain = layers, chain
+        self.layers, self.chain, self.size, self.grown = layers, chain, size, grown
         self.groups, self.transports, self.attention = groups, transports, attention
         self.mirrors = [RowMirror() for _ in range(chain.finest)]
         self._records: list[StepRecord] | None = None
@@ -108,7 +111,12 @@ class JointExecutor:
                 # At mixed degrees a lower segment joins only a part of the instance.
                 at = self.layers[0].index % self.degree // degree * degree
                 union = build_union(
-                    records[at : at + degree], self.mirrors[at : at + degree], self.chain, degree
+                    records[at : at + degree],
+                    self.mirrors[at : at + degree],
+                    self.chain,
+                    degree,
+                    self.size,
+                    self.grown[degree],
                 )
             if union is None:
                 x = x.new_zeros(0, 2 * self.stack.embed_tokens.weight.shape[1])

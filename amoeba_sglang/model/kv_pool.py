@@ -1,67 +1,58 @@
-"""KV pool whose layers can be viewed at any degree, in memory that peers can map."""
+"""KV pool that can be viewed at any degree and grows into pages that other uses give up."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 from sglang.srt.runtime_context import get_server_args
 
+from amoeba_sglang.config import AmoebaConfig
+from amoeba_sglang.kv.ranges import KVRanges
 from amoeba_sglang.memory.base import AddressRange, MemoryHandle
 from amoeba_sglang.memory.host import HostMemory
 
 
 class ElasticKVPool(MHATokenToKVPool):
-    """Upstream's pool with per-layer geometry.
+    """Upstream's pool with per-layer geometry, over `ranges`.
 
     At degree 1 a layer's K is [rows, H, D]; at degree d the same bytes are [rows * d, H / d, D].
-    K and V of a layer are the halves of one contiguous [2, rows, H, D] block.
-    On the CPU the blocks lie in one memfd, layer after layer, so that a peer maps them all.
+    `blocks`: (K, V) per layer of the base rows, [rows, H, D], whatever the degree.
     """
 
-    memory: HostMemory | None = None
-
     def _create_buffers_normal(self) -> None:
-        k_shape, v_shape = self._kv_buffer_shapes()
-        assert k_shape == v_shape and self.kv_cache_layout == "nhd" and self.page_size == 1
-        block = (2, *k_shape)
-        if self.device == "cpu":
-            self.blocks = self._create_host_blocks(block)
-        else:
-            self.blocks = [
-                torch.zeros(block, dtype=self.store_dtype, device=self.device)
-                for _ in range(self.layer_num)
-            ]
-        self.k_buffer = [b[0] for b in self.blocks]
-        self.v_buffer = [b[1] for b in self.blocks]
-
-    def _create_host_blocks(self, block: tuple[int, ...]) -> list[torch.Tensor]:
-        self.memory = HostMemory(get_server_args()._amoeba.page_size_kib << 10)
-        self.range = self.memory.reserve(self.layer_num * self._block_bytes(block))
-        self.memory.map(self.range, 0, self.memory.create(self.range.size // self.memory.page_size))
-        return self._blocks_in(self.range, block)
-
-    def _block_bytes(self, block: tuple[int, ...]) -> int:
-        return math.prod(block) * self.store_dtype.itemsize
-
-    def _blocks_in(self, where: AddressRange, block: tuple[int, ...]) -> list[torch.Tensor]:
-        size = self._block_bytes(block)
-        return [
-            where.tensor(layer * size, block, self.store_dtype) for layer in range(self.layer_num)
-        ]
-
-    def peer_blocks(self, handle: MemoryHandle) -> list[torch.Tensor]:
-        """A peer's blocks [2, rows, H, D] by layer; its pool must be as large as this one."""
-        assert self.memory is not None
-        own = self.memory.export()
-        assert (handle.pages, handle.page_size) == (own.pages, own.page_size), (
-            f"the KV pools of two workers differ: {own} and {handle}"
+        self._shape, v_shape = self._kv_buffer_shapes()
+        assert self._shape == v_shape and self.kv_cache_layout == "nhd" and self.page_size == 1
+        assert self.device == "cpu", f"no memory backend of --device {self.device} is in use yet"
+        rows, heads, head_dim = self._shape
+        config: AmoebaConfig = get_server_args()._amoeba
+        self.memory = HostMemory(config.page_size_kib << 10)
+        self.ranges = KVRanges(
+            self.memory,
+            self.layer_num,
+            rows,
+            heads * head_dim * self.store_dtype.itemsize,
+            # At most all MLP weights of a layer, in the widest dtype, half for K and half for V.
+            config.mlp_elements * torch.float32.itemsize // 2,
         )
-        return self._blocks_in(self.memory.open_peer(handle), tuple(self.blocks[0].shape))
+        self.blocks = [
+            self.ranges.layer(layer, self._shape, self.store_dtype)
+            for layer in range(self.layer_num)
+        ]
+        self.k_buffer = [key for key, _ in self.blocks]
+        self.v_buffer = [value for _, value in self.blocks]
+
+    def peer_blocks(
+        self, pages: AddressRange, handle: MemoryHandle
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """`blocks` of a peer, in its opened `pages`; its pool must be as large as this one."""
+        return [
+            self.ranges.peer_layer(pages, handle, layer, self._shape, self.store_dtype)
+            for layer in range(self.layer_num)
+        ]
 
     def view_layer(self, layer: int, degree: int) -> None:
         """Re-view one layer's memory at `degree`: d times the tokens, 1/d of the heads."""
-        rows, heads, dim = self.blocks[layer].shape[1:]
-        view = self.blocks[layer].view(2, rows * degree, heads // degree, dim)
-        self.k_buffer[layer], self.v_buffer[layer] = view[0], view[1]
+        _, heads, head_dim = self._shape
+        shape = (self.ranges.rows * degree, heads // degree, head_dim)
+        views = self.ranges.layer(layer, shape, self.store_dtype)
+        self.k_buffer[layer], self.v_buffer[layer] = views

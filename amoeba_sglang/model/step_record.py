@@ -6,8 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-_HEADER = 9
+_HEADER = 12
 _ROW = 4
+
+
+def _no_slots() -> np.ndarray:
+    return np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class StepRecord:
     has_work: the worker has rows, or an order that the others must hear of.
     order: epoch of the transformation this worker is ready to perform, 0 for none.
     extend: the rows are (also) prefill rows. dead_rows: rows that peers may forget.
+    slots_missing: slots that the anchor would lease. slots_lent: local slots that this worker lends
+    to the anchor from now on; slots_returned: joint slots that the anchor gives back; int64 [n].
     """
 
     epoch: int
@@ -45,14 +51,17 @@ class StepRecord:
     order: int = 0
     extend: bool = False
     rows: tuple[Row, ...] = ()
-    dead_rows: tuple[int, ...] = field(default=())
+    dead_rows: tuple[int, ...] = ()
+    slots_missing: int = 0
+    slots_lent: np.ndarray = field(default_factory=_no_slots)
+    slots_returned: np.ndarray = field(default_factory=_no_slots)
 
     @property
     def tokens(self) -> int:
         return sum(row.extend_len for row in self.rows)
 
     def encode(self) -> np.ndarray:
-        """One int64 vector: header, rows, dead rows, slots."""
+        """One int64 vector: header, rows, dead rows, slots of the rows, lent, returned."""
         header = [
             self.epoch,
             self.step,
@@ -63,15 +72,21 @@ class StepRecord:
             self.extend,
             len(self.rows),
             len(self.dead_rows),
+            self.slots_missing,
+            len(self.slots_lent),
+            len(self.slots_returned),
         ]
         words = [w for r in self.rows for w in (r.row, r.seq_len, r.extend_len, r.known)]
         head = np.array([*header, *words, *self.dead_rows], dtype=np.int64)
-        return np.concatenate([head, *(r.slots for r in self.rows)])
+        slots = (r.slots for r in self.rows)
+        return np.concatenate([head, *slots, self.slots_lent, self.slots_returned])
 
     @classmethod
     def decode(cls, words: np.ndarray) -> StepRecord:
         """Inverse of `encode`; slot vectors are views of `words`."""
-        epoch, step, first, degrees, work, order, extend, rows, dead = words[:_HEADER].tolist()
+        epoch, step, first, degrees, work, order, extend, rows, dead, missing, lent, returned = (
+            words[:_HEADER].tolist()
+        )
         at = _HEADER + rows * _ROW
         dead_rows = tuple(words[at : at + dead].tolist())
         at += dead
@@ -81,10 +96,12 @@ class StepRecord:
         ):
             parsed.append(Row(row, seq_len, extend_len, known, words[at : at + seq_len - known]))
             at += seq_len - known
-        assert at == len(words), f"record of {len(words)} words, parsed {at}"
+        end = at + lent + returned
+        assert end == len(words), f"record of {len(words)} words, parsed {end}"
         return cls(
-            epoch, step, first, degrees, bool(work), order, bool(extend), tuple(parsed), dead_rows
-        )
+            epoch, step, first, degrees, bool(work), order, bool(extend), tuple(parsed), dead_rows,
+            missing, words[at : at + lent], words[at + lent : end],
+        )  # fmt: skip
 
 
 def require_agreement(records: list[StepRecord]) -> None:

@@ -1,1 +1,1 @@
-"""What a transformation moves, in which order and with which memory: pure, printable."""
+"""What a transformation moves, in which order, and what it gains: pure, printable."""

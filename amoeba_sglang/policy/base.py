@@ -29,16 +29,18 @@ class RequestSize:
 
 @dataclass(frozen=True)
 class View:
-    """The server as a policy sees it: the instances (tuples of ranks), the loads by rank, and the
-    number of requests placed so far."""
+    """The server as a policy sees it: the instances (tuples of ranks), the loads by rank, the
+    number of requests placed so far, and the ranks that can hold the request, at least one."""
 
     instances: tuple[tuple[int, ...], ...]
     loads: tuple[WorkerLoad, ...]
     placed: int
+    able: tuple[int, ...]
 
     def __post_init__(self) -> None:
         ranks = sorted(rank for instance in self.instances for rank in instance)
         assert ranks == list(range(len(self.loads))), (self.instances, len(self.loads))
+        assert self.able and set(self.able) <= set(ranks), (self.able, ranks)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,10 @@ def place_on_least_loaded(request: RequestSize, view: View) -> Decision:
         tokens = sum(view.loads[rank].tokens for rank in instance)
         return requests / len(instance), tokens / len(instance)
 
-    instance = min(view.instances, key=lambda ranks: (*instance_load(ranks), ranks))
-    rank = min(instance, key=lambda r: (view.loads[r].requests, view.loads[r].tokens, r))
+    able = [ranks for ranks in view.instances if set(ranks) & set(view.able)]
+    instance = min(able, key=lambda ranks: (*instance_load(ranks), ranks))
+    candidates = [rank for rank in instance if rank in view.able]
+    rank = min(candidates, key=lambda r: (view.loads[r].requests, view.loads[r].tokens, r))
     load = view.loads[rank]
     return Decision(
         rank, f"least loaded of {len(view.loads)}: {load.requests} requests, {load.tokens} tokens"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import asdict
-from http import HTTPStatus
 from typing import Any
 
 import zmq
@@ -25,11 +24,18 @@ from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.messages import AdminReply, AdminRequest, TransformOrder, WorkerReport
+from amoeba_sglang.messages import (
+    AdminReply,
+    AdminRequest,
+    LimitsChanged,
+    TransformOrder,
+    WorkerReport,
+)
 from amoeba_sglang.policy import POLICIES, RequestSize, View
+from amoeba_sglang.router.answers import end, is_named_by, refuse
 from amoeba_sglang.router.effects import Answer, Effect, Finished, Order
 from amoeba_sglang.router.guard import Guard
-from amoeba_sglang.router.limits import RequestLimits
+from amoeba_sglang.router.limits import Capacity, RequestLimits, fits
 from amoeba_sglang.router.loads import LoadBook
 from amoeba_sglang.router.metrics import NoMetrics, RouterMetrics
 from amoeba_sglang.router.operation import Operations
@@ -62,10 +68,12 @@ class ElasticController(DataParallelController):
         super().__init__(server_args, port_args, *args, **kwargs)
         self.dispatching = self.place
         self.refresh_load_budget_on_dispatch = True
-        self.capacity = min(info["max_total_num_tokens"] for info in self._scheduler_init_infos)
-        self.limits = RequestLimits.of_worker(
-            min(info["max_req_input_len"] for info in self._scheduler_init_infos)
-        )
+        self.capacity = Capacity(**self._scheduler_init_infos[0]["capacity"])
+        assert all(
+            info["capacity"] == self._scheduler_init_infos[0]["capacity"]
+            for info in self._scheduler_init_infos
+        ), self._scheduler_init_infos
+        self.held: list[Any] = []
         self.metrics = (
             RouterMetrics(self.capacity) if get_observability().enable_metrics else NoMetrics()
         )
@@ -78,6 +86,10 @@ class ElasticController(DataParallelController):
             self.reach_degree(config.initial_degree)
         self.metrics.show_layout(self.operations.layout.degrees)
 
+    @property
+    def limits(self) -> RequestLimits:
+        return RequestLimits.of_layout(self.capacity, self.operations.layout)
+
     def get_init_info(self) -> dict:
         return {**super().get_init_info(), "request_limits": asdict(self.limits)}
 
@@ -86,6 +98,7 @@ class ElasticController(DataParallelController):
         self._request_dispatcher += TypeBasedDispatcher(
             [
                 (AdminRequest, self.handle_admin),
+                (AbortReq, self.handle_abort),
                 (UpdateWeightFromDiskReqInput, self.handle_weight_update),
                 (ShutdownReq, self.handle_shutdown),
             ]
@@ -100,25 +113,52 @@ class ElasticController(DataParallelController):
             self.load_book.update(self.load_snapshot_reader.read_all())
 
     def place(self, request: Any) -> None:
-        """Send one request to its home, or answer it with 400 if no layout can hold it."""
-        size = _size_of(request)
-        if not get_serving().allow_auto_truncate:
-            refusal = self.limits.refusal(size.prompt_tokens, size.output_tokens)
-            if refusal is not None:
-                self.reject(request, refusal)
-                return
-        if request.routed_dp_rank is None:
-            view = View(self.operations.layout.instances, self.load_book.loads, self.placed)
-            decision = self.policy(size, view)
-            self.placed += 1
-            logger.debug("request %s goes to %s", request.rid, decision)
-            self.send_to_worker(decision.rank, request)
-            self.load_book.add(decision.rank, size.prompt_tokens)
-        elif self.has_rank(request.routed_dp_rank):
-            self.send_to_worker(request.routed_dp_rank, request)
-            self.load_book.add(request.routed_dp_rank, size.prompt_tokens)
-        else:
+        """Send one request to its home, or answer it with 400 if the layout cannot hold it.
+
+        While a transformation decides whether a layout can, the request waits for its end.
+        """
+        size = RequestSize(len(request.input_ids or ()), request.sampling_params.max_new_tokens)
+        wanted = request.routed_dp_rank
+        if wanted is not None and not self.has_rank(wanted):
             self.reject_rank(request)
+            return
+        able = self.able_ranks(size)
+        if wanted is not None:
+            able = tuple(rank for rank in able if rank == wanted)
+        if not able and self.operations.running is not None:
+            self.held.append(request)
+        elif not able:
+            refusal = self.limits.refusal(size.prompt_tokens, size.output_tokens)
+            self.reject(request, refusal or self.rank_refusal(wanted))
+        else:
+            rank = able[0] if wanted is not None else self.choose(request, size, able)
+            self.send_to_worker(rank, request)
+            self.load_book.add(rank, size.prompt_tokens)
+
+    def able_ranks(self, size: RequestSize) -> tuple[int, ...]:
+        """Ranks that can hold a request now and after the transformation that may be running."""
+        if get_serving().allow_auto_truncate:
+            return tuple(range(self.config.workers))
+        layouts = (self.operations.layout, self.operations.target)
+        limits = zip(*(self.capacity.by_rank(layout) for layout in layouts), strict=True)
+        return tuple(
+            rank
+            for rank, tokens in enumerate(limits)
+            if fits(size.prompt_tokens, size.output_tokens, min(tokens))
+        )
+
+    def choose(self, request: Any, size: RequestSize, able: tuple[int, ...]) -> int:
+        """The rank that the policy picks of those that can hold the request."""
+        layout = self.operations.layout
+        view = View(layout.instances, self.load_book.loads, self.placed, able)
+        decision = self.policy(size, view)
+        self.placed += 1
+        logger.debug("request %s goes to %s", request.rid, decision)
+        return decision.rank
+
+    def rank_refusal(self, rank: int) -> str:
+        tokens = self.capacity.by_rank(self.operations.layout)[rank]
+        return f"routed_dp_rank {rank} can hold requests of up to {tokens} tokens in this layout"
 
     def maybe_external_dp_rank_routing(self, request: Any) -> bool:
         """Upstream's, but a rank that does not exist is an error of the client alone."""
@@ -136,17 +176,16 @@ class ElasticController(DataParallelController):
         self.reject(request, f"routed_dp_rank {request.routed_dp_rank} is not in 0..{last}")
 
     def reject(self, request: Any, reason: str) -> None:
-        """Answer a request with 400 in the place of a worker."""
-        finished = {
-            "type": "abort",
-            "message": reason,
-            "status_code": HTTPStatus.BAD_REQUEST,
-            "err_type": "BadRequestError",
-        }
-        answer = AbortReq(
-            rid=request.rid, http_worker_ipc=request.http_worker_ipc, finished_reason=finished
-        )
-        sock_send(self.front_end, answer)
+        sock_send(self.front_end, refuse(request, reason))
+
+    def handle_abort(self, request: AbortReq) -> None:
+        """A request that waits here is known to no worker yet."""
+        held = self.held
+        self.held = [waiting for waiting in held if not is_named_by(waiting, request)]
+        for waiting in held:
+            if is_named_by(waiting, request):
+                sock_send(self.front_end, end(waiting, request.finished_reason))
+        self.send_control_message(request)
 
     # Control messages
 
@@ -176,9 +215,7 @@ class ElasticController(DataParallelController):
         assert request.rid is not None
         if request.kind == "state":
             snapshots = self.load_snapshot_reader.read_all()
-            body = describe_server(
-                self.config, self.operations, self.limits, snapshots, self.capacity
-            )
+            body = describe_server(self.config, self.operations, self.capacity, snapshots)
             self.apply([Answer(request.rid, 200, body)])
         else:
             transform = TransformRequest.from_body(request.body)
@@ -211,8 +248,16 @@ class ElasticController(DataParallelController):
                 logger.info("transformation %s", effect.record)
                 self.metrics.count(effect.record)
                 self.metrics.show_layout(self.operations.layout.degrees)
+                self.show_limits()
             else:
                 self.guard.end_server(effect.reason)
+
+    def show_limits(self) -> None:
+        """Tell the front end what the layout can hold now, and place what waited to know."""
+        sock_send(self.front_end, LimitsChanged(limits=asdict(self.limits)))
+        held, self.held = self.held, []
+        for request in held:
+            self.place(request)
 
     def send_order(self, order: Order) -> None:
         message = TransformOrder(
@@ -249,7 +294,3 @@ class ElasticController(DataParallelController):
 
     def on_worker_death(self, dp_rank: int | None, exitcode: int | None) -> None:
         self.guard.worker_died(dp_rank, exitcode)
-
-
-def _size_of(request: Any) -> RequestSize:
-    return RequestSize(len(request.input_ids or ()), request.sampling_params.max_new_tokens)

@@ -2,42 +2,122 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-# SGLang keeps these back: a worker serves prompt + output < max_req_len, and
-# max_req_input_len = max_req_len - 5, below which a prompt must stay (tp_worker.py, utils.py).
-_INPUT_RESERVE = 5
+from amoeba_sglang.layout.partition import Layout
+
+# SGLang keeps these back: a worker serves prompt + output < max_req_len and a prompt of less than
+# max_req_len - 5, where max_req_len is one below both its slots and the context (tp_worker.py).
+_REQUEST_RESERVE = 2
+_PROMPT_RESERVE = 5
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What the workers can hold, in tokens.
+
+    `slots`: of one worker's own pool. `context`: of the model. `grown`: by degree the slots that an
+    instance has beyond its workers' own pools. Its first worker, the anchor, has those all, and
+    leases the own slots of the others while it needs them.
+    """
+
+    slots: int
+    context: int
+    grown: Mapping[int, int]
+
+    def instance_tokens(self, degree: int) -> int:
+        """Slots of an instance."""
+        return degree * self.slots + self.grown[degree]
+
+    def request_tokens(self, degree: int, anchor: bool) -> int:
+        """Prompt and output of the longest request that one worker of an instance can serve."""
+        slots = self.instance_tokens(degree) if anchor else self.slots
+        return min(self.context, slots) - _REQUEST_RESERVE
+
+    def by_rank(self, layout: Layout) -> tuple[int, ...]:
+        """`request_tokens` of every rank of a layout."""
+        return tuple(
+            self.request_tokens(degree, anchor=rank % degree == 0)
+            for rank, degree in enumerate(layout.degrees)
+        )
 
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """The most tokens of a prompt, and of prompt and output together, that any layout can hold."""
+    """The most tokens of prompt and output together that a request may have.
 
-    prompt_tokens: int
+    `own_tokens`: at any worker in any layout; `request_tokens`: at some worker of the present
+    layout; `largest_tokens`: in the layout that holds most.
+    """
+
+    own_tokens: int
     request_tokens: int
+    largest_tokens: int
 
     @classmethod
-    def of_worker(cls, max_req_input_len: int) -> RequestLimits:
-        """The limits of a server whose requests live in one worker's own pool.
-
-        `max_req_input_len`: as the worker reports it, from its pool and the context length.
-        """
-        return cls(max_req_input_len - 1, max_req_input_len + _INPUT_RESERVE - 1)
+    def of_layout(cls, capacity: Capacity, layout: Layout) -> RequestLimits:
+        """The limits while `layout` is the one that runs."""
+        return cls(
+            own_tokens=capacity.request_tokens(1, anchor=True),
+            request_tokens=max(capacity.by_rank(layout)),
+            largest_tokens=max(capacity.request_tokens(d, anchor=True) for d in capacity.grown),
+        )
 
     def refusal(self, prompt_tokens: int, output_tokens: int | None) -> str | None:
-        """Why no layout can hold the request, with the numbers; None if one can.
+        """Why the request cannot be served now, with the numbers; None if it can.
 
         `output_tokens`: None if the client left it open; then only the prompt must fit.
         """
-        if prompt_tokens > self.prompt_tokens:
+        if fits(prompt_tokens, output_tokens, self.request_tokens):
+            return None
+        refusal = self.refusal_by_all(prompt_tokens, output_tokens)
+        if refusal is not None:
+            return refusal
+        return (
+            f"{_describe(prompt_tokens, output_tokens)}, but the present layout can hold at most "
+            f"{self.request_tokens}. A layout of a higher degree holds up to "
+            f"{self.largest_tokens}: merge instances with POST /amoeba/transform."
+        )
+
+    def refusal_by_all(self, prompt_tokens: int, output_tokens: int | None) -> str | None:
+        """Why no layout can hold the request, with the numbers; None if one can."""
+        most = self.largest_tokens
+        if fits(prompt_tokens, output_tokens, most):
+            return None
+        if prompt_tokens > most - _PROMPT_RESERVE:
             return (
                 f"The prompt has {prompt_tokens} tokens, but no layout of this server can hold "
-                f"a prompt of more than {self.prompt_tokens}."
+                f"a prompt of more than {most - _PROMPT_RESERVE}."
             )
-        if output_tokens is not None and prompt_tokens + output_tokens > self.request_tokens:
-            return (
-                f"The request needs {prompt_tokens + output_tokens} tokens ({prompt_tokens} of "
-                f"prompt and {output_tokens} of output), but no layout of this server can hold "
-                f"more than {self.request_tokens}."
-            )
+        return (
+            f"{_describe(prompt_tokens, output_tokens)}, but no layout of this server can hold "
+            f"more than {most}."
+        )
+
+    def open_end(self, prompt_tokens: int) -> int | None:
+        """The most output tokens for a request that names none; None if the present layout cannot
+        hold its prompt.
+
+        Only as many as keep it off the grown slots, unless its prompt needs them anyway.
+        """
+        for most in (self.own_tokens, self.request_tokens):
+            if fits(prompt_tokens, None, most):
+                return most - prompt_tokens
         return None
+
+
+def _describe(prompt_tokens: int, output_tokens: int | None) -> str:
+    output = output_tokens or 0
+    return (
+        f"The request needs {prompt_tokens + output} tokens ({prompt_tokens} of prompt and "
+        f"{output} of output)"
+    )
+
+
+def fits(prompt_tokens: int, output_tokens: int | None, request_tokens: int) -> bool:
+    """Whether a request can be served where at most `request_tokens` can be."""
+    return (
+        prompt_tokens <= request_tokens - _PROMPT_RESERVE
+        and prompt_tokens + (output_tokens or 0) <= request_tokens
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from amoeba_sglang.router.limits import Capacity
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -19,9 +21,9 @@ class NoMetrics:
 
 
 class RouterMetrics(NoMetrics):
-    """`capacity`: tokens that one worker's pool holds."""
+    """`capacity`: what workers and instances hold."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: Capacity) -> None:
         # Lazy: prometheus_client reads its multiprocess directory when it is imported.
         from prometheus_client import Counter, Gauge, Histogram
 
@@ -50,7 +52,7 @@ class RouterMetrics(NoMetrics):
         )
         self._kv_capacity = Gauge(
             "amoeba_kv_capacity_tokens",
-            "Tokens that a rank's KV pool holds.",
+            "Tokens of its instance that a rank's KV pool holds.",
             ["rank"],
             multiprocess_mode="livemostrecent",
         )
@@ -65,7 +67,7 @@ class RouterMetrics(NoMetrics):
                 self._bytes.labels(what).inc(count)
 
     def show_layout(self, degrees: Sequence[int]) -> None:
-        """Show the degree of every rank."""
+        """Show the degree of every rank, and its share of what its instance holds."""
         for rank, degree in enumerate(degrees):
             self._degree.labels(rank).set(degree)
-            self._kv_capacity.labels(rank).set(self._capacity)
+            self._kv_capacity.labels(rank).set(self._capacity.instance_tokens(degree) // degree)

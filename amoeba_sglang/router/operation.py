@@ -86,6 +86,11 @@ class Operations:
         }
 
     @property
+    def target(self) -> Layout:
+        """The layout after the running operation, or the present one."""
+        return self.layout if self._running is None else self._running.target
+
+    @property
     def history(self) -> list[dict[str, Any]]:
         """The last results, oldest first."""
         return [record for _, _, record in self._results.values()]
@@ -149,6 +154,13 @@ class Operations:
         operation.reports[rank] = body
         if operation.missing:
             return []
+        errors = [
+            f"rank {rank}: {body['error']}"
+            for rank, body in operation.reports.items()
+            if body["error"]
+        ]
+        if errors:
+            return self._finish(500, "undone", now, error="; ".join(errors))
         self.layout = operation.target
         return self._finish(200, "done", now)
 
@@ -256,4 +268,5 @@ def _summarise(reports: list[dict[str, Any]]) -> dict[str, Any]:
         "bytes_moved": {what: sum(part[what] for part in moved) for what in ("kv", "weights")},
         "lockstep_seconds": max(report["lockstep_seconds"] for report in reports),
         "longest_step_seconds": max(report["longest_step_seconds"] for report in reports),
+        "step_seconds": max(report["step_seconds"] for report in reports),
     }

@@ -25,20 +25,26 @@ def audit(scheduler: Any, planned: Iterable[Any]) -> list[str]:
     """
     allocator = scheduler.token_to_kv_pool_allocator
     table = scheduler.req_to_token_pool.req_to_token
+    leased = np.sort(allocator.leased.cpu().numpy())
+    top = allocator.size + allocator.grown
+
+    def dense(ids: torch.Tensor) -> np.ndarray:
+        """Ids with the leased ones, which have gaps, numbered on from the grown ones."""
+        ids = ids.cpu().numpy().astype(np.int64)
+        return np.where(ids > top, top + 1 + np.searchsorted(leased, ids), ids)
+
     owned = {
-        str(req.rid): table[
-            req.kv.req_pool_idx, req.kv.cache_protected_len : req.kv.kv_allocated_len
-        ]
-        .cpu()
-        .numpy()
-        .astype(np.int64)
+        str(req.rid): dense(
+            table[req.kv.req_pool_idx, req.kv.cache_protected_len : req.kv.kv_allocated_len]
+        )
         for req in live_requests(scheduler, planned)
     }
     return audit_slots(
-        size=allocator.size,
-        free=free_slots(allocator).cpu().numpy(),
+        size=top + len(leased),
+        free=dense(torch.cat([free_slots(allocator), allocator.free_extra])),
         tree=scheduler.tree_cache.all_values_flatten().cpu().numpy(),
         requests=owned,
+        leased=allocator.lent.cpu().numpy(),
     )
 
 
@@ -58,8 +64,9 @@ def digest(pool: ElasticKVPool, live: np.ndarray, layers: list[LayerShards]) -> 
     assert all(layer.degree == 1 for layer in layers)
     slots = torch.from_numpy(live)
     kv, weights = hashlib.sha256(), hashlib.sha256()
-    for block, layer in zip(pool.blocks, layers, strict=True):
-        kv.update(block[:, slots].contiguous().view(torch.uint8).numpy())
+    for blocks, layer in zip(pool.blocks, layers, strict=True):
+        for block in blocks:
+            kv.update(block[slots].contiguous().view(torch.uint8).numpy())
         for linear in layer.linears:
             weights.update(linear.weight.data.contiguous().view(torch.uint8).numpy())
     return kv.hexdigest()[:16], weights.hexdigest()[:16]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import deque
 from functools import partial
 from typing import Any
 
@@ -19,13 +20,16 @@ from sglang.utils import TypeBasedDispatcher
 
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.messages import TransformOrder
-from amoeba_sglang.worker.audit import audit, digest
+from amoeba_sglang.worker.audit import audit, digest, live_requests
 from amoeba_sglang.worker.elastic_runtime import ElasticRuntime
+from amoeba_sglang.worker.leases import Demand
 from amoeba_sglang.worker.router_link import RouterLink
 from amoeba_sglang.worker.slots import live_slots
 
 logger = logging.getLogger(__name__)
 
+# As many as pass from PREPARE to lock-step.
+_STEPS_REMEMBERED = 4
 _WEIGHT_UPDATES = (
     io_struct.UpdateWeightFromDiskReqInput,
     io_struct.UpdateWeightsFromDistributedReqInput,
@@ -43,8 +47,11 @@ class ElasticScheduler(Scheduler):
         rank = get_parallel().dp_rank
         self.order: TransformOrder | None = None
         self.order_received = 0.0
+        self.step_started: float | None = None
+        self.step_seconds: deque[float] = deque([0.0], maxlen=_STEPS_REMEMBERED)
         self.audits = os.environ.get("AMOEBA_AUDIT") == "1"
         self.runtime = ElasticRuntime(self, config, rank)
+        self.own_slots = self.max_total_num_tokens
         self.tp_worker.model_runner.joint_forward = self.runtime.executor.forward
         self.link = RouterLink(config.report_address, rank)
         assert self.idle_sleeper is not None, "the launcher sets --sleep-on-idle"
@@ -59,10 +66,43 @@ class ElasticScheduler(Scheduler):
         )
         self._request_dispatcher += upstream
 
+    def get_init_info(self) -> dict[str, Any]:
+        capacity = {
+            "slots": self.own_slots,
+            "context": self.model_config.context_len,
+            "grown": self.runtime.grown,
+        }
+        return {**super().get_init_info(), "capacity": capacity}
+
+    def init_req_max_new_tokens(self, req: Any) -> None:
+        super().init_req_max_new_tokens(req)
+        if self.token_to_kv_pool_allocator.is_long(req):
+            # Its slots go away at the next transformation, and what the tree owns stays.
+            req.skip_radix_cache_insert = True
+
+    def follow_capacity(self) -> None:
+        """Let upstream's limits for new requests follow the slots that this worker has now."""
+        allocator = self.token_to_kv_pool_allocator
+        slots = self.own_slots + allocator.grown + allocator.leasable
+        self.max_req_len = min(self.model_config.context_len, slots) - 1
+        self.max_req_input_len = self.max_req_len - 5
+
+    def refusal(self, order: TransformOrder) -> str | None:
+        """Why this worker cannot take part in the order, or None."""
+        place = order.ranks.index(self.runtime.rank)
+        requests = [*live_requests(self, ()), *self.waiting_queue]
+        long = {r.rid for r in requests if self.token_to_kv_pool_allocator.is_long(r)}
+        if long and order.before[place] != order.after[place]:
+            return (
+                f"{len(long)} requests longer than the {self.own_slots} slots of one worker use or "
+                "wait for the KV memory of this instance; wait for their end, or abort them"
+            )
+        return self.runtime.refusal(order)
+
     def handle_order(self, order: TransformOrder) -> None:
         """PREPARE: vote, still serving. COMMIT: perform at the next planned step."""
         if order.phase == "prepare":
-            reason = self.runtime.refusal(order)
+            reason = self.refusal(order)
             body = {"accept": reason is None, "reason": reason or ""}
             self.link.report("vote", order.operation_id, order.epoch, body)
         elif order.phase == "commit":
@@ -82,8 +122,16 @@ class ElasticScheduler(Scheduler):
 
     def get_next_batch_to_run(self, running_batch: Any, last_batch: Any) -> Any:
         plan = super().get_next_batch_to_run(running_batch, last_batch)
+        self.time_steps(plan.batch_to_run is not None)
         self.step_with_peers(plan.batch_to_run, plan.running_batch)
         return plan
+
+    def time_steps(self, runs: bool) -> None:
+        """Remember how long the last steps took, from one plan to the next."""
+        now = time.monotonic()
+        if self.step_started is not None:
+            self.step_seconds.append(now - self.step_started)
+        self.step_started = now if runs else None
 
     def ingest_requests(self, stop_at_pause: bool = False) -> list[Any]:
         received = super().ingest_requests(stop_at_pause)
@@ -94,11 +142,12 @@ class ElasticScheduler(Scheduler):
 
     def step_with_peers(self, batch: Any, running_batch: Any) -> None:
         """Perform a committed order, then agree with the instance on the step that runs next."""
+        demand = Demand(self.waiting_queue, partial(live_requests, self, (batch, running_batch)))
         while True:
             if self.order is not None and self.runtime.lock_step is None:
                 self.transform(batch, running_batch)
                 continue
-            records = self.runtime.synchronise(batch, self.order)
+            records = self.runtime.synchronise(batch, self.order, demand)
             if self.order is not None and records is not None:
                 if all(record.order == self.order.epoch for record in records):
                     self.transform(batch, running_batch)
@@ -115,12 +164,15 @@ class ElasticScheduler(Scheduler):
         if self.audits:
             self.log_digest("before")
         report = self.runtime.transform(order)
+        self.follow_capacity()
         seconds = time.monotonic() - self.order_received
         body: dict[str, Any] = {
             "seconds": seconds,
             "lockstep_seconds": seconds - report.move_seconds,
-            "bytes_moved": {"kv": report.kv_bytes, "weights": 0},
+            "step_seconds": max(self.step_seconds),
+            "bytes_moved": {"kv": report.kv_bytes, "weights": report.weight_bytes},
             "longest_step_seconds": report.barrier_seconds + report.move_seconds,
+            "error": report.error,
         }
         if self.audits:
             self.require_clean_slots(*planned)

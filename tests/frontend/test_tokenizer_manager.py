@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -10,17 +11,17 @@ from sglang.srt.managers import tokenizer_manager as upstream
 from amoeba_sglang.errors import RequestError
 from amoeba_sglang.frontend import tokenizer_manager
 from amoeba_sglang.frontend.tokenizer_manager import ElasticTokenizerManager
-from amoeba_sglang.messages import AdminReply
+from amoeba_sglang.messages import AdminReply, LimitsChanged
 from amoeba_sglang.router.limits import RequestLimits
 
 
 class Manager(ElasticTokenizerManager):
     """Without sockets, tokenizer and children: what it sends is kept, and time ends nothing."""
 
-    limits = RequestLimits(prompt_tokens=93, request_tokens=98)
-
     def __init__(self):
         self.failure, self.pending, self.load_file = None, {}, "/nonexistent"
+        # At start all limits are equal: every worker alone.
+        self.changed_limits = RequestLimits(98, 98, 98)
         self.rid_to_state, self.sent, self.endings = {}, [], []
         self._subprocess_watchdog = None
         self.server_status = upstream.ServerStatus.Up
@@ -92,10 +93,30 @@ def test_only_an_open_output_length_is_clipped(manager):
 
     assert served().max_new_tokens == 8
     assert served(max_new_tokens=3).max_new_tokens == 3
-    assert served(max_new_tokens=None).max_new_tokens is None
     manager.preferred_sampling_params = {"max_new_tokens": 64}
     with pytest.raises(ValueError, match="154 tokens"):
         manager._validate_one_request(request(), [1] * 90)
+
+
+def test_an_output_of_any_length_keeps_a_short_prompt_off_the_grown_slots(manager):
+    """Chat requests say None without a limit; at an anchor this took grown slots."""
+    manager.handle_limits(LimitsChanged(limits=asdict(RequestLimits(98, 158, 248))))
+
+    def room(prompt, **params):
+        created = manager._create_tokenized_object(request(**params), "", [1] * prompt)
+        return created.sampling_params.max_new_tokens
+
+    assert room(90, max_new_tokens=None) == 8
+    assert room(100, max_new_tokens=None) == 58
+    assert room(100) == 58
+
+
+def test_an_open_output_stays_as_it_is_if_only_another_layout_holds_the_prompt(manager):
+    """It became negative, and a request that waited for a merge had an empty answer."""
+    for asked, served in (({}, 128), ({"max_new_tokens": None}, None)):
+        created = manager._create_tokenized_object(request(**asked), "", [1] * 150)
+        assert created.sampling_params.max_new_tokens == served
+        assert created.sampling_params.min_new_tokens == 0
 
 
 def test_failing_answers_everybody_once(manager):

@@ -69,6 +69,29 @@ def test_vectors_of_joint_slots_match_single_ones(chain, slots, data):
 
 
 @settings(deadline=None)
+@given(st.sampled_from(CHAINS), st.integers(1, 9), st.integers(0, 5), st.data())
+def test_own_and_grown_slots_are_a_bijection_onto_the_rows_of_the_grown_pool(
+    chain, size, growth, data
+):
+    """`growth`: rows that every worker's pool gains; the anchor has the joint slots of all."""
+    degree = data.draw(st.sampled_from(chain.degrees))
+    local = [np.arange(1, size + 1)] * degree
+    local[0] = np.arange(1, size + 1 + degree * growth)
+    count = degree * growth
+    joint = [
+        chain.joint_slots_of_ids(degree, i, slots, size, count) for i, slots in enumerate(local)
+    ]
+    assert sorted(np.concatenate(joint)) == list(range(degree, degree * (size + 1 + growth)))
+    # The views of the own slots do not change: grown slots come behind all of them, in order.
+    assert all(slots[slots < degree * (size + 1)].size == size for slots in joint)
+    grown = joint[0][size:]
+    assert grown.tolist() == list(range(degree * (size + 1), degree * (size + 1 + growth)))
+    leased = np.arange(degree, degree * (size + 1))
+    ids = leased + size + 1 + count
+    assert np.array_equal(chain.joint_slots_of_ids(degree, 0, ids, size, count), leased)
+
+
+@settings(deadline=None)
 @given(st.sampled_from(CHAINS).flatmap(lambda chain: st.tuples(st.just(chain), layouts(chain))))
 def test_places_are_a_bijection_in_every_mixed_layout(case):
     chain, degrees = case

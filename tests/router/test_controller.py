@@ -1,86 +1,12 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 from sglang.srt.managers.io_struct import AbortReq, ShutdownReq, UpdateWeightFromDiskReqInput
 
-from amoeba_sglang.config import ModelHeads, build_config, make_parser
 from amoeba_sglang.layout.partition import Layout
-from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.messages import AdminReply, AdminRequest, TransformOrder, WorkerReport
-from amoeba_sglang.policy import POLICIES
+from amoeba_sglang.messages import AdminReply, AdminRequest, LimitsChanged, TransformOrder
 from amoeba_sglang.router import controller
-from amoeba_sglang.router.controller import ElasticController
-from amoeba_sglang.router.heartbeats import Heartbeats
-from amoeba_sglang.router.limits import RequestLimits
-from amoeba_sglang.router.loads import LoadBook
-from amoeba_sglang.router.metrics import NoMetrics
-from amoeba_sglang.router.operation import Operations
-
-
-class Ended(Exception):
-    """In the place of the end of the process."""
-
-
-class Router(ElasticController):
-    """Without sockets and workers: what it sends is kept."""
-
-    def __init__(self):
-        flags = make_parser().parse_args(["--amoeba-policy", "round_robin"])
-        self.config = build_config(flags, 4, 1, ModelHeads(12, 4, 30))
-        self.chain, self.placed, self.capacity = DegreeChain(self.config.degrees), 0, 100
-        self.load_book, self.policy = LoadBook(4), POLICIES[self.config.policy]
-        self.limits = RequestLimits(prompt_tokens=93, request_tokens=98)
-        self.operations = Operations(self.chain, Layout.uniform(4, 1), 30, 20.0, 120.0)
-        self.metrics, self.front_end, self.reports = NoMetrics(), [], []
-        self.to_workers, self.workers, self._active_workers = [], [object()] * 4, [0, 1, 2, 3]
-        self.load_snapshot_reader = SimpleNamespace(read_all=list)
-        self.guard = SimpleNamespace(
-            beats=Heartbeats(4, 8.0, 0.0), stopping=False, end_server=self.end_server
-        )
-
-    def end_server(self, reason):
-        raise Ended(reason)
-
-    def send_to_worker(self, rank, message):
-        self.to_workers.append((rank, message))
-
-    def send_control_message(self, message):
-        self.to_workers += [(rank, message) for rank in self._active_workers]
-
-    def report(self, kind, rank, epoch, **body):
-        self.reports.append(WorkerReport(kind=kind, rank=rank, epoch=epoch, body=body))
-        self.drain_reports()
-
-
-@pytest.fixture
-def router(monkeypatch):
-    def receive(queue, flags):
-        if not queue:
-            raise controller.zmq.Again
-        return queue.pop(0)
-
-    serving = SimpleNamespace(allow_auto_truncate=False)
-    monkeypatch.setattr(controller, "get_serving", lambda: serving)
-    monkeypatch.setattr(controller, "sock_send", lambda queue, message: queue.append(message))
-    monkeypatch.setattr(controller, "sock_recv", receive)
-    return Router()
-
-
-def request(prompt=10, output=4, rank=None):
-    return SimpleNamespace(
-        rid="r",
-        http_worker_ipc=None,
-        input_ids=[1] * prompt,
-        sampling_params=SimpleNamespace(max_new_tokens=output),
-        routed_dp_rank=rank,
-    )
-
-
-def transform(router, ranks, degree, rid="w"):
-    body = {"ranks": ranks, "degree": degree, "operation_id": "op", "wait": True}
-    router.handle_admin(AdminRequest(rid=rid, kind="transform", body=body))
+from tests.router.stand_in import Ended, done, request, transform, vote
 
 
 def test_requests_go_where_the_policy_says(router):
@@ -126,17 +52,11 @@ def test_a_transformation_end_to_end(router):
     order = router.to_workers[0][1]
     assert isinstance(order, TransformOrder)
     assert (order.ranks, order.before, order.after, order.epoch) == ([2, 3], [1, 1], [2, 2], 1)
-    router.report("vote", 2, 1, accept=True, reason="")
-    router.report("vote", 3, 1, accept=True, reason="")
+    vote(router, 2, 3)
     assert [order.phase for _, order in router.to_workers[2:]] == ["commit", "commit"]
-    done = {
-        "lockstep_seconds": 0.0,
-        "longest_step_seconds": 0.0,
-        "bytes_moved": {"kv": 1, "weights": 0},
-    }
-    router.report("done", 2, 1, **done)
-    router.report("done", 3, 1, **done)
-    (reply,) = router.front_end
+    done(router, 2, 3)
+    limits, reply = router.front_end
+    assert isinstance(limits, LimitsChanged)
     assert isinstance(reply, AdminReply)
     assert (reply.rid, reply.status) == ("w", 200)
     assert router.operations.layout.degrees == (1, 1, 2, 2)
@@ -187,8 +107,7 @@ def test_any_report_is_a_sign_of_life(router, monkeypatch):
 
 def test_a_stuck_operation_ends_the_server(router):
     transform(router, [0, 1], 2)
-    for rank in (0, 1):
-        router.report("vote", rank, 1, accept=True, reason="")
+    vote(router, 0, 1)
     effects = router.operations.tick(float("inf"))
     with pytest.raises(Ended, match="did not finish"):
         router.apply(effects)

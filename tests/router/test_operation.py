@@ -1,45 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from amoeba_sglang.layout.partition import Layout
-from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.router.effects import Answer, Finished, Order, Stuck
-from amoeba_sglang.router.operation import HISTORY_SIZE, Operations
-from amoeba_sglang.router.transform_request import TransformRequest
-
-CHAIN = DegreeChain((1, 2, 4))
-REPORT = {
-    "lockstep_seconds": 0.1,
-    "longest_step_seconds": 0.2,
-    "bytes_moved": {"kv": 10, "weights": 1},
-}
-
-
-def make(degree: int = 1) -> Operations:
-    return Operations(CHAIN, Layout.uniform(4, degree), 30, 20.0, 120.0)
-
-
-def request(ranks, degree, operation_id="op", wait=True) -> TransformRequest:
-    return TransformRequest(tuple(ranks), degree, operation_id, wait)
-
-
-def perform(operations: Operations, ranks, degree, operation_id="op", now=0.0):
-    """Run one operation to its end; returns all effects and the epoch."""
-    effects = operations.submit(request(ranks, degree, operation_id), "w", now)
-    epoch = effects[0].epoch
-    for rank in ranks:
-        effects += operations.vote(rank, epoch, True, "", now + 1)
-    for rank in ranks:
-        effects += operations.done(rank, epoch, REPORT, now + 3)
-    return effects, epoch
-
-
-def only(effects, kind):
-    return [effect for effect in effects if isinstance(effect, kind)]
+from amoeba_sglang.router.operation import HISTORY_SIZE
+from tests.router.operations import REPORT, make, only, perform, request
 
 
 def test_a_merge_runs_through_both_phases():
@@ -98,6 +63,27 @@ def test_a_refusal_changes_nothing():
     assert operations.vote(0, 1, True, "", 0.2) == []
     effects, epoch = perform(operations, [0, 1], 2, "again")
     assert epoch == 2
+    assert only(effects, Answer)[0].status == 200
+
+
+def test_an_undone_operation_keeps_the_layout_and_names_every_reason():
+    operations = make()
+    operations.submit(request([0, 1], 2), "w", 0.0)
+    for rank in (0, 1):
+        operations.vote(rank, 1, True, "", 1.0)
+    assert operations.done(1, 1, {**REPORT, "error": "no more mappings"}, 2.0) == []
+    finished, answer = operations.done(0, 1, {**REPORT, "error": "ranks [1] failed"}, 3.0)
+    record = finished.record
+    assert answer == Answer("w", 500, record)
+    assert (record["outcome"], record["kind"]) == ("undone", "merge")
+    assert "rank 0: ranks [1] failed" in record["error"]
+    assert "rank 1: no more mappings" in record["error"]
+    assert record["instances"] == [[0], [1], [2], [3]]
+    assert "bytes_moved" not in record
+    assert operations.layout.degrees == (1, 1, 1, 1)
+    (again,) = operations.submit(request([0, 1], 2), "v", 4.0)
+    assert again == Answer("v", 500, record)
+    effects, _ = perform(operations, [0, 1], 2, "another")
     assert only(effects, Answer)[0].status == 200
 
 
@@ -220,79 +206,3 @@ def test_the_history_is_bounded():
         operations.submit(request([0, 1], 1, f"op-{count}"), "w", 0.0)
     assert len(operations.history) == HISTORY_SIZE
     assert operations.history[-1]["operation_id"] == f"op-{HISTORY_SIZE + 9}"
-
-
-class AnyOrder(RuleBasedStateMachine):
-    """Requests, votes, reports and time in any order: every waiter is answered exactly once."""
-
-    def __init__(self):
-        super().__init__()
-        self.operations, self.now, self.sent = make(), 0.0, 0
-        self.waiting, self.answered, self.orders = set(), [], []
-        self.stuck = False
-
-    def take(self, effects):
-        for effect in effects:
-            if isinstance(effect, Answer):
-                self.answered.append(effect.waiter)
-                self.waiting.discard(effect.waiter)
-            elif isinstance(effect, Order):
-                self.orders.append(effect)
-            self.stuck = self.stuck or isinstance(effect, Stuck)
-
-    @precondition(lambda self: not self.stuck)
-    @rule(
-        ranks=st.sampled_from([(0,), (0, 1), (2, 3), (0, 1, 2, 3), (1, 2), (7,)]),
-        degree=st.sampled_from([1, 2, 3, 4]),
-        name=st.integers(0, 5),
-        wait=st.booleans(),
-    )
-    def submit(self, ranks, degree, name, wait):
-        self.sent += 1
-        waiter = f"w{self.sent}"
-        self.waiting.add(waiter)
-        self.take(
-            self.operations.submit(request(ranks, degree, f"op{name}", wait), waiter, self.now)
-        )
-
-    @precondition(lambda self: self.orders and not self.stuck)
-    @rule(rank=st.integers(0, 3), accept=st.integers(0, 9), late=st.booleans())
-    def vote(self, rank, accept, late):
-        order = self.orders[-2 if late and len(self.orders) > 1 else -1]
-        if rank in order.ranks:
-            self.take(self.operations.vote(rank, order.epoch, accept > 0, "no", self.now))
-
-    @precondition(lambda self: self.orders and not self.stuck)
-    @rule(rank=st.integers(0, 3))
-    def done(self, rank):
-        order = self.orders[-1]
-        if order.phase == "commit" and rank in order.ranks:
-            self.take(self.operations.done(rank, order.epoch, REPORT, self.now))
-
-    @rule(seconds=st.sampled_from([0.1, 25.0, 130.0]))
-    def wait(self, seconds):
-        if self.stuck:
-            return  # the server is ending; a machine without any rule is an error to hypothesis
-        self.now += seconds
-        self.take(self.operations.tick(self.now))
-
-    @invariant()
-    def nobody_is_answered_twice(self):
-        assert len(self.answered) == len(set(self.answered))
-
-    @invariant()
-    def only_a_running_operation_makes_anyone_wait(self):
-        if self.operations.running is None:
-            assert not self.waiting
-
-    @invariant()
-    def only_done_operations_changed_the_layout(self):
-        layout = Layout.uniform(4, 1)
-        for record in self.operations.history:
-            if record["outcome"] == "done":
-                layout = layout.change(CHAIN, record["ranks"], record["degree"])
-        assert layout == self.operations.layout
-
-
-AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestAnyOrder = AnyOrder.TestCase

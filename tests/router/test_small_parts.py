@@ -2,12 +2,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from amoeba_sglang.policy import WorkerLoad
 from amoeba_sglang.router.heartbeats import Heartbeats
-from amoeba_sglang.router.limits import RequestLimits
 from amoeba_sglang.router.loads import LoadBook
 
 
@@ -38,26 +34,3 @@ def test_a_silent_worker_is_frozen():
     beats.beat(2, 101.0)
     assert beats.frozen(108.5) == [1]
     assert beats.frozen(109.5) == [1, 2]
-
-
-# A worker with a pool of 100 tokens and a longer context: max_req_len = 99.
-LIMITS = RequestLimits.of_worker(max_req_input_len=94)
-
-
-def worker_serves(prompt, output):
-    """SGLang's own rules: validate_input_length and init_req_max_new_tokens (scheduler.py)."""
-    return prompt < 94 and output <= 99 - prompt - 1
-
-
-@given(st.integers(0, 120), st.integers(0, 120))
-def test_limits_are_the_worker_s_own(prompt, output):
-    assert (LIMITS.refusal(prompt, output) is None) == worker_serves(prompt, output)
-    assert (LIMITS.refusal(prompt, None) is None) == (prompt < 94)
-
-
-def test_a_refusal_has_the_numbers():
-    both = LIMITS.refusal(90, 20)
-    assert all(number in both for number in ("110", "90", "20", "98"))
-    prompt = LIMITS.refusal(94, None)
-    assert "94" in prompt
-    assert "93" in prompt

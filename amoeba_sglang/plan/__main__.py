@@ -1,0 +1,142 @@
+"""`python -m amoeba_sglang.plan`: what a model gains from Amoeba on a device, before buying it.
+
+Arithmetic only: nothing is loaded, measured or downloaded. The defaults are an 80 GB device of
+80 * 10^9 bytes, 90 % of it for weights and KV (the rest is for activations and the runtime, as with
+SGLang's --mem-fraction-static 0.9) and 2 MiB pages, the granularity of CUDA's memory. They give
+Qwen2.5-32B about 25K, 256K and 717K tokens at TP1, 2 and 4. Without whole pages, with every freed
+byte used for KV, it would be 257K and 721K.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from amoeba_sglang.config import MAX_PAGE_SIZE_KIB
+from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.plan.dense_model import load_model
+from amoeba_sglang.plan.report import GB, SMALLEST_PAGE, Report
+
+_DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
+_KV_DTYPES = {"auto": None, "fp8_e4m3": 1, "fp8_e5m2": 1}
+_LEAST_MEMORY_GB = 0.001
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the plan. 0; 1 if the weights do not fit at degree 1; 2 for bad input, in one line."""
+    parser = _make_parser()
+    try:
+        options = parser.parse_args(arguments)
+        report = _plan(options)
+    except (ConfigError, OSError) as error:
+        # The chain names the server's flag, here it is another.
+        message = str(error).replace("--amoeba-degrees", "--degrees")
+        print(f"{parser.prog}: {message}", file=sys.stderr)
+        return 2
+    print(json.dumps(report.data(), indent=2) if options.json else report.text())
+    return 0 if report.tight.fits else 1
+
+
+def _plan(options: argparse.Namespace) -> Report:
+    memory, fraction, page = (
+        options.device_memory_gb,
+        options.mem_fraction_static,
+        options.page_size_kib,
+    )
+    if not (memory >= _LEAST_MEMORY_GB and math.isfinite(memory)):
+        raise ConfigError(
+            f"--device-memory-gb {memory:g}: must be a number from {_LEAST_MEMORY_GB} up"
+        )
+    if not 0 < fraction <= 1:
+        raise ConfigError(f"--mem-fraction-static {fraction:g}: must be above 0 and at most 1")
+    smallest = SMALLEST_PAGE >> 10
+    if not smallest <= page <= MAX_PAGE_SIZE_KIB or page & (page - 1):
+        raise ConfigError(
+            f"--page-size-kib {page}: must be a power of two from {smallest} to {MAX_PAGE_SIZE_KIB}"
+        )
+    dtype_bytes = _DTYPES[options.dtype]
+    kv_dtype_bytes = _KV_DTYPES[options.kv_cache_dtype] or dtype_bytes
+    model = load_model(options.model, dtype_bytes, kv_dtype_bytes)
+    device_bytes = round(memory * GB)
+    return Report.build(
+        model,
+        DegreeChain(_degrees(options.degrees)),
+        page << 10,
+        device_bytes,
+        round(fraction * device_bytes),
+    )
+
+
+def _degrees(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--degrees {text}: not a list of integers like 1,2,4") from None
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m amoeba_sglang.plan",
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="CONFIG",
+        help="a Hugging Face config.json, a directory that holds one, or a known name such as "
+        "Qwen2.5-32B",
+    )
+    parser.add_argument(
+        "--device-memory-gb",
+        type=float,
+        default=80,
+        metavar="GB",
+        help="memory of one device in units of 10^9 bytes (default: 80)",
+    )
+    parser.add_argument(
+        "--mem-fraction-static",
+        type=float,
+        default=0.9,
+        metavar="F",
+        help="part of it for weights and KV, as in SGLang (default: 0.9)",
+    )
+    parser.add_argument(
+        "--page-size-kib",
+        type=int,
+        default=MAX_PAGE_SIZE_KIB,
+        metavar="KIB",
+        help="page of weights and KV, a power of two from 4 to 2048 (default: 2048)",
+    )
+    parser.add_argument(
+        "--degrees",
+        default="1,2,4",
+        metavar="1,2,4",
+        help="allowed degrees, a divisor chain from 1 (default: 1,2,4)",
+    )
+    parser.add_argument(
+        "--dtype", choices=_DTYPES, default="bfloat16", help="of weights (default: bfloat16)"
+    )
+    parser.add_argument(
+        "--kv-cache-dtype",
+        choices=_KV_DTYPES,
+        default="auto",
+        help="of KV (default: auto, that of the weights; the server has no other yet)",
+    )
+    parser.add_argument("--json", action="store_true", help="print data instead of tables")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""What a model and a device allow, as text for a person or as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.layout.weight_pages import WeightPages
+from amoeba_sglang.plan.capacity import (
+    Capacity,
+    largest_frugal_page,
+    plan_capacity,
+    starvation,
+    wasted_share,
+)
+from amoeba_sglang.plan.dense_model import DenseModel
+
+GB = 10**9
+SMALLEST_PAGE = 4 << 10
+MOST_WASTE = 0.10
+# Linux's default of vm.max_map_count, and the part of it that a server lets its pages take.
+MAP_COUNT = 65530
+MAPPING_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Report:
+    """The plan of one model on one kind of device, with tight and with padded pages.
+
+    `usable_bytes` of `device_bytes` are for weights and KV.
+    """
+
+    model: DenseModel
+    chain: DegreeChain
+    device_bytes: int
+    usable_bytes: int
+    tight: Capacity
+    padded: Capacity
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def build(
+        cls,
+        model: DenseModel,
+        chain: DegreeChain,
+        page_size: int,
+        device_bytes: int,
+        usable_bytes: int,
+    ) -> Report:
+        """`page_size` in bytes. Raises ConfigError when the model does not divide by `chain`."""
+        model.require_degree(chain.finest)
+        layouts = [
+            WeightPages(chain, page_size, model.mlp_matrices, padded) for padded in (False, True)
+        ]
+        tight, padded = (plan_capacity(model, pages, usable_bytes) for pages in layouts)
+        warnings = [_misfit(tight, usable_bytes)]
+        if tight.fits and (reason := starvation(model, tight, device_bytes)):
+            warnings.append(f"degree 1 is starved of KV: {reason}")
+        warnings += [_waste(pages, model.layers) for pages in layouts]
+        warnings.append(_mappings(tight))
+        found = tuple(warning for warning in warnings if warning)
+        return cls(model, chain, device_bytes, usable_bytes, tight, padded, found)
+
+    def data(self) -> dict[str, Any]:
+        """Everything in plain types; sizes in bytes."""
+        model = self.model
+        return {
+            "model": asdict(model),
+            "degrees": self.chain.degrees,
+            "device_bytes": self.device_bytes,
+            "usable_bytes": self.usable_bytes,
+            "weights": {
+                "mlp": sum(model.mlp_matrices),
+                "attention": model.attention_bytes,
+                "embedding_and_head": model.embedding_bytes,
+                "norms": model.norm_bytes,
+            },
+            "token_bytes": model.token_bytes,
+            "tight": asdict(self.tight),
+            "padded": asdict(self.padded),
+            "warnings": self.warnings,
+        }
+
+    def text(self) -> str:
+        """The tables, then the warnings."""
+        lines = [
+            *self._head(),
+            *_degrees("tight", self.tight),
+            *_degrees("padded", self.padded),
+            *_changes(self.tight),
+            "",
+            "lost: share of the ideal, (d-1)/d of the MLP, that does not become KV",
+            "mappings: the most that the pages of a worker need on host memory",
+            *(f"warning: {warning}" for warning in self.warnings),
+        ]
+        return "\n".join(lines)
+
+    def _head(self) -> Iterator[str]:
+        model, percent = self.model, 100 * self.usable_bytes / self.device_bytes
+        yield (
+            f"{model.name}: {model.layers} layers, {model.heads} heads, {model.kv_heads} KV heads "
+            f"of {model.head_dim}; the KV of a token takes {model.token_bytes:,} bytes"
+        )
+        yield (
+            f"device {self.device_bytes / GB:g} GB (1 GB = 10^9 bytes), {percent:.4g}% of it for "
+            f"weights and KV; pages of {self.tight.page_size >> 10} KiB"
+        )
+        yield ""
+        yield "weights of a worker at degree 1         GB"
+        rows = {
+            "MLP, 1/d of it at degree d": sum(model.mlp_matrices),
+            "attention": model.attention_bytes,
+            "embedding and head": model.embedding_bytes,
+            "norms": model.norm_bytes,
+            "all": model.replicated_bytes + sum(model.mlp_matrices),
+        }
+        for name, size in rows.items():
+            yield f"  {name:<30}{size / GB:>10.3f}"
+
+
+def _degrees(name: str, capacity: Capacity) -> Iterator[str]:
+    share = capacity.waste_bytes / (capacity.total_bytes - capacity.waste_bytes)
+    yield ""
+    yield f"{name} pages: {capacity.waste_bytes / GB:.2f} GB ({share:.2%}) hold no weights"
+    if not capacity.degrees:
+        yield "  no degree fits"
+        return
+    yield "  degree  pages freed  GB freed    lost  GB of KV  tokens of an instance  mappings"
+    for row in capacity.degrees:
+        yield (
+            f"  {row.degree:>6}  {row.freed_pages:>11,}  {row.freed_bytes / GB:>8.2f}  "
+            f"{row.lost_share:>6.2%}  {row.kv_bytes / GB:>8.2f}  {row.tokens:>21,}  "
+            f"{row.mappings:>8,}"
+        )
+
+
+def _changes(capacity: Capacity) -> Iterator[str]:
+    if not capacity.changes:
+        return
+    yield ""
+    yield "a merge and its split, tight pages"
+    yield "  change  KV moved a live token  weights copied into a worker by the split"
+    for change in capacity.changes:
+        yield (
+            f"  {f'{change.low} - {change.high}':>6}  {change.kv_bytes_per_token:>13,} bytes  "
+            f"{change.refilled_bytes / GB:>38.2f} GB"
+        )
+
+
+def _misfit(capacity: Capacity, usable_bytes: int) -> str | None:
+    if capacity.fits:
+        return None
+    others = "only those shown would fit" if capacity.degrees else "none would fit"
+    return (
+        f"does not fit at degree 1, where every worker starts: {capacity.weight_bytes / GB:.2f} GB "
+        f"of weights and some KV, but {usable_bytes / GB:.2f} GB for both; of the higher degrees "
+        f"{others}"
+    )
+
+
+def _waste(pages: WeightPages, layers: int) -> str | None:
+    share = wasted_share(pages, layers)
+    if share <= MOST_WASTE:
+        return None
+    size = largest_frugal_page(pages, layers, MOST_WASTE, SMALLEST_PAGE)
+    if pages.padded:
+        cost = f"padded pages of {pages.page_size >> 10} KiB add {share:.1%} to the MLP"
+    else:
+        cost = f"tight pages of {pages.page_size >> 10} KiB lose {share:.1%} of the ideal"
+    below = f"--page-size-kib {size >> 10} is the largest below" if size else "no size stays below"
+    return f"{cost}; {below} {MOST_WASTE:.0%}"
+
+
+def _mappings(capacity: Capacity) -> str | None:
+    most = max((row.mappings for row in capacity.degrees), default=0)
+    if most <= MAPPING_SHARE * MAP_COUNT:
+        return None
+    return (
+        f"up to {most:,} mappings of a worker on host memory, over {MAPPING_SHARE:.0%} of "
+        f"vm.max_map_count {MAP_COUNT}: raise --page-size-kib or the sysctl"
+    )

@@ -1,0 +1,31 @@
+"""Answers that the router gives its clients in the place of a worker."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from sglang.srt.managers.io_struct import AbortReq
+
+
+def refuse(request: Any, reason: str) -> AbortReq:
+    """The end of a request with status 400 and the reason."""
+    finished = {
+        "type": "abort",
+        "message": reason,
+        "status_code": HTTPStatus.BAD_REQUEST,
+        "err_type": "BadRequestError",
+    }
+    return end(request, finished)
+
+
+def end(request: Any, finished_reason: dict[str, Any] | None) -> AbortReq:
+    """The end of a request that no worker has seen."""
+    return AbortReq(
+        rid=request.rid, http_worker_ipc=request.http_worker_ipc, finished_reason=finished_reason
+    )
+
+
+def is_named_by(request: Any, abort: AbortReq) -> bool:
+    """Whether an abort means this request, by SGLang's rule: all, or every id with that start."""
+    return abort.abort_all or request.rid.startswith(abort.rid)

@@ -1,0 +1,294 @@
+"""Weight pages that become KV pages and return, and the KV that moves with them.
+
+    python -m bench.page_exchange [--cycles 1000] [--live 2048] [--slots 4096]
+
+Real worker processes with the pages, weight store, KV ranges and mover of the server, in the shape
+of the bundled model (30 layers, fp32), without the model. A cycle is a merge of all workers and the
+split back; grown rows are overwritten in between, weights and live KV compared at the end. Beside
+it, in turn: a plain copy of as many bytes, and "Basic" (arXiv 2509.19729): allocate a second KV
+pool, copy the live tokens into it, free the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from amoeba_sglang.kv.mover import PeerKVMover
+from amoeba_sglang.kv.ranges import KVRanges
+from amoeba_sglang.kv.units import RunMoves, UnitBuffers
+from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.layout.weight_pages import WeightPages
+from amoeba_sglang.memory.host import HostMemory
+from amoeba_sglang.model.weight_store import WeightStore
+from amoeba_sglang.plan.moves import unit_moves
+from amoeba_sglang.transport import HostGroup
+from amoeba_sglang.worker.page_exchange import PageExchange
+from bench import results_file
+from tests.processes import run_workers
+
+_LAYERS, _HEADS, _HEAD_DIM, _HIDDEN, _INTERMEDIATE = 30, 4, 64, 576, 1536
+_PAGE, _STAGING = 64 << 10, 8 << 20
+_CHAINS = {2: (1, 2), 4: (1, 2, 4)}
+_BASIC_ROUNDS = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cycles", type=int, default=1000)
+    parser.add_argument("--live", type=int, default=2048, help="live tokens of a worker")
+    parser.add_argument("--slots", type=int, default=4096, help="slots of a worker's pool")
+    options = parser.parse_args()
+    figures = {}
+    for n in _CHAINS:
+        by_rank = run_workers(n, _measure, options.cycles, options.live, options.slots,
+                              timeout_s=3600.0)  # fmt: skip
+        figures[f"{n} workers"] = _summarise(by_rank)
+        for name, value in figures[f"{n} workers"].items():
+            print(f"{n} workers: {name}: {value}", flush=True)
+    results_file.write("page_exchange", {"settings": vars(options), **figures})
+
+
+def _summarise(by_rank: list[dict[str, Any]]) -> dict[str, Any]:
+    """The slowest worker of every round counts; memory is the largest of all workers."""
+    rounds = {
+        way: np.max([worker["seconds"][way] for worker in by_rank], axis=0)
+        for way in by_rank[0]["seconds"]
+    }
+    first = by_rank[0]
+    split = np.median(rounds["split, weights"])
+    refill = {
+        way: float(np.median(rounds[way]) / split) for way in rounds if way.startswith("plain")
+    }
+    return {
+        "ms": {
+            way: results_file.spread((seconds * 1e3).tolist()) for way, seconds in rounds.items()
+        },
+        "weight bytes copied by a split": first["weight_bytes"],
+        "weight bytes missing after a merge": first["missing_bytes"],
+        "KV bytes received by a merge": first["kv_bytes"],
+        "weight refill, of the rate of": refill,
+        "weights unmapped at the merge, of (1 - 1/d) of them": min(
+            worker["unmapped"] for worker in by_rank
+        ),
+        "KV memory gained, of what they hold": min(worker["gained"] for worker in by_rank),
+        "peak extra memory, MiB": {
+            way: max(worker["peaks"][way] for worker in by_rank) / 2**20 for way in first["peaks"]
+        },
+        "flat": [worker["flat"] for worker in by_rank],
+    }
+
+
+class _Peak:
+    """The most memory of this process beyond what it had: anonymous, and pages of its own file.
+
+    Peers' pages that this process reads are no memory of its own. Sampled every 200 us by a thread.
+    """
+
+    def __init__(self, memory: HostMemory) -> None:
+        self._memory, self._stop = memory, threading.Event()
+        self.extra = 0
+
+    def _now(self) -> int:
+        resident, shared = (int(n) for n in Path("/proc/self/statm").read_text().split()[1:3])
+        return (resident - shared) * os.sysconf("SC_PAGE_SIZE") + self._memory.physical_bytes()
+
+    def __enter__(self) -> _Peak:
+        self._before = self._now()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.0002):
+            self.extra = max(self.extra, self._now() - self._before)
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+class _Worker:
+    """What a worker of the server has, without a model."""
+
+    def __init__(self, rank: int, n: int, slots: int) -> None:
+        self.rank, self.n, self.chain = rank, n, DegreeChain(_CHAINS[n])
+        self.memory = HostMemory(_PAGE)
+        row = _HEADS * _HEAD_DIM * 4
+        matrices = (2 * _INTERMEDIATE * _HIDDEN * 4, _INTERMEDIATE * _HIDDEN * 4) * _LAYERS
+        self.ranges = KVRanges(self.memory, _LAYERS, slots + 1, row, sum(matrices))
+        pages = WeightPages(self.chain, _PAGE, matrices)
+        self.store = WeightStore(self.memory, pages, rank)
+        # The same model on every worker, as the server has it.
+        noise = torch.Generator().manual_seed(7)
+        self.weights = [
+            self.store.tensor(m, (size // 4,), torch.float32).normal_(generator=noise)
+            for m, size in enumerate(matrices)
+        ]
+        self.shape = (slots + 1, _HEADS, _HEAD_DIM)
+        self.blocks = [self.ranges.layer(i, self.shape, torch.float32) for i in range(_LAYERS)]
+        mine = torch.Generator().manual_seed(rank)
+        for tensor in (tensor for pair in self.blocks for tensor in pair):
+            tensor.normal_(generator=mine)
+        handles: list[Any] = [None] * n
+        dist.all_gather_object(handles, self.memory.export())
+        self.peers = {r: self.memory.open_peer(handles[r]) for r in range(n) if r != rank}
+        self.units: list[UnitBuffers | None] = [
+            None if r == rank else UnitBuffers(
+                [self.ranges.peer_layer(self.peers[r], handles[r], i, self.shape, torch.float32)
+                 for i in range(_LAYERS)], self.chain.finest)
+            for r in range(n)
+        ]  # fmt: skip
+        self.group = HostGroup.create(dist.group.WORLD)
+        own = UnitBuffers(self.blocks, self.chain.finest)
+        self.mover = PeerKVMover(own, self.units, self.group, _STAGING)
+        self.pages = PageExchange(self.ranges, self.store, self.peers)
+
+    def footprint(self) -> dict[str, int]:
+        size = int(Path("/proc/self/statm").read_text().split()[0])
+        return {
+            "physical_kib": self.memory.physical_bytes() // 1024,
+            "maps": Path("/proc/self/maps").read_bytes().count(b"\n"),
+            "address_space_mib": size * os.sysconf("SC_PAGE_SIZE") // 2**20,
+            "descriptors": len(os.listdir("/proc/self/fd")),
+        }
+
+    def resident_weights(self) -> int:
+        """Bytes of the weight store's addresses that have memory behind them (smaps)."""
+        start = self.weights[0].data_ptr()
+        end = start + self.store.pages.total_pages * _PAGE
+        total, inside = 0, False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            head = line.split()[0]
+            if "-" in head and not head.endswith(":"):
+                low, high = (int(part, 16) for part in head.split("-"))
+                inside = start <= low and high <= end
+            elif inside and line.startswith("Rss:"):
+                total += int(line.split()[1]) * 1024
+        return total
+
+
+def _measure(rank: int, n: int, cycles: int, live: int, slots: int) -> dict[str, Any]:
+    worker = _Worker(rank, n, slots)
+    chosen = [
+        np.sort(np.random.default_rng(home).permutation(slots)[:live] + 1) for home in range(n)
+    ]
+    moves = {
+        "merge": unit_moves(worker.chain, (1,) * n, (n,) * n),
+        "split": unit_moves(worker.chain, (n,) * n, (1,) * n),
+    }
+    missing = sum(r.stop - r.start for r in worker.store.pages.missing_ranges(n, 1, rank))
+    kept_weights = [w.clone() for w in worker.weights[::7]]
+    mine = torch.from_numpy(chosen[rank])
+    kept_kv = [key[mine].clone() for key, _ in worker.blocks[::7]]
+    source = torch.ones(missing, dtype=torch.uint8)
+    target = torch.zeros_like(source)
+    pieces = list(zip(target.chunk(2 * _LAYERS), source.chunk(2 * _LAYERS), strict=True))
+    seconds: dict[str, list[float]] = {}
+    found: dict[str, Any] = {"missing_bytes": missing, "peaks": {}}
+
+    def timed(way: str, work: Any) -> Any:
+        worker.group.barrier()
+        start = time.perf_counter()
+        result = work()
+        worker.group.barrier()
+        seconds.setdefault(way, []).append(time.perf_counter() - start)
+        return result
+
+    def cycle() -> None:
+        layers = range(_LAYERS)
+        found["kv_bytes"] = timed(
+            "merge, KV", lambda: worker.mover.move(layers, moves["merge"], chosen)
+        )
+        timed("merge, pages", lambda: worker.pages.change(1, n))
+        rows = worker.ranges.rows
+        for layer in range(0, _LAYERS, 7):
+            grown = worker.ranges.layer(layer, (rows, *worker.shape[1:]), torch.float32)
+            for tensor in grown:
+                tensor[slots + 1 :] = float("nan")
+        found["weight_bytes"] = timed("split, weights", lambda: worker.pages.change(n, 1))
+        timed("split, KV", lambda: worker.mover.move(layers, moves["split"], chosen))
+
+    before = worker.resident_weights()
+    worker.pages.change(1, n)
+    ideal = worker.store.pages.payload_bytes * (n - 1) / n
+    found["unmapped"] = (before - worker.resident_weights()) / ideal
+    gained = (worker.ranges.rows - worker.ranges.base_rows) * worker.ranges.row_bytes
+    found["gained"] = 2 * _LAYERS * gained / ideal
+    worker.group.barrier()
+    worker.pages.change(n, 1)
+    worker.group.barrier()
+    cycle()
+    flat = {1: worker.footprint()}
+    for number in range(2, cycles + 1):
+        timed("plain copy of the weights", lambda: target.copy_(source))
+        timed("plain copy of the weights, in as many pieces", lambda: copy_pieces(pieces))
+        cycle()
+        if number in (cycles // 2, cycles):
+            flat[number] = worker.footprint()
+    with _Peak(worker.memory) as peak:
+        for _ in range(10):
+            cycle()
+    found["peaks"]["ours, beside the staging buffer"] = peak.extra
+    for w, kept in zip(worker.weights[::7], kept_weights, strict=True):
+        assert torch.equal(w, kept), "weights changed"
+    for (key, _), kept in zip(worker.blocks[::7], kept_kv, strict=True):
+        assert torch.equal(key[mine], kept), "live KV changed"
+    with _Peak(worker.memory) as peak:
+        for _ in range(_BASIC_ROUNDS):
+            timed("Basic, KV of a merge", lambda: _basic(worker, moves["merge"], chosen))
+            gc.collect()
+    found["peaks"]["Basic"] = peak.extra
+    return {**found, "seconds": seconds, "flat": flat}
+
+
+def copy_pieces(pieces: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    for target, source in pieces:
+        target.copy_(source)
+
+
+def _basic(worker: _Worker, moves: tuple, chosen: list[np.ndarray]) -> None:
+    """A second pool in the new layout, all live tokens copied into it, the second pool freed.
+
+    Frees the new one instead of the old, which costs the same and leaves the worker as it was.
+    """
+    size = worker.ranges.base_pages * _PAGE * 2 * _LAYERS
+    pool = torch.empty(size, dtype=torch.uint8).view(2 * _LAYERS, -1)
+    for layer, pair in enumerate(worker.blocks):
+        for which, tensor in enumerate(pair):
+            new = pool[2 * layer + which][: tensor.nbytes].view(torch.float32).view(tensor.shape)
+            mine = torch.from_numpy(chosen[worker.rank])
+            new[mine] = tensor[mine]
+    new_layers = [
+        tuple(
+            pool[2 * layer + which][: pair[which].nbytes]
+            .view(torch.float32)
+            .view(pair[which].shape)
+            for which in (0, 1)
+        )
+        for layer, pair in enumerate(worker.blocks)
+    ]
+    units = UnitBuffers(new_layers, worker.chain.finest)
+    runs = RunMoves(moves, chosen, worker.chain.finest, units.rows)
+    for index in next(runs.chunks(runs.super_slots)):
+        if index.target != worker.rank:
+            continue
+        for layer in range(_LAYERS):
+            sources = worker.units[index.source].runs(layer, runs.width)
+            for target, there in zip(units.runs(layer, runs.width), sources, strict=True):
+                target[index.target_runs] = there[index.source_runs]
+
+
+if __name__ == "__main__":
+    main()

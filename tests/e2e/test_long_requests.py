@@ -1,0 +1,129 @@
+"""Requests that fit only into memory that a merge frees from weights."""
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from bench.long_request import WeightMemory, score
+from bench.servers import Server
+from tests.e2e.conftest import split_all
+
+POOL = 512
+LONG = random.Random(5).choices(range(100, 5000), k=2 * POOL + 100)
+SHORT = LONG[:90]
+
+
+def start(pool):
+    return Server(
+        "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", str(pool),
+        "--chunked-prefill-size", "256", env={"AMOEBA_AUDIT": "1"},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Log-probabilities and short output of a server whose pool is large enough at degree 1."""
+    with start(4096) as reference:
+        return score(reference, LONG), reference.generate(SHORT, 16)["output_ids"]
+
+
+@pytest.fixture(scope="module")
+def server():
+    with start(POOL) as running:
+        yield running
+
+
+@pytest.fixture
+def merged(server):
+    memory = [WeightMemory(process.pid) for process in server.workers()]
+    assert server.transform([0, 1], 2)[0] == 200
+    yield server, memory
+    split_all(server)
+
+
+def long_body(**fields):
+    return {"input_ids": LONG, "sampling_params": {"max_new_tokens": 8}, **fields}
+
+
+def test_a_request_longer_than_all_own_pools_runs_merged_and_leaves_no_trace(expected, merged):
+    server, _ = merged
+    long, short = expected
+    with ThreadPoolExecutor(2) as pool:
+        task = pool.submit(score, server, LONG)
+        beside = pool.submit(server.generate, SHORT, 16, routed_dp_rank=0).result()["output_ids"]
+        prompt, output = task.result()
+    assert prompt == pytest.approx(long[0], rel=1e-4, abs=1e-4)
+    assert output == pytest.approx(long[1], rel=1e-4, abs=1e-4)
+    assert beside == short
+    assert server.transform([0, 1], 1)[0] == 200
+    assert server.generate(SHORT, 16, routed_dp_rank=0)["output_ids"] == short
+
+
+def test_a_merge_turns_weight_memory_into_capacity(merged):
+    server, memory = merged
+    [instance] = server.state()["instances"]
+    figures = [worker.after_merge() for worker in memory]
+    for worker in figures:
+        freed = worker["weights_at_degree_1"] - worker["weights_merged"]
+        assert freed >= 0.99 * worker["weights_at_degree_1"] / 2
+        assert worker["file_merged"] <= worker["file_at_degree_1"] * 1.02
+    # K and V of 30 layers, 4 heads of 64 fp32 each; every token lies half on each worker.
+    token_bytes = 30 * 2 * 4 * 64 * 4
+    held = 2 * figures[0]["weights_at_degree_1"] / 2 / token_bytes
+    assert instance["max_tokens"] >= 2 * POOL + 0.97 * held
+
+
+def test_a_split_waits_for_the_long_request_and_says_so(merged):
+    server, _ = merged
+    with ThreadPoolExecutor(1) as pool:
+        task = pool.submit(server.generate, LONG, 24)
+        while not sum(i["running"] for i in server.state()["instances"]):
+            assert not task.done()
+        status, reply = server.transform([0, 1], 1)
+        assert status == 409
+        assert "longer than the 512 slots" in reply["error"]
+        assert task.result()["meta_info"]["completion_tokens"] == 24
+    assert server.transform([0, 1], 1)[0] == 200
+
+
+def test_what_does_not_fit_gets_400_with_the_numbers_and_the_way_out(server):
+    split_all(server)
+    status, reply = server.post("/generate", long_body())
+    assert status == 400
+    message = reply["error"]["message"]
+    assert f"{len(LONG) + 8} tokens" in message
+    assert "at most 510" in message
+    assert "/amoeba/transform" in message
+    status, reply = server.post("/generate", {**long_body(), "input_ids": LONG * 6})
+    assert status == 400
+    assert "no layout" in reply["error"]["message"]
+
+
+def test_only_the_anchor_takes_a_long_request(merged):
+    server, _ = merged
+    status, reply = server.post("/generate", long_body(routed_dp_rank=1))
+    assert status == 400
+    assert "routed_dp_rank 1" in reply["error"]["message"]
+
+
+def test_many_long_and_short_requests_share_the_memory(merged):
+    server, _ = merged
+    prompts = [LONG[i : i + 900] for i in range(0, 200, 40)] + [SHORT] * 4
+    alone = [server.generate(tokens, 6)["output_ids"] for tokens in prompts[:2]]
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        together = list(pool.map(lambda tokens: server.generate(tokens, 6), prompts))
+    assert [reply["output_ids"] for reply in together[:2]] == alone
+    assert all(reply["meta_info"]["completion_tokens"] == 6 for reply in together)
+
+
+def test_a_request_that_needs_the_peer_s_own_slots_leases_and_returns_them(merged):
+    server, _ = merged
+    most = server.state()["max_request_tokens"]
+    tokens = random.Random(6).choices(range(100, 5000), k=most - 200)
+    first = server.generate(SHORT, 8, routed_dp_rank=1)["output_ids"]
+    assert server.generate(tokens, 12)["meta_info"]["completion_tokens"] == 12
+    # The audit of the idle workers finds every slot at home again, or ends the server.
+    assert server.generate(SHORT, 8, routed_dp_rank=1)["output_ids"] == first
+    assert server.transform([0, 1], 1)[0] == 200
+    assert server.generate(SHORT, 8, routed_dp_rank=1)["output_ids"] == first

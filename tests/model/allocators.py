@@ -1,0 +1,51 @@
+"""Small allocators of own and grown slots, with stand-ins for requests and the prefix cache."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+
+from amoeba_sglang.model.kv_allocator import ElasticAllocator
+
+SIZE = 10
+GROWN = 6
+
+
+def make(grown=GROWN, need_sort=False, kind=ElasticAllocator):
+    allocator = kind(SIZE, torch.float32, "cpu", None, need_sort)
+    if kind is ElasticAllocator:
+        allocator.start_layout(grown, 0)
+    return allocator
+
+
+def request(tokens, prompt=1):
+    return SimpleNamespace(
+        origin_input_ids=[1] * prompt,
+        sampling_params=SimpleNamespace(max_new_tokens=tokens - prompt),
+        kv=SimpleNamespace(kv_allocated_len=0),
+    )
+
+
+SHORT, LONG = request(SIZE - 2), request(SIZE - 1)
+
+
+class Tree:
+    """A prefix cache that owns `slots` and gives them up from the front."""
+
+    def __init__(self, allocator, slots=()):
+        self.allocator = allocator
+        self.slots = torch.tensor(slots, dtype=torch.int64)
+
+    def supports_prefix_sharing(self):
+        return True
+
+    def supports_mamba(self):
+        return False
+
+    def evictable_size(self):
+        return len(self.slots)
+
+    def evict_for_alloc(self, params):
+        evicted, self.slots = self.slots[: params.num_tokens], self.slots[params.num_tokens :]
+        self.allocator.free(evicted)

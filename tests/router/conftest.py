@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from amoeba_sglang.router import controller
+from tests.router.stand_in import Router
+
+
+@pytest.fixture
+def router(monkeypatch):
+    def receive(queue, flags):
+        if not queue:
+            raise controller.zmq.Again
+        return queue.pop(0)
+
+    serving = SimpleNamespace(allow_auto_truncate=False)
+    monkeypatch.setattr(controller, "get_serving", lambda: serving)
+    monkeypatch.setattr(controller, "sock_send", lambda queue, message: queue.append(message))
+    monkeypatch.setattr(controller, "sock_recv", receive)
+    return Router()

@@ -1,0 +1,166 @@
+"""Weights become KV rows and come back: bit for bit, or nothing has happened."""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+
+import pytest
+
+from amoeba_sglang.memory import mapping
+from amoeba_sglang.memory.base import MemoryFault
+from amoeba_sglang.plan.capacity import growth_pages
+from tests.elastic_workers import CHAIN, LAYERS, PAGES, ROW_BYTES, ROWS, change, make_group
+
+GROWTH = {degree: growth_pages(PAGES, degree, LAYERS) for degree in CHAIN.degrees}
+ALL_CHANGES = [(1, 2), (1, 4), (2, 4), (4, 2), (4, 1), (2, 1)]
+
+
+@pytest.fixture
+def workers():
+    return make_group()
+
+
+def at_degree(workers, degree):
+    """The group after a merge from degree 1, its grown rows full of KV."""
+    change(workers, 1, degree)
+    for worker in workers:
+        worker.overwrite_grown_rows()
+
+
+def test_every_degree_above_one_grows_the_pool(workers):
+    assert 0 == GROWTH[1] < GROWTH[2] < GROWTH[4]
+    exchange = workers[0].exchange
+    assert exchange.grown_slots(1) == 0
+    for degree in (2, 4):
+        change(workers, 1, degree)
+        assert exchange.grown_slots(degree) == degree * (workers[0].ranges.rows - ROWS)
+        assert exchange.grown_slots(degree) >= degree * (GROWTH[degree] * 4096 // ROW_BYTES)
+        change(workers, degree, 1)
+
+
+@pytest.mark.parametrize(
+    "path", [(1, 2, 1), (1, 2, 4, 1), (1, 4, 2, 1), (1, 4, 1), (1, 2, 4, 2, 4, 2, 1)], ids=str
+)
+def test_weights_and_kv_survive_every_walk_however_the_grown_rows_are_used(workers, path):
+    charged = [worker.memory.physical_bytes() for worker in workers]
+    for before, after in pairwise(path):
+        change(workers, before, after)
+        for worker in workers:
+            worker.assert_sound(after, GROWTH[after])
+            worker.overwrite_grown_rows()
+            worker.assert_sound(after, GROWTH[after])
+        assert [worker.memory.physical_bytes() for worker in workers] == charged
+
+
+def test_a_block_changes_beside_workers_that_do_not(workers):
+    change(workers[2:], 1, 2)
+    change(workers[2:], 2, 2)
+    for worker in workers:
+        degree = 2 if worker.index >= 2 else 1
+        worker.assert_sound(degree, GROWTH[degree])
+        worker.overwrite_grown_rows()
+    change(workers[:2], 1, 4)
+    change(workers[2:], 2, 4)
+    for worker in workers:
+        worker.assert_sound(4, GROWTH[4])
+
+
+def test_a_split_copies_what_no_page_of_the_worker_holds_and_a_merge_nothing(workers):
+    assert [worker.exchange.change(1, 4) for worker in workers] == [0] * 4
+    for worker in workers:
+        missing = PAGES.missing_ranges(4, 2, worker.index)
+        assert worker.exchange.change(4, 2) == sum(stop - start for start, stop, _ in missing) > 0
+
+
+def test_a_split_reads_only_the_workers_of_its_own_block(workers):
+    """The weights of all are equal, but another block may be changing its pages right now."""
+    for worker, peer in (workers[2:], workers[:1:-1]):
+        worker.meet({peer.index: peer.memory.export()})
+    at_degree(workers[2:], 2)
+    change(workers[2:], 2, 1)
+    for worker in workers[2:]:
+        worker.assert_sound(1, 0)
+
+
+@pytest.mark.parametrize(("before", "after"), ALL_CHANGES)
+@pytest.mark.parametrize("index", range(CHAIN.finest))
+def test_whichever_mapping_fails_everything_is_as_before_and_the_next_try_succeeds(
+    workers, before, after, index
+):
+    if before > 1:
+        at_degree(workers, before)
+    victim = workers[index]
+    others = [worker for worker in workers if worker is not victim]
+    faults = 0
+    while True:
+        victim.memory.maps_until_fault = faults
+        try:
+            victim.exchange.change(before, after)
+        except MemoryFault:
+            victim.assert_sound(before, GROWTH[before])
+            faults += 1
+        else:
+            break
+    victim.memory.maps_until_fault = None
+    # At least one mapping for every range of the pool, and the runs of pages that come home.
+    assert faults >= 2 * LAYERS + (after < before)
+    change(others, before, after)
+    for worker in workers:
+        worker.assert_sound(after, GROWTH[after])
+        worker.overwrite_grown_rows()
+    if after > 1:
+        change(workers, after, 1)
+        for worker in workers:
+            worker.assert_sound(1, 0)
+
+
+@pytest.mark.parametrize(("before", "after"), ALL_CHANGES)
+def test_workers_that_succeeded_go_back_when_a_peer_did_not(workers, before, after):
+    if before > 1:
+        at_degree(workers, before)
+    change(workers, before, after)
+    for worker in workers:
+        worker.exchange.undo(before)
+        worker.assert_sound(before, GROWTH[before])
+    change(workers, before, after)
+    for worker in workers:
+        worker.assert_sound(after, GROWTH[after])
+
+
+def test_a_worker_whose_degree_stays_keeps_the_kv_of_its_grown_rows_in_an_undone_change(workers):
+    change(workers, 1, 2)
+    keeper = workers[0]
+    keeper.overwrite_grown_rows()
+    assert keeper.exchange.change(2, 2) == 0
+    keeper.exchange.undo(2)
+    keeper.assert_sound(2, GROWTH[2])
+    key, _ = keeper.ranges.layer(LAYERS - 1, (keeper.ranges.rows, ROW_BYTES), keeper.kv[0].dtype)
+    assert bool((key[ROWS:] == 0xA5).all())
+
+
+def test_a_change_that_needs_too_many_mappings_is_refused_in_advance(workers, monkeypatch):
+    exchange = workers[0].exchange
+    assert exchange.refusal(1, 4) is None
+    assert exchange.refusal(4, 1) is None
+    monkeypatch.setattr(mapping, "mapping_limit", mapping.mappings_in_use)
+    assert "vm.max_map_count" in exchange.refusal(1, 4)
+    assert "vm.max_map_count" in exchange.refusal(4, 1)
+
+
+def test_hundred_round_trips_leave_no_mapping_or_descriptor_behind(workers):
+    def cycle():
+        for before, after in pairwise((1, 2, 4, 1)):
+            change(workers, before, after)
+            for worker in workers:
+                worker.overwrite_grown_rows()
+
+    cycle()
+    mappings, descriptors = mapping.mappings_in_use(), len(os.listdir("/proc/self/fd"))
+    for _ in range(100):
+        cycle()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    # Less than one a cycle: the allocators of other libraries map memory at times.
+    assert mapping.mappings_in_use() < mappings + 50
+    for worker in workers:
+        worker.assert_sound(1, 0)
