@@ -14,6 +14,8 @@ from amoeba_sglang.errors import ConfigError
 POLICIES = ("static", "least_load", "round_robin")
 TRANSPORTS = ("peer", "collective")
 MAX_PAGE_SIZE_KIB = 2048
+# Of vm.max_map_count for the pages of a worker; the rest is for libraries, threads and malloc.
+MAPPING_SHARE = 0.8
 
 
 @dataclass(frozen=True)

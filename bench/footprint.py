@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,46 @@ def sample(server: Server) -> dict[str, Any]:
         with contextlib.suppress(FileNotFoundError):
             shared += path.stat().st_size
     return {"processes": processes, "shm_bytes": shared}
+
+
+def private_bytes(pid: int) -> int:
+    """Memory that only this process has: all but files and shared pages."""
+    resident, shared = (int(n) for n in Path(f"/proc/{pid}/statm").read_text().split()[1:3])
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory_file(pid: int) -> Path:
+    """The file of a worker's KV and MLP weights, as a path that `os.stat` takes."""
+    return next(
+        path
+        for path in Path(f"/proc/{pid}/fd").iterdir()
+        if os.readlink(path).startswith("/memfd:amoeba-pages")
+    )
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """Addresses [low, high) of a process, and the bytes of them that have memory (smaps)."""
+
+    low: int
+    high: int
+    permissions: str
+    inode: int
+    resident: int
+
+
+def mappings(pid: int) -> list[Mapping]:
+    """All mappings of a process, by address."""
+    found: list[Mapping] = []
+    head: list[str] = []
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        words = line.split()
+        if "-" in words[0] and not words[0].endswith(":"):
+            head = words
+        elif line.startswith("Rss:"):
+            low, high = (int(part, 16) for part in head[0].split("-"))
+            found.append(Mapping(low, high, head[1], int(head[4]), int(words[1]) * 1024))
+    return found
 
 
 def cpu_seconds(server: Server) -> dict[str, float]:

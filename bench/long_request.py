@@ -12,16 +12,16 @@ import os
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from bench import results_file
 from bench.accuracy import compare
+from bench.footprint import Mapping, mappings, memory_file
+from bench.idle import stock_environment
 from bench.servers import Server
 
 POOL = 512
 SHORTS, SHORT_OUTPUT, LONG_OUTPUT = 8, 24, 16
-_BINDING = {2: "0|1", 4: "0|0|1|1"}
 
 
 def main() -> None:
@@ -63,14 +63,9 @@ def measure(workers: int) -> dict[str, Any]:
             "beside the long one": sum(a != b for a, b in zip(before, beside, strict=True)),
             "after the split": sum(a != b for a, b in zip(before, after, strict=True)),
         }
-    environment = {
-        "SGLANG_CPU_OMP_THREADS_BIND": _BINDING[workers],
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
     with Server(
         "--tp-size", str(workers), "--max-total-tokens", "8192", *flags,
-        module="sglang.launch_server", env=environment,
+        module="sglang.launch_server", env=stock_environment(workers),
     ) as stock:  # fmt: skip
         theirs = score(stock, long)
     found["prompt"] = compare([ours[0]], [theirs[0]])
@@ -116,15 +111,10 @@ class WeightMemory:
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._file = next(
-            path
-            for path in Path(f"/proc/{pid}/fd").iterdir()
-            if os.readlink(path).startswith("/memfd:amoeba-pages")
-        )
+        self._file = memory_file(pid)
         self._inode = os.stat(self._file).st_ino
-        self._low, self._high = max(
-            ((low, high) for low, high, _ in self._mappings()), key=lambda pair: pair[1] - pair[0]
-        )
+        whole = max(self._mappings(), key=lambda mapping: mapping.high - mapping.low)
+        self._low, self._high = whole.low, whole.high
         self._resident, self._physical = self._weights(), os.stat(self._file).st_blocks * 512
 
     def after_merge(self) -> dict[str, int]:
@@ -137,19 +127,12 @@ class WeightMemory:
         }
 
     def _weights(self) -> int:
-        return sum(r for low, high, r in self._mappings() if self._low <= low < self._high)
+        inside = (m for m in self._mappings() if self._low <= m.low < self._high)
+        return sum(mapping.resident for mapping in inside)
 
-    def _mappings(self) -> list[tuple[int, int, int]]:
-        """(start, end, resident bytes) of every mapping of the worker's own memory file."""
-        found, current = [], None
-        for line in Path(f"/proc/{self._pid}/smaps").read_text().splitlines():
-            words = line.split()
-            if "-" in words[0] and not words[0].endswith(":"):
-                current = words if words[4] == str(self._inode) and "w" in words[1] else None
-            elif current and line.startswith("Rss:"):
-                low, high = (int(part, 16) for part in current[0].split("-"))
-                found.append((low, high, int(words[1]) * 1024))
-        return found
+    def _mappings(self) -> list[Mapping]:
+        """Those of the worker's own memory file; peers' are read-only."""
+        return [m for m in mappings(self._pid) if m.inode == self._inode and "w" in m.permissions]
 
 
 if __name__ == "__main__":

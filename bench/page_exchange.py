@@ -34,6 +34,7 @@ from amoeba_sglang.plan.moves import unit_moves
 from amoeba_sglang.transport import HostGroup
 from amoeba_sglang.worker.page_exchange import PageExchange
 from bench import results_file
+from bench.footprint import mappings, private_bytes
 from tests.processes import run_workers
 
 _LAYERS, _HEADS, _HEAD_DIM, _HIDDEN, _INTERMEDIATE = 30, 4, 64, 576, 1536
@@ -101,8 +102,7 @@ class _Peak:
         self.extra = 0
 
     def _now(self) -> int:
-        resident, shared = (int(n) for n in Path("/proc/self/statm").read_text().split()[1:3])
-        return (resident - shared) * os.sysconf("SC_PAGE_SIZE") + self._memory.physical_bytes()
+        return private_bytes(os.getpid()) + self._memory.physical_bytes()
 
     def __enter__(self) -> _Peak:
         self._before = self._now()
@@ -145,11 +145,14 @@ class _Worker:
         dist.all_gather_object(handles, self.memory.export())
         self.peers = {r: self.memory.open_peer(handles[r]) for r in range(n) if r != rank}
         self.units: list[UnitBuffers | None] = [
-            None if r == rank else UnitBuffers(
-                [self.ranges.peer_layer(self.peers[r], handles[r], i, self.shape, torch.float32)
-                 for i in range(_LAYERS)], self.chain.finest)
+            None
+            if r == rank
+            else UnitBuffers(
+                self.ranges.peer_layers(self.peers[r], handles[r], self.shape, torch.float32),
+                self.chain.finest,
+            )
             for r in range(n)
-        ]  # fmt: skip
+        ]
         self.group = HostGroup.create(dist.group.WORLD)
         own = UnitBuffers(self.blocks, self.chain.finest)
         self.mover = PeerKVMover(own, self.units, self.group, _STAGING)
@@ -168,15 +171,8 @@ class _Worker:
         """Bytes of the weight store's addresses that have memory behind them (smaps)."""
         start = self.weights[0].data_ptr()
         end = start + self.store.pages.total_pages * _PAGE
-        total, inside = 0, False
-        for line in Path("/proc/self/smaps").read_text().splitlines():
-            head = line.split()[0]
-            if "-" in head and not head.endswith(":"):
-                low, high = (int(part, 16) for part in head.split("-"))
-                inside = start <= low and high <= end
-            elif inside and line.startswith("Rss:"):
-                total += int(line.split()[1]) * 1024
-        return total
+        pieces = mappings(os.getpid())
+        return sum(m.resident for m in pieces if start <= m.low and m.high <= end)
 
 
 def _measure(rank: int, n: int, cycles: int, live: int, slots: int) -> dict[str, Any]:

@@ -12,10 +12,10 @@ import asyncio
 import os
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from bench import results_file
+from bench.footprint import memory_file, private_bytes
 from bench.load import chat_prompts, run_clients
 from bench.servers import Server
 
@@ -83,15 +83,7 @@ class Watch:
 
     def __init__(self, pids: list[int]) -> None:
         self._stop = threading.Event()
-        self._pages = [Path(f"/proc/{pid}/statm") for pid in pids]
-        self._files = [
-            next(
-                path
-                for path in Path(f"/proc/{pid}/fd").iterdir()
-                if os.readlink(path).startswith("/memfd:amoeba-pages")
-            )
-            for pid in pids
-        ]
+        self._processes = [(pid, memory_file(pid)) for pid in pids]
         self.most = [0] * len(pids)
         self.samples = 0
 
@@ -101,11 +93,9 @@ class Watch:
         return self
 
     def _watch(self) -> None:
-        page = os.sysconf("SC_PAGE_SIZE")
         while not self._stop.wait(0.002):
-            for rank, (pages, file) in enumerate(zip(self._pages, self._files, strict=True)):
-                resident, shared = (int(n) for n in pages.read_text().split()[1:3])
-                now = (resident - shared) * page + os.stat(file).st_blocks * 512
+            for rank, (pid, file) in enumerate(self._processes):
+                now = private_bytes(pid) + os.stat(file).st_blocks * 512
                 self.most[rank] = max(self.most[rank], now)
             self.samples += 1
 

@@ -47,22 +47,25 @@ class KVRanges:
         key, value = self._ranges[2 * number : 2 * number + 2]
         return key.tensor(0, shape, dtype), value.tensor(0, shape, dtype)
 
-    def peer_layer(
+    def peer_layers(
         self,
         pages: AddressRange,
         handle: MemoryHandle,
-        number: int,
         shape: tuple[int, ...],
         dtype: torch.dtype,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`layer` of a peer, in its opened `pages`; base rows only. Its ranges must equal these."""
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """`layer` for every layer of a peer, in its opened `pages`; base rows only. Its ranges must
+        equal these."""
         own = self.memory.export()
         assert (handle.pages, handle.page_size) == (own.pages, own.page_size), (
             f"the memory of two workers differs: {own} and {handle}"
         )
         size = self.base_pages * handle.page_size
-        start = self._first_page * handle.page_size + 2 * number * size
-        return pages.tensor(start, shape, dtype), pages.tensor(start + size, shape, dtype)
+        start = self._first_page * handle.page_size
+        tensors = [
+            pages.tensor(start + number * size, shape, dtype) for number in range(len(self._ranges))
+        ]
+        return list(zip(tensors[::2], tensors[1::2], strict=True))
 
     def grow(self, pages: Sequence[int]) -> None:
         """Map `pages`, an equal share behind every range; MemoryFault leaves all unchanged."""

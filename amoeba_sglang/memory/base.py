@@ -14,6 +14,7 @@ Nothing here synchronises processes: who may touch which page when is agreed els
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,15 @@ from amoeba_sglang.errors import AmoebaError
 
 class MemoryFault(AmoebaError):
     """The system refused a memory operation; the text names the limit and what to change."""
+
+
+def require_view(size: int, offset: int, shape: Sequence[int], dtype: torch.dtype) -> int:
+    """Bytes of a tensor at `offset` of a range of `size` bytes, in which it must lie."""
+    count = math.prod(shape)
+    assert count > 0, f"no tensor of shape {tuple(shape)} over raw memory"
+    nbytes = count * dtype.itemsize
+    assert 0 <= offset <= size - nbytes, (offset, nbytes, size)
+    return nbytes
 
 
 class AddressRange(Protocol):

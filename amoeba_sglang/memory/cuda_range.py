@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from amoeba_sglang.memory.base import require_view
 from amoeba_sglang.memory.driver import Driver
 from amoeba_sglang.memory.runs import find_runs
 
@@ -44,10 +44,7 @@ class CudaRange:
     def tensor(self, offset: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """See AddressRange.tensor."""
         assert self._finalizer.alive, "the range is closed"
-        count = math.prod(shape)
-        assert count > 0, f"no tensor of shape {tuple(shape)} over raw memory"
-        nbytes = count * dtype.itemsize
-        assert 0 <= offset <= self.size - nbytes, (offset, nbytes, self.size)
+        nbytes = require_view(self.size, offset, shape, dtype)
         # A tensor born in inference mode could not be written to outside of it.
         with torch.inference_mode(False):
             content = self._view_bytes(self.address + offset, nbytes, self)

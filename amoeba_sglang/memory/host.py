@@ -6,14 +6,13 @@ import mmap
 import os
 from collections.abc import Sequence
 
+from amoeba_sglang.config import MAPPING_SHARE, MAX_PAGE_SIZE_KIB
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.memory import mapping
 from amoeba_sglang.memory.base import Memory, MemoryFault, MemoryHandle
 from amoeba_sglang.memory.runs import find_runs
 
-_LARGEST_PAGE = 2 << 20
-# Of vm.max_map_count; the rest is for libraries, threads and malloc.
-_MAPPING_SHARE = 0.8
+_LARGEST_PAGE = MAX_PAGE_SIZE_KIB << 10
 
 
 class HostMemory(Memory):
@@ -103,9 +102,9 @@ def check_mappings(pages: Sequence[int], page_size: int) -> None:
     """
     needed = sum(1 for _ in find_runs(pages))
     used, limit = mapping.mappings_in_use(), mapping.mapping_limit()
-    if used + needed > _MAPPING_SHARE * limit:
+    if used + needed > MAPPING_SHARE * limit:
         raise MemoryFault(
             f"{len(pages)} pages of {page_size // 1024} KiB need {needed} mappings beside "
-            f"{used} in use, more than {_MAPPING_SHARE:.0%} of vm.max_map_count ({limit}): "
+            f"{used} in use, more than {MAPPING_SHARE:.0%} of vm.max_map_count ({limit}): "
             f"raise --amoeba-page-size-kib, or `sysctl vm.max_map_count`"
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import math
 import mmap
 import os
 import weakref
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from amoeba_sglang.memory.base import MemoryFault
+from amoeba_sglang.memory.base import MemoryFault, require_view
 
 READ, WRITE, NONE = mmap.PROT_READ, mmap.PROT_WRITE, 0
 _FIXED = 0x10
@@ -50,10 +49,7 @@ class MappedRange:
     def tensor(self, offset: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """See AddressRange.tensor."""
         assert self._finalizer.alive, "the range is closed"
-        count = math.prod(shape)
-        assert count > 0, f"no tensor of shape {tuple(shape)} over raw memory"
-        nbytes = count * dtype.itemsize
-        assert 0 <= offset <= self.size - nbytes, (offset, nbytes, self.size)
+        nbytes = require_view(self.size, offset, shape, dtype)
         buffer = (ctypes.c_char * nbytes).from_address(self.address + offset)
         buffer.owner = self
         # A tensor born in inference mode could not be written to outside of it.

@@ -9,6 +9,9 @@ from sglang.srt.mem_cache.allocator.token import TokenToKVPoolAllocator
 
 from amoeba_sglang.model.prefill_budget import ElasticPrefillBudget
 
+# SGLang admits a request only when more than its tokens and one spare slot are free.
+SPARE_SLOTS = 2
+
 
 class ElasticAllocator(TokenToKVPoolAllocator):
     """Upstream's allocator of a worker's own slots 1..size, plus extra slots above `size`.
@@ -20,12 +23,16 @@ class ElasticAllocator(TokenToKVPoolAllocator):
     nobody here until they come home.
     """
 
+    def __init__(
+        self, size: int, dtype: torch.dtype, device: str, kvcache: Any, need_sort: bool
+    ) -> None:
+        # Before upstream's constructor, which clears.
+        self.grown = self.leasable = 0
+        self.leased = self.lent = torch.empty(0, dtype=torch.int64, device=device)
+        super().__init__(size, dtype, device, kvcache, need_sort)
+
     def clear(self) -> None:
-        # Upstream clears in its constructor and when it flushes: the lent stay away, extra ones are
-        # free again.
-        if not hasattr(self, "lent"):
-            self.grown = self.leasable = 0
-            self.leased = self.lent = torch.empty(0, dtype=torch.int64, device=self.device)
+        """Free every slot, as a flush does; the lent stay away."""
         super().clear()
         self.free_pages = self.free_pages[~torch.isin(self.free_pages, self.lent)]
         self.free_extra = torch.cat([self._grown_ids(), self.leased])
@@ -82,8 +89,7 @@ class ElasticAllocator(TokenToKVPoolAllocator):
     @property
     def request_tokens(self) -> int:
         """The most tokens of prompt and output of one request that the own slots hold."""
-        # SGLang admits a request only when more than its tokens and one spare slot are free.
-        return self.size - 2
+        return self.size - SPARE_SLOTS
 
     def tokens_wanted(self, req: Any) -> int:
         """Prompt and output of a request when it is complete."""

@@ -45,10 +45,7 @@ class ElasticKVPool(MHATokenToKVPool):
         self, pages: AddressRange, handle: MemoryHandle
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """`blocks` of a peer, in its opened `pages`; its pool must be as large as this one."""
-        return [
-            self.ranges.peer_layer(pages, handle, layer, self._shape, self.store_dtype)
-            for layer in range(self.layer_num)
-        ]
+        return self.ranges.peer_layers(pages, handle, self._shape, self.store_dtype)
 
     def view_layer(self, layer: int, degree: int) -> None:
         """Re-view one layer's memory at `degree`: d times the tokens, 1/d of the heads."""

@@ -20,6 +20,8 @@ from amoeba_sglang.plan.moves import unit_moves
 # With less of the device for KV, a worker at degree 1 runs batches too small to be worth its
 # weight reads.
 LEAST_KV_SHARE = 0.10
+# Of the elastic weights by `wasted_share`; a page size that costs more gets a warning.
+MOST_WASTE = 0.10
 
 
 def growth_pages(pages: WeightPages, degree: int, layers: int, base: int = 1) -> int:

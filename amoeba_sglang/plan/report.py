@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from amoeba_sglang.config import MAPPING_SHARE
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.layout.weight_pages import WeightPages
 from amoeba_sglang.plan.capacity import (
+    MOST_WASTE,
     Capacity,
     largest_frugal_page,
     plan_capacity,
@@ -19,10 +21,8 @@ from amoeba_sglang.plan.dense_model import DenseModel
 
 GB = 10**9
 SMALLEST_PAGE = 4 << 10
-MOST_WASTE = 0.10
-# Linux's default of vm.max_map_count, and the part of it that a server lets its pages take.
+# Linux's default of vm.max_map_count.
 MAP_COUNT = 65530
-MAPPING_SHARE = 0.8
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from amoeba_sglang.kv.audit import audit_slots
 from amoeba_sglang.model.kv_pool import ElasticKVPool
 from amoeba_sglang.model.layer_shards import LayerShards
-from amoeba_sglang.worker.slots import free_slots
+from amoeba_sglang.worker.slots import free_slots, live_requests
 
 
 def audit(scheduler: Any, planned: Iterable[Any]) -> list[str]:
@@ -46,17 +46,6 @@ def audit(scheduler: Any, planned: Iterable[Any]) -> list[str]:
         requests=owned,
         leased=allocator.lent.cpu().numpy(),
     )
-
-
-def live_requests(scheduler: Any, planned: Iterable[Any]) -> list[Any]:
-    """Requests of this worker that hold KV, each once."""
-    # Overlap drops a request whose queued result finishes it from the running batch already.
-    queued = [batch for batch, _ in scheduler.result_queue]
-    batches = [*planned, *queued, scheduler.running_batch, scheduler.last_batch]
-    candidates = [req for batch in batches if batch is not None for req in batch.reqs]
-    candidates += [scheduler.chunked_req, *scheduler.waiting_queue]
-    found = {id(r): r for r in candidates if r is not None and r.kv is not None and r.kv.holds_kv}
-    return list(found.values())
 
 
 def digest(pool: ElasticKVPool, live: np.ndarray, layers: list[LayerShards]) -> tuple[str, str]:

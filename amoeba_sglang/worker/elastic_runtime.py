@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import Any
 
 import torch
@@ -202,14 +201,18 @@ class ElasticRuntime:
         if self.lock_step is None:
             return None
         assert self.leases is not None
-        offer = partial(self.leases.offer, demand)
-        has_work = batch is not None or order is not None or self.leases.has_news(demand)
+        leases = self.leases
+        missing = leases.missing(demand)
+        has_work = batch is not None or order is not None or leases.has_news(missing)
         ready = 0 if order is None else order.epoch
         records = self.lock_step.exchange(
-            has_work, lambda step: self._describe(batch, step, has_work, ready, offer())
+            has_work,
+            lambda step: self._describe(
+                batch, step, has_work, ready, leases.offer(demand, missing)
+            ),
         )
         if records is not None:
-            self.leases.settle(records)
+            leases.settle(records)
         return records
 
     def run_or_follow(self, batch: Any, records: list[StepRecord] | None) -> None:

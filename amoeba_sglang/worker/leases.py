@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.model.kv_allocator import ElasticAllocator
+from amoeba_sglang.model.kv_allocator import SPARE_SLOTS, ElasticAllocator
 from amoeba_sglang.model.step_record import StepRecord
 
 
@@ -49,24 +49,24 @@ class Leases:
         self._degree, self._index = degree, index
         self._asked = 0
 
-    def has_news(self, demand: Demand) -> bool:
+    def has_news(self, missing: int) -> bool:
         """Whether peers must hear of this worker's leases although it has no rows to run.
 
         Nobody falls asleep while slots are away from home: an idle scheduler counts its slots.
         """
-        return len(self._allocator.leased) > 0 or self._missing(demand) > 0
+        return len(self._allocator.leased) > 0 or missing > 0
 
-    def offer(self, demand: Demand) -> dict[str, Any]:
+    def offer(self, demand: Demand, missing: int) -> dict[str, Any]:
         """The fields of the next step record that are about leases; slots change hands now."""
         if self._index:
             return {"slots_lent": self._lend(demand)}
         if self._must_return(demand):
             ids = self._allocator.return_leases().numpy()
             return {"slots_returned": ids - self._first_leased()}
-        return {"slots_missing": self._missing(demand)}
+        return {"slots_missing": missing}
 
-    def _missing(self, demand: Demand) -> int:
-        """Slots that the anchor lacks for the first long request that waits."""
+    def missing(self, demand: Demand) -> int:
+        """Slots that the anchor lacks for the first long request that waits; 0 for its peers."""
         allocator = self._allocator
         if self._index:
             return 0
@@ -75,8 +75,7 @@ class Leases:
             return 0
         own = allocator.available_size() + self._tree_cache.evictable_size() - self._kept(demand)
         have = len(allocator.free_extra) + max(0, own)
-        # SGLang admits a request only when more than its tokens and one spare slot are free.
-        lacking = allocator.tokens_wanted(first) + 2 - have
+        lacking = allocator.tokens_wanted(first) + SPARE_SLOTS - have
         return max(0, min(lacking, allocator.leasable - len(allocator.leased)))
 
     def _must_return(self, demand: Demand) -> bool:

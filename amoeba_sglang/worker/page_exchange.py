@@ -9,10 +9,12 @@ from amoeba_sglang.layout.weight_pages import WeightPages
 from amoeba_sglang.memory.base import AddressRange, MemoryFault
 from amoeba_sglang.memory.host import check_mappings
 from amoeba_sglang.model.weight_store import WeightStore
-from amoeba_sglang.plan.capacity import growth_pages, largest_frugal_page, wasted_share
-
-# Of the weights that a merge frees; a warning above.
-MOST_WASTE = 0.10
+from amoeba_sglang.plan.capacity import (
+    MOST_WASTE,
+    growth_pages,
+    largest_frugal_page,
+    wasted_share,
+)
 
 
 def describe_waste(pages: WeightPages, layers: int) -> str | None:

@@ -20,11 +20,11 @@ from sglang.utils import TypeBasedDispatcher
 
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.messages import TransformOrder
-from amoeba_sglang.worker.audit import audit, digest, live_requests
+from amoeba_sglang.worker.audit import audit, digest
 from amoeba_sglang.worker.elastic_runtime import ElasticRuntime
 from amoeba_sglang.worker.leases import Demand
 from amoeba_sglang.worker.router_link import RouterLink
-from amoeba_sglang.worker.slots import live_slots
+from amoeba_sglang.worker.slots import live_requests, live_slots
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
-"""Which local slots of a worker are free, and which are live."""
+"""Which local slots of a worker are free, which are live, and which requests hold some."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -25,3 +26,17 @@ def live_slots(allocator: Any) -> np.ndarray:
     live[0] = False
     live[free_slots(allocator).cpu()] = False
     return live.nonzero().flatten().numpy()
+
+
+def live_requests(scheduler: Any, planned: Iterable[Any]) -> list[Any]:
+    """Requests of this worker that hold KV, each once.
+
+    `planned`: batches (or None) that the scheduler has planned but not installed yet.
+    """
+    # Overlap drops a request whose queued result finishes it from the running batch already.
+    queued = [batch for batch, _ in scheduler.result_queue]
+    batches = [*planned, *queued, scheduler.running_batch, scheduler.last_batch]
+    candidates = [req for batch in batches if batch is not None for req in batch.reqs]
+    candidates += [scheduler.chunked_req, *scheduler.waiting_queue]
+    found = {id(r): r for r in candidates if r is not None and r.kv is not None and r.kv.holds_kv}
+    return list(found.values())

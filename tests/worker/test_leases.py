@@ -36,10 +36,13 @@ class Instance:
         demands = [
             Demand(waiting, lambda i=i: self.live[i]) for i, waiting in enumerate(self.waiting)
         ]
-        news = [lease.has_news(demand) for lease, demand in zip(self.leases, demands, strict=True)]
+        missing = [
+            lease.missing(demand) for lease, demand in zip(self.leases, demands, strict=True)
+        ]
+        news = [lease.has_news(count) for lease, count in zip(self.leases, missing, strict=True)]
         records = [
             StepRecord.decode(
-                StepRecord(1, 1, 0, 1, has_work=news[i], **lease.offer(demand)).encode()
+                StepRecord(1, 1, 0, 1, has_work=news[i], **lease.offer(demand, missing[i])).encode()
             )
             for i, (lease, demand) in enumerate(zip(self.leases, demands, strict=True))
         ]
@@ -63,6 +66,14 @@ class Instance:
 
 def long_request(tokens):
     return request(tokens, prompt=1)
+
+
+def instance_with_leases():
+    instance = Instance(2)
+    instance.waiting[0] = [long_request(SIZE + GROWN + 4)]
+    for _ in range(3):
+        instance.step()
+    return instance
 
 
 @pytest.mark.parametrize("degree", [2, 4])
@@ -104,20 +115,14 @@ def test_a_peer_keeps_what_its_running_requests_may_still_take():
 
 
 def test_a_flush_gives_nothing_lent_away_a_second_time():
-    instance = Instance(2)
-    instance.waiting[0] = [long_request(SIZE + GROWN + 4)]
-    for _ in range(3):
-        instance.step()
+    instance = instance_with_leases()
     for allocator in instance.allocators:
         allocator.clear()
     instance.check()
 
 
 def test_a_new_layout_ends_all_leases():
-    instance = Instance(2)
-    instance.waiting[0] = [long_request(SIZE + GROWN + 4)]
-    for _ in range(3):
-        instance.step()
+    instance = instance_with_leases()
     for allocator in instance.allocators:
         allocator.start_layout(0, 0)
         assert allocator.available_size() == SIZE

@@ -73,13 +73,8 @@ class Member(ElasticWorker):
 
     def pool_of(self, index, handle):
         shape = (ROWS, ROW_BYTES)
-        return UnitBuffers(
-            [
-                self.ranges.peer_layer(self.peers[index], handle, n, shape, torch.uint8)
-                for n in range(LAYERS)
-            ],
-            CHAIN.finest,
-        )
+        layers = self.ranges.peer_layers(self.peers[index], handle, shape, torch.uint8)
+        return UnitBuffers(layers, CHAIN.finest)
 
     def view_layer(self, number, degree):
         self.layers[number].viewed = degree
