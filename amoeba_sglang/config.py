@@ -10,6 +10,7 @@ import uuid
 from dataclasses import dataclass
 
 from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.plan.pace import GROWTH_SHARE
 
 POLICIES = ("static", "least_load", "round_robin")
 TRANSPORTS = ("peer", "collective")
@@ -23,10 +24,10 @@ class AmoebaConfig:
     """One server. Travels to every process as `server_args._amoeba`.
 
     group_size N: workers of a group, the highest degree; groups M. degrees: the divisor chain 1..N.
-    layers: decoder layers of the model; mlp_elements: of one layer's MLP weights. page_size_kib:
-    page of weights and KV; staging_mib: staging buffer of a worker; both in binary units. Times in
-    seconds. report_address: where workers report to the router; rendezvous: of the one
-    torch.distributed world.
+    layers: decoder layers of the model; mlp_elements: of one layer's MLP weights. layers_per_step:
+    None chooses by measurement, 0 means all. page_size_kib: page of weights and KV; staging_mib:
+    staging buffer of a worker; both in binary units. Times in seconds. report_address: where
+    workers report to the router; rendezvous: of the one torch.distributed world.
     """
 
     group_size: int
@@ -39,7 +40,7 @@ class AmoebaConfig:
     rendezvous: str
     policy: str = "static"
     initial_degree: int = 1
-    layers_per_step: int = 0
+    layers_per_step: int | None = None
     transport: str = "peer"
     page_size_kib: int = 64
     staging_mib: int = 8
@@ -96,10 +97,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--amoeba-layers-per-step",
-        type=int,
-        default=0,
+        default="auto",
         metavar="K",
-        help="layers moved per step of a transformation; only 0, all at once, is supported yet",
+        help="layers moved between two steps of a transformation: 0 moves all at once, auto as "
+        f"many as stretch a step by {100 * GROWTH_SHARE:g} %% (default: auto)",
     )
     group.add_argument(
         "--amoeba-transport",
@@ -155,10 +156,6 @@ def build_config(
         initial in degrees,
         f"--amoeba-initial-degree {initial}: not one of the degrees {_join(degrees)}",
     )
-    layers = options.amoeba_layers_per_step
-    _require(
-        layers == 0, f"--amoeba-layers-per-step {layers}: only 0 (all at once) is supported yet"
-    )
     page = options.amoeba_page_size_kib
     smallest = os.sysconf("SC_PAGE_SIZE") // 1024
     _require(
@@ -182,6 +179,7 @@ def build_config(
         rendezvous=f"tcp://127.0.0.1:{_free_port()}",
         policy=options.amoeba_policy,
         initial_degree=initial,
+        layers_per_step=parse_layers_per_step(options.amoeba_layers_per_step, heads.layers),
         transport=options.amoeba_transport,
         page_size_kib=page,
         staging_mib=staging,
@@ -206,6 +204,17 @@ def parse_degrees(text: str, group_size: int) -> tuple[int, ...]:
         f"--amoeba-degrees {text}: the last degree is {degrees[-1]}, but --tp-size is {group_size}",
     )
     return degrees
+
+
+def parse_layers_per_step(text: str, layers: int) -> int | None:
+    """`"auto"` as None, else the number of layers; ConfigError otherwise."""
+    if text == "auto":
+        return None
+    _require(
+        text.isdecimal() and int(text) <= layers,
+        f"--amoeba-layers-per-step {text}: neither auto nor from 0 to the model's {layers} layers",
+    )
+    return int(text)
 
 
 def longest_chain(group_size: int) -> tuple[int, ...]:

@@ -6,8 +6,8 @@
     router -> front end     AdminReply, Fatal, LimitsChanged
                                                the socket that the tokenizer manager already pulls
 
-One transformation: PREPARE to every rank of the block -> one VOTE each -> COMMIT or ABORT -> one
-DONE each.
+One transformation: PREPARE to every rank of the block -> one VOTE each -> COMMIT or ABORT ->
+PROGRESS -> one DONE each.
 """
 
 from __future__ import annotations
@@ -65,10 +65,14 @@ class WorkerReport(io_struct.BaseReq, kw_only=True):
 
     kind "beat": the process is alive (once a second, from a thread of its own); body empty.
     kind "vote": body {"accept": bool, "reason": str}.
+    kind "progress": from the first rank of the block, after every move of layers but the last; body
+        {"boundary": b, "pace": why as many layers move at a time}.
     kind "done": the worker steps at its new degree, or with an "error" at its old one again; body
         {"seconds" from COMMIT to here, "lockstep_seconds" from COMMIT until the whole block had
-        arrived, "longest_step_seconds" that made no token, "step_seconds" of the slowest step in
-        which the COMMIT waited, "bytes_moved": {"kv": n, "weights": n}, "error": str}.
+        arrived, "step_seconds" of the slowest step in which the COMMIT waited, "moves" of layers
+        between joint steps, "move_seconds" of all of them, "longest_step_seconds" for which one,
+        or waiting for the first, kept the worker from a step, "pace" of the last,
+        "bytes_moved": {"kv": n, "weights": n}, "error": str}.
     """
 
     kind: str

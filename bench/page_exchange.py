@@ -184,7 +184,9 @@ def _measure(rank: int, n: int, cycles: int, live: int, slots: int) -> dict[str,
         "merge": unit_moves(worker.chain, (1,) * n, (n,) * n),
         "split": unit_moves(worker.chain, (n,) * n, (1,) * n),
     }
-    missing = sum(r.stop - r.start for r in worker.store.pages.missing_ranges(n, 1, rank))
+    pages = worker.store.pages
+    refills = pages.missing_ranges(pages.all_at(n), pages.all_at(1), rank)
+    missing = sum(refill.stop - refill.start for refill in refills)
     kept_weights = [w.clone() for w in worker.weights[::7]]
     mine = torch.from_numpy(chosen[rank])
     kept_kv = [key[mine].clone() for key, _ in worker.blocks[::7]]

@@ -93,11 +93,17 @@ class ElasticWorker:
     def matrix(self, number: int) -> torch.Tensor:
         return self.store.tensor(number, (MATRICES[number],), torch.uint8)
 
+    @property
+    def degree(self) -> int:
+        """Of all matrices, which are at one between two transformations."""
+        (degree,) = set(self.store.degrees)
+        return degree
+
     def weights_are_whole(self) -> bool:
         """Whether its shard of every matrix is there, bit for bit."""
-        degree = self.store.degree
-        shard = CHAIN.shard(degree, self.index % degree)
         for number, weights in enumerate(self.weights):
+            degree = self.store.degrees[number]
+            shard = CHAIN.shard(degree, self.index % degree)
             mine = self.matrix(number).chunk(degree)[shard]
             if not self.memory.holds(mine):
                 return False
@@ -123,7 +129,7 @@ class ElasticWorker:
 
     def assert_sound(self, degree: int, grown_pages: int) -> None:
         """The state of a worker at `degree`; every page is mapped once or not at all."""
-        assert self.store.degree == degree
+        assert self.degree == degree
         assert self.ranges.grown_pages == grown_pages
         assert self.weights_are_whole()
         assert self.kv_is_whole()
@@ -148,10 +154,14 @@ def make_group() -> list[ElasticWorker]:
     return workers
 
 
-def change(workers: Sequence[ElasticWorker], before: int, after: int) -> None:
-    """All of them, as between the two barriers of a transformation."""
+def change(workers: Sequence[ElasticWorker], degree: int) -> int:
+    """All of them and all layers at once, as in a transformation; bytes copied."""
+    copied = 0
     for worker in workers:
-        worker.exchange.change(before, after)
+        worker.exchange.shrink()
+        copied += worker.exchange.move_layers(range(LAYERS), degree)
+        worker.exchange.grow(degree)
+    return copied
 
 
 def _bytes(size: int, seed: int) -> torch.Tensor:

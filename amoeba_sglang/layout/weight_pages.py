@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -13,6 +14,11 @@ from amoeba_sglang.layout.slots import DegreeChain
 
 # Widest vector load of the kernels that read these matrices.
 ALIGNMENT = 64
+
+
+def layer_matrices(layer: int) -> range:
+    """The elastic matrices of one decoder layer by number: gate_up, then down."""
+    return range(2 * layer, 2 * layer + 2)
 
 
 class Refill(NamedTuple):
@@ -78,28 +84,55 @@ class WeightPages:
 
     def kept_pages(self, degree: int, worker: int) -> np.ndarray:
         """Pages that hold a byte of the worker's shards at `degree`; int64, rising."""
-        return np.flatnonzero(self._kept(degree, worker))
+        return np.flatnonzero(self.kept(self.all_at(degree), worker))
 
     def freed_pages(self, degree: int, worker: int) -> np.ndarray:
         """Pages that hold no byte of the worker's shards at `degree`; int64, rising."""
-        return np.flatnonzero(~self._kept(degree, worker))
+        return np.flatnonzero(~self.kept(self.all_at(degree), worker))
 
-    def missing_ranges(self, before: int, after: int, worker: int) -> list[Refill]:
-        """What `worker` must copy when a split takes it from degree `before` to `after`.
+    def all_at(self, degree: int) -> tuple[int, ...]:
+        """`degree` for each matrix."""
+        return (degree,) * len(self.matrices)
+
+    def kept(self, degrees: Sequence[int], worker: int) -> np.ndarray:
+        """Whether each page holds a byte of the worker's shards, bool [total_pages].
+
+        `degrees`: of each matrix, as they differ while layers are between two degrees.
+        """
+        assert len(degrees) == len(self.matrices), (len(degrees), len(self.matrices))
+        edges = np.zeros(self.total_pages + 1, dtype=np.int64)
+        for degree in set(degrees):
+            firsts, ends = self._page_spans[degree, self.chain.shard(degree, worker)]
+            chosen = np.array(degrees) == degree
+            np.add.at(edges, firsts[chosen], 1)
+            np.add.at(edges, ends[chosen], -1)
+        return np.cumsum(edges)[:-1] > 0
+
+    def missing_ranges(
+        self, before: Sequence[int], after: Sequence[int], worker: int
+    ) -> list[Refill]:
+        """What `worker` must copy when the degrees of the matrices fall from `before` to `after`.
 
         Exactly the weights in the pages that come back, kept at `after` but freed at `before`. So
         whatever the sequence of degrees, a mapped page holds all of its weights, also those on a
         boundary page that belong to a shard of a peer: the next split relies on them. Every range
-        is inside the shard of its source at `before`, whose pages never left the source.
+        is inside the shard of its source at the highest of the degrees, whose pages never left the
+        source.
         """
-        assert after < before, (before, after)
-        back = self._kept(after, worker) & ~self._kept(before, worker)
+        assert all(old >= new for old, new in zip(before, after, strict=True)), (before, after)
+        back = self.kept(after, worker) & ~self.kept(before, worker)
+        pages = np.flatnonzero(back)
+        if not len(pages):
+            return []
+        high = max(before)
+        first = bisect_right(self._bounds, int(pages[0]) * self.page_size) - 1
+        end = bisect_left(self._bounds, (int(pages[-1]) + 1) * self.page_size)
         return [
-            Refill(first, last, self.chain.index(before, shard))
-            for matrix in range(len(self.matrices))
-            for shard in range(before)
-            for start, stop in self._pieces(matrix, before, shard)
-            for first, last in self._overlaps(start, stop, back)
+            Refill(start, stop, self.chain.index(high, shard))
+            for matrix in range(max(0, first), min(end, len(self.matrices)))
+            for shard in range(high)
+            for low, up in self._pieces(matrix, high, shard)
+            for start, stop in self._overlaps(low, up, back)
         ]
 
     def _shard(self, matrix: int, degree: int, shard: int) -> tuple[int, int]:
@@ -117,13 +150,6 @@ class WeightPages:
             for finest in range(shard * width, (shard + 1) * width)
         ]
 
-    def _kept(self, degree: int, worker: int) -> np.ndarray:
-        kept = np.zeros(self.total_pages, dtype=bool)
-        for matrix in range(len(self.matrices)):
-            start, stop = self.shard_range(matrix, degree, worker)
-            kept[start // self.page_size : -(-stop // self.page_size)] = True
-        return kept
-
     def _overlaps(self, start: int, stop: int, pages: np.ndarray) -> Iterator[tuple[int, int]]:
         """Parts of [start, stop) on the pages that the mask `pages` marks."""
         first, last = start // self.page_size, -(-stop // self.page_size)
@@ -134,6 +160,21 @@ class WeightPages:
     def _stride(self, size: int) -> int:
         shard = size // self.chain.finest
         return _round_up(shard, self.page_size) if self.padded else shard
+
+    @cached_property
+    def _page_spans(self) -> dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]:
+        """By (degree, shard): the first page of the shard of every matrix, and the one after the
+        last."""
+        spans = {}
+        for degree in self.chain.degrees:
+            for shard in range(degree):
+                ranges = [self._shard(m, degree, shard) for m in range(len(self.matrices))]
+                edges = np.array(ranges, dtype=np.int64).reshape(-1, 2)
+                spans[degree, shard] = (
+                    edges[:, 0] // self.page_size,
+                    -(-edges[:, 1] // self.page_size),
+                )
+        return spans
 
     @cached_property
     def _bounds(self) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ class JointExecutor:
     """Runs the joint steps of one worker.
 
     `layers`: the model's layers with their current degree; ranges of equal degree are the segments
-    of a step, lower degrees first. `size`: slots of a worker's own pool; `grown`: by degree the
+    of a step, the lower degree first. `size`: slots of a worker's own pool; `grown`: by degree the
     grown slots of an instance. `attention`: backend that takes explicit slots per row.
     """
 
@@ -52,7 +52,7 @@ class JointExecutor:
 
     @property
     def degree(self) -> int:
-        """Width of the instance: the degree of the last layer."""
+        """The higher degree while layers are at two."""
         return self.layers[-1].degree
 
     def segments(self) -> list[tuple[int, int, int]]:
@@ -66,7 +66,8 @@ class JointExecutor:
         return found
 
     def expect(self, records: list[StepRecord]) -> None:
-        """Hand over the records of the step that the next `forward` or `follow` runs."""
+        """Hand over the records of the step that the next `forward` or `follow` runs, one for every
+        worker that is in step, by rank."""
         assert self._records is None, "the previous joint step never ran"
         self._records = records
 
@@ -108,8 +109,8 @@ class JointExecutor:
             if degree == 1:
                 union = None if own is None else UnionBatch(own, [], [len(x)])
             else:
-                # At mixed degrees a lower segment joins only a part of the instance.
-                at = self.layers[0].index % self.degree // degree * degree
+                # While layers are at two degrees, those at the lower join only some of the workers.
+                at = self.layers[0].index % len(records) // degree * degree
                 union = build_union(
                     records[at : at + degree],
                     self.mirrors[at : at + degree],

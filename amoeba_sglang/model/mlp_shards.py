@@ -10,6 +10,7 @@ from torch import nn
 
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.layout.weight_pages import layer_matrices
 from amoeba_sglang.model.weight_store import WeightStore
 
 
@@ -28,7 +29,7 @@ class ShardedActivation(nn.Module):
 
 
 def elastic_matrices(layers: list[nn.Module], finest: int) -> tuple[int, ...]:
-    """Bytes of gate_up and down of each decoder layer in turn, as WeightPages takes them.
+    """Bytes of the matrices of each decoder layer in turn, as WeightPages takes them.
 
     ConfigError if an MLP cannot be cut into `finest` shards.
     """
@@ -75,8 +76,9 @@ class MLPShards:
         if self.gate_up.bias is not None:
             raise ConfigError("models with a bias in gate_up_proj are not served")
         dtype = self.down.weight.dtype
-        self._gate_up = store.tensor(2 * number, (2 * intermediate, hidden), dtype)
-        self._down = store.tensor(2 * number + 1, (intermediate, hidden), dtype)
+        gate_up, down = layer_matrices(number)
+        self._gate_up = store.tensor(gate_up, (2 * intermediate, hidden), dtype)
+        self._down = store.tensor(down, (intermediate, hidden), dtype)
         self._gate_up.copy_(self.gate_up.weight.data)
         self._down_as_upstream().copy_(self.down.weight.data)
         mlp.act_fn = ShardedActivation(mlp.act_fn, 2 * intermediate // chain.finest)

@@ -34,8 +34,10 @@ class Row:
 class StepRecord:
     """What one worker contributes to one joint step, and the header all must agree on.
 
-    epoch: number of the transformation that made this instance. step: joint steps since then.
-    degrees: hash of the per-layer degrees. first_rank: first rank of the instance.
+    epoch: number of the transformation that made this instance or is making it. step: joint steps
+    since then.
+    boundary: b of the transformation that is under way, else -1; with the epoch it says the degree
+    of every layer on every worker. first_rank: first of the ranks that are in step.
     has_work: the worker has rows, or an order that the others must hear of.
     order: epoch of the transformation this worker is ready to perform, 0 for none.
     extend: the rows are (also) prefill rows. dead_rows: rows that peers may forget.
@@ -46,7 +48,7 @@ class StepRecord:
     epoch: int
     step: int
     first_rank: int
-    degrees: int
+    boundary: int
     has_work: bool
     order: int = 0
     extend: bool = False
@@ -66,7 +68,7 @@ class StepRecord:
             self.epoch,
             self.step,
             self.first_rank,
-            self.degrees,
+            self.boundary,
             self.has_work,
             self.order,
             self.extend,
@@ -84,7 +86,7 @@ class StepRecord:
     @classmethod
     def decode(cls, words: np.ndarray) -> StepRecord:
         """Inverse of `encode`; slot vectors are views of `words`."""
-        epoch, step, first, degrees, work, order, extend, rows, dead, missing, lent, returned = (
+        epoch, step, first, boundary, work, order, extend, rows, dead, missing, lent, returned = (
             words[:_HEADER].tolist()
         )
         at = _HEADER + rows * _ROW
@@ -99,7 +101,7 @@ class StepRecord:
         end = at + lent + returned
         assert end == len(words), f"record of {len(words)} words, parsed {end}"
         return cls(
-            epoch, step, first, degrees, bool(work), order, bool(extend), tuple(parsed), dead_rows,
+            epoch, step, first, boundary, bool(work), order, bool(extend), tuple(parsed), dead_rows,
             missing, words[at : at + lent], words[at + lent : end],
         )  # fmt: skip
 
@@ -109,7 +111,7 @@ def require_agreement(records: list[StepRecord]) -> None:
 
     Compared before any collective, so that a mismatch is a message and never a hang.
     """
-    headers = [(r.epoch, r.step, r.first_rank, r.degrees) for r in records]
+    headers = [(r.epoch, r.step, r.first_rank, r.boundary) for r in records]
     assert len(set(headers)) == 1, (
-        f"workers disagree about the joint step (epoch, step, first rank, degrees): {headers}"
+        f"workers disagree about the joint step (epoch, step, first rank, boundary): {headers}"
     )

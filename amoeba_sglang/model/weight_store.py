@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -11,23 +12,26 @@ from amoeba_sglang.layout.weight_pages import WeightPages
 from amoeba_sglang.memory.base import AddressRange, Memory
 from amoeba_sglang.memory.runs import find_runs
 
+# Of the copies of a split: as many as it has steps, or few if all move at once.
+_REMEMBERED_STEPS = 256
+
 
 class WeightStore:
     """All elastic matrices of a model, one after the other in pages of `memory`.
 
-    Every worker makes its store at the same point of its page numbers, so page i of a store is
-    page `first_page + i` of its worker and of every peer.
+    `degrees`: of each matrix at present. Every worker makes its store at the same point of its page
+    numbers, so page i of a store is page `first_page + i` of its worker and of every peer.
     """
 
     def __init__(self, memory: Memory, pages: WeightPages, worker: int) -> None:
-        self.pages, self.degree = pages, 1
+        self.pages, self.degrees = pages, pages.all_at(1)
         self._memory, self._worker = memory, worker
         self._range = memory.reserve(pages.total_pages * pages.page_size)
         created = memory.create(pages.total_pages)
         self.first_page = created.start
         memory.map(self._range, 0, created)
         # Always the same few changes, and the split should not wait for the arithmetic.
-        self._missing = cache(pages.missing_ranges)
+        self._missing = lru_cache(_REMEMBERED_STEPS)(pages.missing_ranges)
 
     def tensor(self, matrix: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """One matrix as a contiguous view; at degree d only the worker's own shard is there."""
@@ -38,24 +42,28 @@ class WeightStore:
         """Page ids, rising, that this worker does not need at `degree`."""
         return (self.pages.freed_pages(degree, self._worker) + self.first_page).tolist()
 
-    def free(self, degree: int) -> None:
-        """Unmap what `degree`, above the present one, does not need. Copies nothing."""
-        assert degree > self.degree, (degree, self.degree)
-        gone = self._only_in(self.degree, degree)
-        for first, count in find_runs(gone):
+    def free(self, matrices: Iterable[int], degree: int) -> None:
+        """Unmap what no matrix needs once `matrices` are at `degree`, above theirs. No copies."""
+        after = self._with(matrices, degree)
+        assert self._changes(after) > 0, (self.degrees, after)
+        for first, count in self._runs_only_at(self.degrees, after):
             self._memory.unmap(self._range, first * self.pages.page_size, count)
-        self.degree = degree
+        self.degrees = after
 
-    def take_back(self, degree: int) -> None:
-        """Map home what `degree`, below the present one, needs; the bytes are whatever they were.
+    def take_back(
+        self, matrices: Iterable[int], degree: int, peers: dict[int, AddressRange]
+    ) -> int:
+        """Map home what `matrices` need at `degree`, below theirs, and fill it; bytes copied.
 
-        MemoryFault leaves the store unchanged.
+        `peers`: the opened pages of the other workers, by index in the group. What they hold at the
+        degree before must stay mapped and unwritten until all workers have copied. MemoryFault
+        leaves the store unchanged.
         """
-        assert degree < self.degree, (degree, self.degree)
-        back = self._only_in(degree, self.degree)
+        before, after = self.degrees, self._with(matrices, degree)
+        assert self._changes(after) < 0, (before, after)
         done = []
         try:
-            for first, count in find_runs(back):
+            for first, count in self._runs_only_at(after, before):
                 start = self.first_page + first
                 done.append((first, count))
                 self._memory.map(
@@ -68,17 +76,13 @@ class WeightStore:
             for first, count in done:
                 self._memory.unmap(self._range, first * self.pages.page_size, count)
             raise
-        self.degree = degree
+        self.degrees = after
+        return self._copy_missing(before, peers)
 
-    def copy_missing(self, before: int, peers: dict[int, AddressRange]) -> int:
-        """Fill the pages taken back since degree `before` from the peers' own; bytes copied.
-
-        `peers`: the opened pages of the other workers, by index in the group. Their shards of
-        `before` must stay mapped and unwritten until all workers have copied.
-        """
-        copied = 0
-        block = self._worker // before * before
-        for start, stop, source in self._missing(before, self.degree, self._worker):
+    def _copy_missing(self, before: tuple[int, ...], peers: dict[int, AddressRange]) -> int:
+        copied, width = 0, max(before)
+        block = self._worker // width * width
+        for start, stop, source in self._missing(before, self.degrees, self._worker):
             there = self.first_page * self.pages.page_size + start
             size = stop - start
             peer = peers[block + source].tensor(there, (size,), torch.uint8)
@@ -86,8 +90,20 @@ class WeightStore:
             copied += size
         return copied
 
-    def _only_in(self, low: int, high: int) -> list[int]:
-        """Pages, rising, kept at degree `low` and not at the higher `high`."""
-        kept = self.pages.kept_pages(low, self._worker)
-        gone = np.setdiff1d(kept, self.pages.kept_pages(high, self._worker), assume_unique=True)
-        return gone.tolist()
+    def _with(self, matrices: Iterable[int], degree: int) -> tuple[int, ...]:
+        degrees = list(self.degrees)
+        for matrix in matrices:
+            degrees[matrix] = degree
+        return tuple(degrees)
+
+    def _changes(self, after: tuple[int, ...]) -> int:
+        """1 if degrees rise, -1 if they fall, 0 if they do neither or both."""
+        rises = {(new > old) - (new < old) for old, new in zip(self.degrees, after, strict=True)}
+        return sum(rises)
+
+    def _runs_only_at(
+        self, these: tuple[int, ...], those: tuple[int, ...]
+    ) -> Iterable[tuple[int, int]]:
+        """Runs (first, count) of pages needed at the degrees `these` and not at `those`."""
+        only = self.pages.kept(these, self._worker) & ~self.pages.kept(those, self._worker)
+        return list(find_runs(np.flatnonzero(only).tolist()))

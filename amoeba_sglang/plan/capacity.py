@@ -69,8 +69,9 @@ def largest_frugal_page(
 
 def refilled_bytes(pages: WeightPages, before: int, after: int) -> int:
     """The most that a split from `before` to `after` copies into any one worker."""
+    degrees = pages.all_at(before), pages.all_at(after)
     return max(
-        sum(stop - start for start, stop, _ in pages.missing_ranges(before, after, worker))
+        sum(stop - start for start, stop, _ in pages.missing_ranges(*degrees, worker))
         for worker in range(before)
     )
 

@@ -233,6 +233,8 @@ class ElasticController(DataParallelController):
             if report.kind == "vote":
                 accept, reason = report.body["accept"], report.body["reason"]
                 self.apply(self.operations.vote(report.rank, report.epoch, accept, reason, now))
+            elif report.kind == "progress":
+                self.operations.progress(report.epoch, report.body, now)
             elif report.kind == "done":
                 self.apply(self.operations.done(report.rank, report.epoch, report.body, now))
 

@@ -25,10 +25,12 @@ class _Operation:
     target: Layout
     before: tuple[int, ...]
     after: tuple[int, ...]
+    boundary: int
     started: float
     deadline: float
     phase: str = "prepare"
     committed: float | None = None
+    pace: str = ""
     votes: set[int] = field(default_factory=set)
     reports: dict[int, dict[str, Any]] = field(default_factory=dict)
     waiters: list[str] = field(default_factory=list)
@@ -73,7 +75,7 @@ class Operations:
 
     @property
     def running(self) -> dict[str, Any] | None:
-        """The running operation as `GET /amoeba/state` shows it; all layers move in one step."""
+        """The running operation as `GET /amoeba/state` shows it."""
         operation = self._running
         if operation is None:
             return None
@@ -81,8 +83,9 @@ class Operations:
             "operation_id": operation.request.operation_id,
             "kind": operation.kind,
             "phase": operation.phase,
-            "boundary": 0 if operation.kind == "split" else self._layers,
+            "boundary": operation.boundary,
             "layers": self._layers,
+            "pace": operation.pace,
         }
 
     @property
@@ -146,6 +149,14 @@ class Operations:
         operation.deadline = now + self._finish_timeout_s
         return [operation.order("commit")]
 
+    def progress(self, epoch: int, body: dict[str, Any], now: float) -> None:
+        """Take the report of where b is; the workers have time for the next layers from now."""
+        operation = self._running
+        if operation is None or operation.epoch != epoch or operation.phase != "commit":
+            return
+        operation.boundary, operation.pace = body["boundary"], body["pace"]
+        operation.deadline = now + self._finish_timeout_s
+
     def done(self, rank: int, epoch: int, body: dict[str, Any], now: float) -> list[Effect]:
         """Take one worker's report that it steps at its new degree."""
         operation = self._running
@@ -178,7 +189,7 @@ class Operations:
         return [
             Stuck(
                 f"operation {operation.request.operation_id}: ranks {operation.missing} did not "
-                f"finish within {self._finish_timeout_s:g} s after COMMIT"
+                f"finish within {self._finish_timeout_s:g} s after COMMIT or the last move"
             )
         ]
 
@@ -200,12 +211,15 @@ class Operations:
         self, request: TransformRequest, target: Layout, waiter: str, now: float
     ) -> list[Effect]:
         self._epoch += 1
+        before = tuple(self.layout.degrees[rank] for rank in request.ranks)
+        after = tuple(target.degrees[rank] for rank in request.ranks)
         self._running = _Operation(
             request=request,
             epoch=self._epoch,
             target=target,
-            before=tuple(self.layout.degrees[rank] for rank in request.ranks),
-            after=tuple(target.degrees[rank] for rank in request.ranks),
+            before=before,
+            after=after,
+            boundary=0 if max(after) < max(before) else self._layers,
             started=now,
             deadline=now + self._prepare_timeout_s,
         )
@@ -269,4 +283,7 @@ def _summarise(reports: list[dict[str, Any]]) -> dict[str, Any]:
         "lockstep_seconds": max(report["lockstep_seconds"] for report in reports),
         "longest_step_seconds": max(report["longest_step_seconds"] for report in reports),
         "step_seconds": max(report["step_seconds"] for report in reports),
+        "moves": max(report["moves"] for report in reports),
+        "move_seconds": max(report["move_seconds"] for report in reports),
+        "pace": reports[0]["pace"],
     }

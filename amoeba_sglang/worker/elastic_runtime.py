@@ -1,20 +1,14 @@
-"""The elastic state of one worker: groups of every degree, its instance, its peers' pools."""
+"""The elastic state of one worker: its instance, its joint steps, a transformation under way."""
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from sglang.srt.distributed.parallel_state import get_world_group, init_model_parallel_group
 
 from amoeba_sglang.config import AmoebaConfig
-from amoeba_sglang.kv.mover import CollectiveKVMover, KVMover, PeerKVMover
-from amoeba_sglang.kv.units import UnitBuffers
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.layout.weight_pages import WeightPages
-from amoeba_sglang.memory.base import AddressRange
 from amoeba_sglang.memory.mapping import return_freed_memory
 from amoeba_sglang.messages import TransformOrder
 from amoeba_sglang.model.joint_step import JointExecutor
@@ -25,15 +19,14 @@ from amoeba_sglang.model.mirror import RowLedger
 from amoeba_sglang.model.mlp_shards import elastic_matrices
 from amoeba_sglang.model.step_record import Row, StepRecord
 from amoeba_sglang.model.weight_store import WeightStore
+from amoeba_sglang.plan.pace import Pace
 from amoeba_sglang.platform.attention import CpuAttention
-from amoeba_sglang.transport import Bell, TransportGroup, create_group
+from amoeba_sglang.transport import Bell
+from amoeba_sglang.worker.connections import Groups, Movers
 from amoeba_sglang.worker.leases import Demand, Leases
 from amoeba_sglang.worker.lock_step import LockStep
-from amoeba_sglang.worker.page_exchange import PageExchange, describe_waste
 from amoeba_sglang.worker.slots import live_slots
-from amoeba_sglang.worker.transformation import Transformation, TransformReport
-
-logger = logging.getLogger(__name__)
+from amoeba_sglang.worker.transformation import Transformation
 
 
 class ElasticRuntime:
@@ -49,97 +42,39 @@ class ElasticRuntime:
         runner = scheduler.tp_worker.model_runner
         self.pool: ElasticKVPool = runner.token_to_kv_pool
         assert isinstance(self.pool, ElasticKVPool)
-        self.groups: dict[int, Any] = {}
-        self.transports: dict[int, TransportGroup] = {}
-        self._make_groups()
-        # Joint slots that an instance has beyond its workers' own pools, by degree.
-        self.grown = dict.fromkeys(self.chain.degrees, 0)
+        groups = Groups.create(config, self.chain, self.pool.device)
+        self.transports = groups.transports
         model = runner.model
         stack = list(model.model.layers)
-        store = WeightStore(
-            self.pool.memory,
-            WeightPages(
-                self.chain, self.pool.memory.page_size, elastic_matrices(stack, self.chain.finest)
-            ),
-            self.index,
-        )
+        matrices = elastic_matrices(stack, self.chain.finest)
+        pages = WeightPages(self.chain, self.pool.memory.page_size, matrices)
+        store = WeightStore(self.pool.memory, pages, self.index)
         layers = [
-            LayerShards(layer, number, self.chain, self.index, self.groups, store)
+            LayerShards(layer, number, self.chain, self.index, groups.coordinators, store)
             for number, layer in enumerate(stack)
         ]
         return_freed_memory()
+        self.movers = Movers.create(config, self.chain, rank, self.pool, store, groups)
+        # Joint slots that an instance has beyond its workers' own pools, by degree.
+        self.grown = {
+            degree: 0 if self.movers.pages is None else self.movers.pages.grown_slots(degree)
+            for degree in self.chain.degrees
+        }
         self.executor = JointExecutor(
             model,
             layers,
             self.chain,
             self.allocator.size,
             self.grown,
-            self.groups,
-            self.transports,
+            groups.coordinators,
+            groups.transports,
             CpuAttention(runner),
         )
-        self.pages: PageExchange | None = None
-        self.movers = self._make_movers(store)
-        if self.pages is not None:
-            self.grown.update({d: self.pages.grown_slots(d) for d in self.chain.degrees})
-        self.leases: Leases | None = None
         self.bell = Bell(config.run_id, rank)
         self.ledger = RowLedger()
+        self.leases: Leases | None = None
         self.lock_step: LockStep | None = None
-
-    def _make_groups(self) -> None:
-        world = self.config.workers
-        for degree in self.chain.degrees[1:]:
-            blocks = [list(range(i, i + degree)) for i in range(0, world, degree)]
-            world_group = get_world_group()
-            group = init_model_parallel_group(
-                blocks,
-                world_group.local_rank,
-                dist.get_backend(world_group.device_group),
-                group_name=f"amoeba_degree_{degree}",
-            )
-            transport = create_group(self.config.transport, group.cpu_group)
-            if self.pool.device == "cpu":
-                group.host_communicator = transport if self.config.transport == "peer" else None
-            self.groups[degree], self.transports[degree] = group, transport
-
-    def _make_movers(self, store: WeightStore) -> dict[int, KVMover]:
-        """One mover for every block width, over the pools of the block's workers."""
-        own = UnitBuffers(self.pool.blocks, self.chain.finest)
-        staging = self.config.staging_mib << 20
-        if self.config.transport == "collective":
-            # Without a peer's pages there is nothing to refill weights from, so they stay.
-            return {
-                width: CollectiveKVMover(own, self.groups[width].cpu_group, staging)
-                for width in self.transports
-            }
-        peers, units = self._open_peers()
-        self.pages = PageExchange(self.pool.ranges, store, peers)
-        waste = describe_waste(store.pages, self.pool.layer_num)
-        if waste is not None and self.rank == 0:
-            logger.warning(waste)
-        movers: dict[int, KVMover] = {}
-        for width, group in self.transports.items():
-            first = self.index // width * width
-            block = [units.get(index) for index in range(first, first + width)]
-            movers[width] = PeerKVMover(own, block, group, staging)
-        return movers
-
-    def _open_peers(self) -> tuple[dict[int, AddressRange], dict[int, UnitBuffers]]:
-        """The pages of the other workers of this group and the pools in them, by index."""
-        memory = self.pool.memory
-        offers: list[Any] = [None] * self.config.workers
-        dist.all_gather_object(offers, memory.export(), group=get_world_group().cpu_group)
-        first = self.rank - self.index
-        handles = {i: offers[first + i] for i in range(self.config.group_size) if i != self.index}
-        peers = {index: memory.open_peer(handle) for index, handle in handles.items()}
-        units = {
-            index: UnitBuffers(
-                self.pool.peer_blocks(peers[index], handles[index]), self.chain.finest
-            )
-            for index in peers
-        }
-        return peers, units
+        self.transformation: Transformation | None = None
 
     @property
     def degree(self) -> int:
@@ -153,66 +88,105 @@ class ElasticRuntime:
             return True
         return self.lock_step.asleep
 
+    # Transformations
+
     def refusal(self, order: TransformOrder) -> str | None:
         """Why this worker cannot take part in the order, or None."""
         place = order.ranks.index(self.rank)
         before, after = order.before[place], order.after[place]
         if before != self.degree:
             return f"rank {self.rank} is at degree {self.degree}, not {before}"
-        return None if self.pages is None else self.pages.refusal(before, after)
+        pages = self.movers.pages
+        return None if pages is None else pages.refusal(before, after)
 
-    def transform(self, order: TransformOrder) -> TransformReport:
-        """Perform the order with its block and join the new instance."""
-        width, before = len(order.ranks), self.degree
-        report = Transformation(
+    def enter(self, order: TransformOrder) -> None:
+        """Leave the instance and step together with the whole block of the order from now on."""
+        place, width = order.ranks.index(self.rank), len(order.ranks)
+        self.transformation = Transformation(
             order,
             self.chain,
-            order.ranks.index(self.rank),
+            place,
             self.executor.layers,
             self.pool,
-            self.pages,
+            self.movers.pages,
             self.transports[width],
-            self.movers[width],
-        ).perform(live_slots(self.allocator))
-        if self.degree != before:
-            # The anchor, the first worker of an instance, has all of its grown slots.
-            place = self.index % self.degree
-            self.leases = Leases(self.allocator, self.tree_cache, self.chain, self.degree, place)
-            if place == 0:
-                leasable = (self.degree - 1) * self.allocator.size
-                self.allocator.start_layout(self.grown[self.degree], leasable)
-            else:
-                self.allocator.start_layout(0, 0)
+            self.movers.kv[width],
+            Pace(self.config.layers_per_step, self.config.layers),
+        )
+        self.transformation.enter()
+        if order.before[place] != order.after[place]:
+            self.leases = None
+            self.allocator.start_layout(0, 0)
+        self._step_with(width, order.epoch)
+
+    def advance(self) -> Transformation | None:
+        """Move the next layers of the transformation under way; returns it when it has ended."""
+        transformation = self.transformation
+        assert transformation is not None
+        transformation.advance(live_slots(self.allocator))
+        if not transformation.finished:
+            return None
+        self.transformation = None
+        order = transformation.order
+        place = order.ranks.index(self.rank)
+        if order.before[place] != order.after[place]:
+            self._share_slots()
+        if self.degree < len(order.ranks):
+            self._step_with(self.degree, order.epoch)
+        return transformation
+
+    def _share_slots(self) -> None:
+        """Offer what the layout has beyond the worker's own slots: all of it to the anchor, the
+        first worker of the instance."""
+        place = self.index % self.degree
+        self.leases = Leases(self.allocator, self.tree_cache, self.chain, self.degree, place)
+        if place == 0:
+            leasable = (self.degree - 1) * self.allocator.size
+            self.allocator.start_layout(self.grown[self.degree], leasable)
+        else:
+            self.allocator.start_layout(0, 0)
+
+    def _step_with(self, width: int, epoch: int) -> None:
+        """Run in lock-step with the block of `width` workers; alone if it is 1."""
         self.ledger.clear()
         self.executor.forget()
         self.lock_step = None
-        if self.degree > 1:
-            first = self.rank // self.degree * self.degree
-            ranks = tuple(range(first, first + self.degree))
-            self.lock_step = LockStep(
-                order.epoch, ranks, self.rank, self.transports[self.degree], self.bell
-            )
-        return report
+        if width > 1:
+            first = self.rank // width * width
+            ranks = tuple(range(first, first + width))
+            self.lock_step = LockStep(epoch, ranks, self.rank, self.transports[width], self.bell)
+
+    # Joint steps
 
     def synchronise(
         self, batch: Any, order: TransformOrder | None, demand: Demand
     ) -> list[StepRecord] | None:
-        """Exchange records with the instance; None at degree 1 and while all sleep."""
+        """Exchange records with the peers; None at degree 1 and while all sleep."""
         if self.lock_step is None:
             return None
-        assert self.leases is not None
-        leases = self.leases
-        missing = leases.missing(demand)
-        has_work = batch is not None or order is not None or leases.has_news(missing)
-        ready = 0 if order is None else order.epoch
+        leases, missing = self.leases, 0
+        if leases is not None:
+            missing = leases.missing(demand)
+        has_work = (
+            batch is not None
+            or order is not None
+            or self.transformation is not None
+            or (leases is not None and leases.has_news(missing))
+        )
         records = self.lock_step.exchange(
             has_work,
             lambda step: self._describe(
-                batch, step, has_work, ready, leases.offer(demand, missing)
+                batch,
+                step,
+                has_work,
+                0 if order is None else order.epoch,
+                {} if leases is None else leases.offer(demand, missing),
             ),
         )
-        if records is not None:
-            leases.settle(records)
+        if records is not None and leases is not None:
+            # While a wider block is in step, the instance is a part of it.
+            at = self.index % len(records) // self.degree * self.degree
+            leases.settle(records[at : at + self.degree])
         return records
 
     def run_or_follow(self, batch: Any, records: list[StepRecord] | None) -> None:
@@ -237,7 +211,7 @@ class ElasticRuntime:
             epoch=self.lock_step.epoch,
             step=step,
             first_rank=self.lock_step.ranks[0],
-            degrees=hash(tuple(layer.degree for layer in self.executor.layers)) >> 8,
+            boundary=-1 if self.transformation is None else self.transformation.boundary.b,
             has_work=has_work,
             order=ready,
             extend=batch is not None and batch.forward_mode.is_extend(),

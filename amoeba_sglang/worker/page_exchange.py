@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable
 
 from amoeba_sglang.kv.ranges import KVRanges
-from amoeba_sglang.layout.weight_pages import WeightPages
+from amoeba_sglang.layout.weight_pages import WeightPages, layer_matrices
 from amoeba_sglang.memory.base import AddressRange, MemoryFault
 from amoeba_sglang.memory.host import check_mappings
 from amoeba_sglang.model.weight_store import WeightStore
@@ -58,39 +59,28 @@ class PageExchange:
             return str(fault)
         return None
 
-    def change(self, before: int, after: int) -> int:
-        """Go from degree `before` to `after`; bytes of weights copied from the peers.
-
-        No joint step may run meanwhile, and the views of the KV pool follow with `view_layer`.
-        MemoryFault leaves everything as it was.
-        """
-        if before == after:
-            return 0
+    def shrink(self) -> None:
+        """Take all grown KV pages back, before any layer of this worker moves."""
         self._ranges.shrink()
-        copied = 0
-        try:
-            if after < before:
-                self._store.take_back(after)
-                copied = self._store.copy_missing(before, self._peers)
-            else:
-                self._store.free(after)
-            self._ranges.grow(self._lent(after))
-        except MemoryFault:
-            self.undo(before)
-            raise
-        return copied
 
-    def undo(self, before: int) -> None:
-        """Return to degree `before` from wherever `change` has got to.
+    def move_layers(self, layers: Iterable[int], degree: int) -> int:
+        """Bring the MLP weights of `layers` to `degree`; bytes copied from the peers.
 
-        Nothing is copied: no step has written to a page that it moved. A fault in here is fatal.
+        Nobody may compute with these layers meanwhile. MemoryFault leaves everything as it was.
         """
-        self._ranges.shrink()
-        if self._store.degree > before:
-            self._store.take_back(before)
-        elif self._store.degree < before:
-            self._store.free(before)
-        self._ranges.grow(self._lent(before))
+        matrices = [matrix for layer in layers for matrix in layer_matrices(layer)]
+        present = self._store.degrees[matrices[0]]
+        if degree > present:
+            self._store.free(matrices, degree)
+        elif degree < present:
+            return self._store.take_back(matrices, degree, self._peers)
+        return 0
+
+    def grow(self, degree: int) -> None:
+        """Map the pages that no layer needs at `degree`, where all are now, behind the KV of every
+        layer; views of the pool follow with `view_layer`. MemoryFault leaves the pool shrunk."""
+        assert set(self._store.degrees) == {degree}, (self._store.degrees, degree)
+        self._ranges.grow(self._lent(degree))
 
     def _lent(self, degree: int) -> list[int]:
         count = self._growth[degree] * 2 * self._ranges.layer_num

@@ -25,6 +25,7 @@ from amoeba_sglang.worker.elastic_runtime import ElasticRuntime
 from amoeba_sglang.worker.leases import Demand
 from amoeba_sglang.worker.router_link import RouterLink
 from amoeba_sglang.worker.slots import live_requests, live_slots
+from amoeba_sglang.worker.transformation import Transformation
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class ElasticScheduler(Scheduler):
         rank = get_parallel().dp_rank
         self.order: TransformOrder | None = None
         self.order_received = 0.0
+        self.entered: dict[str, float] = {}
         self.step_started: float | None = None
         self.step_seconds: deque[float] = deque([0.0], maxlen=_STEPS_REMEMBERED)
         self.audits = os.environ.get("AMOEBA_AUDIT") == "1"
@@ -141,43 +143,72 @@ class ElasticScheduler(Scheduler):
         return received
 
     def step_with_peers(self, batch: Any, running_batch: Any) -> None:
-        """Perform a committed order, then agree with the instance on the step that runs next."""
-        demand = Demand(self.waiting_queue, partial(live_requests, self, (batch, running_batch)))
-        while True:
-            if self.order is not None and self.runtime.lock_step is None:
-                self.transform(batch, running_batch)
-                continue
-            records = self.runtime.synchronise(batch, self.order, demand)
-            if self.order is not None and records is not None:
-                if all(record.order == self.order.epoch for record in records):
-                    self.transform(batch, running_batch)
-                    continue
-            break
+        """Take the next step of a committed order, and agree with the peers on what runs now."""
+        planned = (batch, running_batch)
+        demand = Demand(self.waiting_queue, partial(live_requests, self, planned))
+        if self.order is not None and self.runtime.lock_step is None:
+            self.enter(planned)
+        self.advance(planned)
+        records = self.runtime.synchronise(batch, self.order, demand)
+        if self.order is not None and records is not None:
+            if all(record.order == self.order.epoch for record in records):
+                self.enter(planned)
+                self.advance(planned)
+                records = self.runtime.synchronise(batch, None, demand)
         self.runtime.run_or_follow(batch, records)
 
-    def transform(self, *planned: Any) -> None:
-        """Perform the committed order with the block. `planned`: batches not installed yet."""
+    def enter(self, planned: tuple[Any, Any]) -> None:
+        """Step together with the block of the committed order. `planned`: batches not installed
+        yet."""
         order, self.order = self.order, None
         assert order is not None
         if self.device != "cpu":
             self.forward_stream.synchronize()
         if self.audits:
+            self.require_clean_slots(*planned)
             self.log_digest("before")
-        report = self.runtime.transform(order)
+        step_seconds = max(self.step_seconds)
+        self.runtime.enter(order)
         self.follow_capacity()
-        seconds = time.monotonic() - self.order_received
-        body: dict[str, Any] = {
-            "seconds": seconds,
-            "lockstep_seconds": seconds - report.move_seconds,
-            "step_seconds": max(self.step_seconds),
-            "bytes_moved": {"kv": report.kv_bytes, "weights": report.weight_bytes},
-            "longest_step_seconds": report.barrier_seconds + report.move_seconds,
-            "error": report.error,
+        self.entered = {
+            "lockstep_seconds": time.monotonic() - self.order_received,
+            "step_seconds": step_seconds,
         }
+
+    def advance(self, planned: tuple[Any, Any]) -> None:
+        """Move the next layers of a transformation under way, and report how far it is."""
+        under_way = self.runtime.transformation
+        if under_way is None:
+            return
+        if self.device != "cpu":
+            self.forward_stream.synchronize()
+        ended = self.runtime.advance()
+        if ended is None:
+            self.report_progress(under_way)
+            return
+        self.follow_capacity()
         if self.audits:
             self.require_clean_slots(*planned)
             self.log_digest("after")
-        self.link.report("done", order.operation_id, order.epoch, body)
+        report = ended.report
+        body = {
+            **self.entered,
+            "seconds": time.monotonic() - self.order_received,
+            "bytes_moved": {"kv": report.kv_bytes, "weights": report.weight_bytes},
+            "longest_step_seconds": report.longest_pause_seconds,
+            "moves": report.moves,
+            "move_seconds": report.move_seconds,
+            "pace": report.pace,
+            "error": report.error,
+        }
+        self.link.report("done", ended.order.operation_id, ended.order.epoch, body)
+
+    def report_progress(self, under_way: Transformation) -> None:
+        """Tell the router where b is; one worker of the block is enough."""
+        order = under_way.order
+        if self.runtime.rank == order.ranks[0]:
+            body = {"boundary": under_way.boundary.b, "pace": under_way.report.pace}
+            self.link.report("progress", order.operation_id, order.epoch, body)
 
     def require_clean_slots(self, *planned: Any) -> None:
         """Stop the worker if any slot has no owner or two (`AMOEBA_AUDIT=1`, for tests)."""

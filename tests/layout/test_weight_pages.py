@@ -143,10 +143,13 @@ def test_refills_are_disjoint_and_lie_on_kept_pages_of_their_source(pages, data)
     )
     worker = data.draw(st.integers(0, pages.chain.finest - 1))
     found, covered = owners(pages, before), np.zeros(pages.total_pages * pages.page_size, bool)
-    returned = np.zeros(pages.total_pages, bool)
-    returned[pages.kept_pages(after, worker)] = True
-    returned[pages.kept_pages(before, worker)] = False
-    for start, stop, source in pages.missing_ranges(before, after, worker):
+    # Layers go down from the first on, some at a time.
+    count = len(pages.matrices)
+    low, up = sorted(data.draw(st.tuples(st.integers(0, count), st.integers(0, count))))
+    old = (after,) * low + (before,) * (count - low)
+    new = (after,) * up + (before,) * (count - up)
+    returned = pages.kept(new, worker) & ~pages.kept(old, worker)
+    for start, stop, source in pages.missing_ranges(old, new, worker):
         assert start < stop and not covered[start:stop].any()
         covered[start:stop] = True
         assert (found[start:stop] == source).all() and source != worker % before
@@ -158,26 +161,32 @@ def test_refills_are_disjoint_and_lie_on_kept_pages_of_their_source(pages, data)
 @settings(deadline=None)
 @given(weight_pages(), st.data())
 def test_every_walk_through_the_degrees_restores_the_weights(pages, data):
-    """All workers change degree together; what a merge frees is overwritten before the split."""
+    """All workers change degree together, a few matrices at a time, the last ones first on a merge;
+    what a merge frees is overwritten before the split."""
     chain, size = pages.chain, pages.page_size
     original = np.where(owners(pages, 1) >= 0, np.arange(pages.total_pages * size), -1)
     memory = [original.copy() for _ in range(chain.finest)]
-    degree = 1
-    for following in data.draw(st.lists(st.sampled_from(chain.degrees), max_size=8)):
+    degree, count = 1, len(pages.matrices)
+    step = data.draw(st.integers(1, count))
+    for following in data.draw(st.lists(st.sampled_from(chain.degrees), max_size=6)):
+        degrees = [degree] * count
+        order = list(range(count))
         if following > degree:
+            order.reverse()
+        for first in range(0, count, step):
+            before = tuple(degrees)
+            for matrix in order[first : first + step]:
+                degrees[matrix] = following
             for worker, own in enumerate(memory):
-                own.reshape(-1, size)[pages.freed_pages(following, worker)] = -7
-        elif following < degree:
-            for worker, own in enumerate(memory):
-                base = worker // degree * degree
-                for start, stop, source in pages.missing_ranges(degree, following, worker):
-                    own[start:stop] = memory[base + source][start:stop]
+                kept = pages.kept(degrees, worker)
+                own.reshape(-1, size)[~kept] = -7
+                if following < degree:
+                    base = worker // degree * degree
+                    for start, stop, source in pages.missing_ranges(before, degrees, worker):
+                        own[start:stop] = memory[base + source][start:stop]
+                weights = (original >= 0) & kept.repeat(size)
+                assert (own[weights] == original[weights]).all()
         degree = following
-        for worker, own in enumerate(memory):
-            for kept in pages.kept_pages(degree, worker).tolist():
-                place = slice(kept * size, (kept + 1) * size)
-                weights = original[place] >= 0
-                assert (own[place][weights] == original[place][weights]).all()
 
 
 @pytest.mark.parametrize("degree, ideal_gib", [(2, 25.31), (4, 37.97)])

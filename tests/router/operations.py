@@ -13,6 +13,9 @@ REPORT = {
     "lockstep_seconds": 0.1,
     "longest_step_seconds": 0.2,
     "step_seconds": 0.05,
+    "moves": 3,
+    "move_seconds": 0.3,
+    "pace": "a few",
     "bytes_moved": {"kv": 10, "weights": 1},
 }
 

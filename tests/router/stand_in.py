@@ -82,5 +82,8 @@ def done(router, *ranks, epoch=1, error=""):
             step_seconds=0.0,
             lockstep_seconds=0.0,
             longest_step_seconds=0.0,
+            moves=1,
+            move_seconds=0.0,
+            pace="",
             bytes_moved={"kv": 1, "weights": 0},
         )

@@ -17,6 +17,7 @@ def test_a_merge_runs_through_both_phases():
         "phase": "prepare",
         "boundary": 30,
         "layers": 30,
+        "pace": "",
     }
     assert operations.vote(0, 1, True, "", 10.1) == []
     assert operations.vote(1, 1, True, "", 10.2) == [
@@ -37,6 +38,24 @@ def test_a_merge_runs_through_both_phases():
     assert record["bytes_moved"] == {"kv": 20, "weights": 2}
     assert record["instances"] == [[0, 1], [2], [3]]
     assert operations.history == [record]
+
+
+def test_progress_shows_the_boundary_and_gives_the_next_move_its_time():
+    """A long prefill between any two moves must not make the operation look stuck."""
+    operations = make()
+    operations.submit(request([0, 1], 2), "w", 0.0)
+    operations.progress(1, {"boundary": 9, "pace": "too early"}, 1.0)
+    assert operations.running["boundary"] == 30
+    for rank in (0, 1):
+        operations.vote(rank, 1, True, "", 1.0)
+    operations.progress(1, {"boundary": 20, "pace": "ten at a time"}, 100.0)
+    operations.progress(7, {"boundary": 1, "pace": "of another operation"}, 100.0)
+    shown = operations.running
+    assert (shown["boundary"], shown["pace"]) == (20, "ten at a time")
+    assert operations.tick(219.0) == []
+    assert "did not finish within 120 s after COMMIT or the last move" in (
+        only(operations.tick(221.0), Stuck)[0].reason
+    )
 
 
 def test_mixed_layouts_merge_and_kinds_are_named():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from itertools import pairwise
 
 import pytest
 
@@ -23,7 +22,7 @@ def workers():
 
 def at_degree(workers, degree):
     """The group after a merge from degree 1, its grown rows full of KV."""
-    change(workers, 1, degree)
+    change(workers, degree)
     for worker in workers:
         worker.overwrite_grown_rows()
 
@@ -33,10 +32,10 @@ def test_every_degree_above_one_grows_the_pool(workers):
     exchange = workers[0].exchange
     assert exchange.grown_slots(1) == 0
     for degree in (2, 4):
-        change(workers, 1, degree)
+        change(workers, degree)
         assert exchange.grown_slots(degree) == degree * (workers[0].ranges.rows - ROWS)
         assert exchange.grown_slots(degree) >= degree * (GROWTH[degree] * 4096 // ROW_BYTES)
-        change(workers, degree, 1)
+        change(workers, 1)
 
 
 @pytest.mark.parametrize(
@@ -44,8 +43,8 @@ def test_every_degree_above_one_grows_the_pool(workers):
 )
 def test_weights_and_kv_survive_every_walk_however_the_grown_rows_are_used(workers, path):
     charged = [worker.memory.physical_bytes() for worker in workers]
-    for before, after in pairwise(path):
-        change(workers, before, after)
+    for after in path[1:]:
+        change(workers, after)
         for worker in workers:
             worker.assert_sound(after, GROWTH[after])
             worker.overwrite_grown_rows()
@@ -53,24 +52,39 @@ def test_weights_and_kv_survive_every_walk_however_the_grown_rows_are_used(worke
         assert [worker.memory.physical_bytes() for worker in workers] == charged
 
 
+@pytest.mark.parametrize(("before", "after"), ALL_CHANGES)
+def test_layers_change_one_by_one_and_no_page_is_mapped_twice(workers, before, after):
+    at_degree(workers, before)
+    order = range(LAYERS) if after < before else reversed(range(LAYERS))
+    for worker in workers:
+        worker.exchange.shrink()
+    for layer in order:
+        for worker in workers:
+            worker.exchange.move_layers(range(layer, layer + 1), after)
+            mapped = list(worker.memory.mapped.values())
+            assert len(mapped) == len(set(mapped))
+            assert worker.weights_are_whole()
+    for worker in workers:
+        worker.exchange.grow(after)
+        worker.assert_sound(after, GROWTH[after])
+
+
 def test_a_block_changes_beside_workers_that_do_not(workers):
-    change(workers[2:], 1, 2)
-    change(workers[2:], 2, 2)
+    change(workers[2:], 2)
     for worker in workers:
         degree = 2 if worker.index >= 2 else 1
         worker.assert_sound(degree, GROWTH[degree])
         worker.overwrite_grown_rows()
-    change(workers[:2], 1, 4)
-    change(workers[2:], 2, 4)
+    change(workers, 4)
     for worker in workers:
         worker.assert_sound(4, GROWTH[4])
 
 
 def test_a_split_copies_what_no_page_of_the_worker_holds_and_a_merge_nothing(workers):
-    assert [worker.exchange.change(1, 4) for worker in workers] == [0] * 4
+    assert change(workers, 4) == 0
     for worker in workers:
-        missing = PAGES.missing_ranges(4, 2, worker.index)
-        assert worker.exchange.change(4, 2) == sum(stop - start for start, stop, _ in missing) > 0
+        missing = PAGES.missing_ranges(PAGES.all_at(4), PAGES.all_at(2), worker.index)
+        assert change([worker], 2) == sum(stop - start for start, stop, _ in missing) > 0
 
 
 def test_a_split_reads_only_the_workers_of_its_own_block(workers):
@@ -78,65 +92,49 @@ def test_a_split_reads_only_the_workers_of_its_own_block(workers):
     for worker, peer in (workers[2:], workers[:1:-1]):
         worker.meet({peer.index: peer.memory.export()})
     at_degree(workers[2:], 2)
-    change(workers[2:], 2, 1)
+    change(workers[2:], 1)
     for worker in workers[2:]:
         worker.assert_sound(1, 0)
 
 
 @pytest.mark.parametrize(("before", "after"), ALL_CHANGES)
 @pytest.mark.parametrize("index", range(CHAIN.finest))
-def test_whichever_mapping_fails_everything_is_as_before_and_the_next_try_succeeds(
+def test_whichever_mapping_of_a_layer_fails_the_layer_stays_and_the_next_try_succeeds(
     workers, before, after, index
 ):
-    if before > 1:
-        at_degree(workers, before)
+    at_degree(workers, before)
     victim = workers[index]
-    others = [worker for worker in workers if worker is not victim]
+    victim.exchange.shrink()
     faults = 0
     while True:
         victim.memory.maps_until_fault = faults
         try:
-            victim.exchange.change(before, after)
+            victim.exchange.move_layers(range(LAYERS), after)
         except MemoryFault:
-            victim.assert_sound(before, GROWTH[before])
+            victim.assert_sound(before, 0)
             faults += 1
         else:
             break
+    assert (faults > 0) == (after < before)
     victim.memory.maps_until_fault = None
-    # At least one mapping for every range of the pool, and the runs of pages that come home.
-    assert faults >= 2 * LAYERS + (after < before)
-    change(others, before, after)
-    for worker in workers:
-        worker.assert_sound(after, GROWTH[after])
-        worker.overwrite_grown_rows()
-    if after > 1:
-        change(workers, after, 1)
-        for worker in workers:
-            worker.assert_sound(1, 0)
-
-
-@pytest.mark.parametrize(("before", "after"), ALL_CHANGES)
-def test_workers_that_succeeded_go_back_when_a_peer_did_not(workers, before, after):
-    if before > 1:
-        at_degree(workers, before)
-    change(workers, before, after)
-    for worker in workers:
-        worker.exchange.undo(before)
-        worker.assert_sound(before, GROWTH[before])
-    change(workers, before, after)
+    change([worker for worker in workers if worker is not victim], after)
+    victim.exchange.grow(after)
     for worker in workers:
         worker.assert_sound(after, GROWTH[after])
 
 
-def test_a_worker_whose_degree_stays_keeps_the_kv_of_its_grown_rows_in_an_undone_change(workers):
-    change(workers, 1, 2)
-    keeper = workers[0]
-    keeper.overwrite_grown_rows()
-    assert keeper.exchange.change(2, 2) == 0
-    keeper.exchange.undo(2)
-    keeper.assert_sound(2, GROWTH[2])
-    key, _ = keeper.ranges.layer(LAYERS - 1, (keeper.ranges.rows, ROW_BYTES), keeper.kv[0].dtype)
-    assert bool((key[ROWS:] == 0xA5).all())
+@pytest.mark.parametrize("degree", (2, 4))
+def test_whichever_mapping_of_the_growth_fails_the_pool_stays_shrunk(workers, degree):
+    exchange, memory = workers[0].exchange, workers[0].memory
+    exchange.move_layers(range(LAYERS), degree)
+    for fault in range(2 * LAYERS):
+        memory.maps_until_fault = fault
+        with pytest.raises(MemoryFault):
+            exchange.grow(degree)
+        workers[0].assert_sound(degree, 0)
+    memory.maps_until_fault = None
+    exchange.grow(degree)
+    workers[0].assert_sound(degree, GROWTH[degree])
 
 
 def test_a_change_that_needs_too_many_mappings_is_refused_in_advance(workers, monkeypatch):
@@ -150,8 +148,8 @@ def test_a_change_that_needs_too_many_mappings_is_refused_in_advance(workers, mo
 
 def test_hundred_round_trips_leave_no_mapping_or_descriptor_behind(workers):
     def cycle():
-        for before, after in pairwise((1, 2, 4, 1)):
-            change(workers, before, after)
+        for after in (2, 4, 1):
+            change(workers, after)
             for worker in workers:
                 worker.overwrite_grown_rows()
 

@@ -1,4 +1,4 @@
-"""Whole transformations of a block of workers, with and without a fault at one of them.
+"""Whole transformations of a block of workers at every pace, with and without a fault at one.
 
 The workers are threads with memories of their own, which import SGLang once for all.
 """
@@ -15,8 +15,10 @@ import torch
 
 from amoeba_sglang.kv.mover import PeerKVMover
 from amoeba_sglang.kv.units import UnitBuffers
+from amoeba_sglang.layout.weight_pages import layer_matrices
 from amoeba_sglang.messages import TransformOrder
 from amoeba_sglang.plan.capacity import growth_pages
+from amoeba_sglang.plan.pace import Pace
 from amoeba_sglang.worker.transformation import Transformation
 from tests.elastic_workers import (
     CHAIN,
@@ -30,6 +32,7 @@ from tests.elastic_workers import (
 
 LIVE = np.arange(1, ROWS)
 ONES, PAIRS, MIXED, FOUR = (1,) * 4, (2,) * 4, (2, 2, 1, 1), (4,) * 4
+FOREVER = 1 << 30
 
 
 class Layer:
@@ -79,7 +82,7 @@ class Member(ElasticWorker):
     def view_layer(self, number, degree):
         self.layers[number].viewed = degree
 
-    def perform(self, epoch, before, after):
+    def start(self, epoch, before, after, pace):
         order = TransformOrder(
             phase="commit",
             operation_id="op",
@@ -89,35 +92,51 @@ class Member(ElasticWorker):
             after=list(after),
         )
         return Transformation(
-            order, CHAIN, self.index, self.layers, self, self.exchange, self.group, self.mover
-        ).perform(LIVE)
+            order,
+            CHAIN,
+            self.index,
+            self.layers,
+            self,
+            self.exchange,
+            self.group,
+            self.mover,
+            Pace(pace, LAYERS),
+        )
 
-    def check(self, degrees):
-        """What is not as it must be when the block is at `degrees`."""
-        degree, wrong = degrees[self.index], []
-        kv = torch.stack([torch.stack(block) for block in self.blocks])
-        units = kv.view(LAYERS, 2, ROWS, CHAIN.finest, -1)
-        for home, home_degree in enumerate(degrees):
-            theirs = original_kv(home).view_as(units)
-            for unit in range(CHAIN.finest):
-                holder, place = CHAIN.place(home_degree, home, unit)
-                if holder == self.index and not torch.equal(
-                    units[:, :, 1:, place], theirs[:, :, 1:, unit]
-                ):
-                    wrong.append(f"unit {unit} of home {home}")
+    def check(self, lower, upper, b):
+        """What is not as it must be while layers [0, b) are at `lower` and the others at `upper`;
+        a joint step at this b would compute with it."""
+        wrong = []
+        for number in range(LAYERS):
+            degrees = lower if number < b else upper
+            kv = torch.stack(self.blocks[number]).view(2, ROWS, CHAIN.finest, -1)
+            for home, home_degree in enumerate(degrees):
+                theirs = original_kv(home)[number].view_as(kv)
+                for unit in range(CHAIN.finest):
+                    holder, place = CHAIN.place(home_degree, home, unit)
+                    if holder == self.index and not torch.equal(
+                        kv[:, 1:, place], theirs[:, 1:, unit]
+                    ):
+                        wrong.append(f"layer {number} unit {unit} of home {home}")
+            layer, degree = self.layers[number], degrees[self.index]
+            if (layer.degree, layer.viewed) != (degree, degree):
+                wrong.append(f"layer {number} at {layer.degree}, seen at {layer.viewed}")
+            if {self.store.degrees[matrix] for matrix in layer_matrices(number)} != {degree}:
+                wrong.append(f"weights of layer {number} not at {degree}")
         if not self.weights_are_whole():
             wrong.append("weights")
-        if self.store.degree != degree:
-            wrong.append(f"the store is at degree {self.store.degree}")
-        if self.ranges.grown_pages != growth_pages(PAGES, degree, LAYERS):
-            wrong.append(f"{self.ranges.grown_pages} grown pages")
-        if any((layer.degree, layer.viewed) != (degree, degree) for layer in self.layers):
-            wrong.append("degrees of the layers")
         return wrong
+
+    def check_growth(self, degrees):
+        grown = growth_pages(PAGES, degrees[self.index], LAYERS)
+        return [] if self.ranges.grown_pages == grown else [f"{self.ranges.grown_pages} grown"]
 
 
 def walk(steps):
-    """By worker and step (error, bytes of KV and of weights received, what is wrong after it)."""
+    """By worker and step: (its report, b after each move, what is ever wrong).
+
+    A step is (before, after, layers a move, failing worker or None, its mappings before the fault).
+    """
     members = [Member(rank) for rank in range(CHAIN.finest)]
     handles = [member.memory.export() for member in members]
     barrier, words = threading.Barrier(CHAIN.finest, timeout=20), [None] * CHAIN.finest
@@ -126,12 +145,22 @@ def walk(steps):
 
     def work(member):
         found = []
-        for epoch, (before, after, failing) in enumerate(steps, 1):
+        for epoch, (before, after, pace, failing, maps) in enumerate(steps, 1):
             if member.index == failing:
-                member.memory.maps_until_fault = 1
-            report = member.perform(epoch, before, after)
-            wrong = member.check(before if report.error else after)
-            found.append((report.error, report.kv_bytes, report.weight_bytes, wrong))
+                member.memory.maps_until_fault = maps
+            lower, upper = (tuple(map(f, zip(before, after, strict=True))) for f in (min, max))
+            moving = member.start(epoch, before, after, pace)
+            moving.enter()
+            boundaries, wrong = [moving.boundary.b], []
+            while not moving.finished:
+                moving.advance(LIVE)
+                boundaries.append(moving.boundary.b)
+                # Nobody may move on while others still look.
+                wrong += member.check(lower, upper, moving.boundary.b)
+                barrier.wait()
+            member.memory.maps_until_fault = None
+            wrong += member.check_growth(before if moving.report.error else after)
+            found.append((moving.report, boundaries, wrong))
             # Long requests may use the grown rows between transformations.
             member.overwrite_grown_rows()
             barrier.wait()
@@ -144,38 +173,63 @@ def walk(steps):
 PATHS = {
     "all at once": [(ONES, FOUR), (FOUR, ONES)],
     "step by step": [(ONES, MIXED), (MIXED, FOUR), (FOUR, PAIRS), (PAIRS, ONES)],
+    "beside an instance that stays": [(ONES, MIXED), (MIXED, PAIRS), (PAIRS, MIXED), (MIXED, ONES)],
 }
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-def test_kv_and_weights_go_where_the_layout_says_and_come_back(path):
-    results = walk([(*step, None) for step in path])
-    for by_step in results:
-        assert [(error, wrong) for error, _, _, wrong in by_step] == [("", [])] * len(path)
-        copied = [weights > 0 for _, _, weights, _ in by_step]
-        assert copied == [max(after) < max(before) for before, after in path]
-    for by_worker in zip(*results, strict=True):
-        assert any(kv for _, kv, _, _ in by_worker)
+@pytest.mark.parametrize("pace", (0, 1, None))
+def test_kv_and_weights_are_where_the_boundary_says_after_every_move(path, pace):
+    results = walk([(*step, pace, None, 0) for step in path])
+    for rank, by_step in enumerate(results):
+        for (before, after), (report, boundaries, wrong) in zip(path, by_step, strict=True):
+            assert (report.error, wrong) == ("", [])
+            assert report.moves == len(boundaries) - 1
+            order = list(range(LAYERS + 1))
+            if after > before:
+                order.reverse()
+            assert boundaries == (order if pace == 1 else [b for b in order if b in boundaries])
+            assert (boundaries[0], boundaries[-1]) == (order[0], order[-1])
+            assert (report.weight_bytes > 0) == (after[rank] < before[rank])
+    for number in range(len(path)):
+        assert any(by_step[number][0].kv_bytes for by_step in results)
+
+
+def test_every_way_to_cut_a_transformation_moves_the_same_bytes():
+    moved = [
+        [(report.kv_bytes, report.weight_bytes) for report, _, _ in by_step]
+        for pace in (0, 1)
+        for by_step in walk([(*step, pace, None, 0) for step in PATHS["all at once"]])
+    ]
+    assert moved[: CHAIN.finest] == moved[CHAIN.finest :]
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-def test_a_fault_at_one_worker_undoes_the_whole_block_and_the_next_try_succeeds(path):
-    steps, failing = [], []
+@pytest.mark.parametrize("pace", (0, 1))
+def test_a_fault_anywhere_turns_the_boundary_round_and_the_next_try_succeeds(path, pace):
+    """The fault comes at every mapping in turn, so b turns round wherever one can fail."""
+    turned = set()
     for number, (before, after) in enumerate(path):
         # A worker whose degree stays maps nothing, so it cannot fail.
         victim = next(r for r in (3 - number, 0, 3) if before[r] != after[r])
-        steps += [(before, after, victim), (before, after, None)]
-        failing += [victim, None]
-    results = walk(steps)
-    for rank, by_step in enumerate(results):
-        for victim, (error, _, _, wrong) in zip(failing, by_step, strict=True):
-            assert wrong == []
-            if victim is None:
-                assert error == ""
-            elif rank == victim:
-                assert error == "no more mappings"
-            else:
-                assert error == f"ranks [{victim}] ran into a memory fault"
+        for maps in range(FOREVER):
+            steps = [(*step, pace, None, 0) for step in path[:number]]
+            failing = (before, after, pace, victim, maps)
+            by_worker = walk([*steps, failing])
+            if not any(by_step[-1][0].error for by_step in by_worker):
+                break
+            for rank, by_step in enumerate(walk([*steps, failing, (before, after, pace, None, 0)])):
+                (failed, boundaries, wrong), (again, _, wrong_again) = by_step[-2:]
+                assert wrong == wrong_again == [] and again.error == ""
+                others = f"ranks [{victim}] ran into a memory fault"
+                assert failed.error == ("no more mappings" if rank == victim else others)
+                assert boundaries[-1] == boundaries[0]
+                turned.add((number, min(boundaries), max(boundaries)))
+        else:
+            raise AssertionError("the faults never end")
+        assert maps > 0
+    # Merges can fail only when the pool grows at the end, splits at every b.
+    assert len(turned) >= len(path) + (LAYERS - 1 if pace else 0)
 
 
 def test_a_block_that_mixes_up_two_orders_stops_before_it_moves_anything():
@@ -184,4 +238,4 @@ def test_a_block_that_mixes_up_two_orders_stops_before_it_moves_anything():
     )
     block = SimpleNamespace(exchange=lambda words: [words, words + 1])
     with pytest.raises(AssertionError, match=r"\[0, 1\] entered with epochs \[3, 4\]"):
-        Transformation(order, CHAIN, 0, [], None, None, block, None).perform(LIVE)
+        Transformation(order, CHAIN, 0, [], None, None, block, None, None).enter()

@@ -1,0 +1,103 @@
+"""What a worker shares with the others: groups of every degree, and movers between their pools."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed as dist
+from sglang.srt.distributed.parallel_state import get_world_group, init_model_parallel_group
+
+from amoeba_sglang.config import AmoebaConfig
+from amoeba_sglang.kv.mover import CollectiveKVMover, KVMover, PeerKVMover
+from amoeba_sglang.kv.units import UnitBuffers
+from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.memory.base import AddressRange
+from amoeba_sglang.model.kv_pool import ElasticKVPool
+from amoeba_sglang.model.weight_store import WeightStore
+from amoeba_sglang.transport import TransportGroup, create_group
+from amoeba_sglang.worker.page_exchange import PageExchange, describe_waste
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """By degree above 1: upstream's GroupCoordinator and the transport of this worker's block."""
+
+    coordinators: dict[int, Any]
+    transports: dict[int, TransportGroup]
+
+    @classmethod
+    def create(cls, config: AmoebaConfig, chain: DegreeChain, device: str) -> Groups:
+        """Collective over all workers of the world."""
+        coordinators, transports = {}, {}
+        for degree in chain.degrees[1:]:
+            blocks = [list(range(i, i + degree)) for i in range(0, config.workers, degree)]
+            world = get_world_group()
+            group = init_model_parallel_group(
+                blocks,
+                world.local_rank,
+                dist.get_backend(world.device_group),
+                group_name=f"amoeba_degree_{degree}",
+            )
+            transport = create_group(config.transport, group.cpu_group)
+            if device == "cpu":
+                group.host_communicator = transport if config.transport == "peer" else None
+            coordinators[degree], transports[degree] = group, transport
+        return cls(coordinators, transports)
+
+
+@dataclass(frozen=True)
+class Movers:
+    """`kv`: by block width, moves KV over the pools of the block. `pages`: weights and pages, None
+    without peers' pages to refill weights from, so that they stay."""
+
+    kv: dict[int, KVMover]
+    pages: PageExchange | None
+
+    @classmethod
+    def create(
+        cls,
+        config: AmoebaConfig,
+        chain: DegreeChain,
+        rank: int,
+        pool: ElasticKVPool,
+        store: WeightStore,
+        groups: Groups,
+    ) -> Movers:
+        """Collective over all workers of the world."""
+        own = UnitBuffers(pool.blocks, chain.finest)
+        staging = config.staging_mib << 20
+        if config.transport == "collective":
+            kv: dict[int, KVMover] = {
+                width: CollectiveKVMover(own, group.cpu_group, staging)
+                for width, group in groups.coordinators.items()
+            }
+            return cls(kv, None)
+        index = rank % config.group_size
+        peers, units = _open_peers(config, chain, rank, pool)
+        waste = describe_waste(store.pages, pool.layer_num)
+        if waste is not None and rank == 0:
+            logger.warning(waste)
+        kv = {}
+        for width, group in groups.transports.items():
+            first = index // width * width
+            block = [units.get(peer) for peer in range(first, first + width)]
+            kv[width] = PeerKVMover(own, block, group, staging)
+        return cls(kv, PageExchange(pool.ranges, store, peers))
+
+
+def _open_peers(
+    config: AmoebaConfig, chain: DegreeChain, rank: int, pool: ElasticKVPool
+) -> tuple[dict[int, AddressRange], dict[int, UnitBuffers]]:
+    """The pages of the other workers of this group and the pools in them, by index."""
+    memory, index = pool.memory, rank % config.group_size
+    offers: list[Any] = [None] * config.workers
+    dist.all_gather_object(offers, memory.export(), group=get_world_group().cpu_group)
+    first = rank - index
+    handles = {i: offers[first + i] for i in range(config.group_size) if i != index}
+    peers = {i: memory.open_peer(handle) for i, handle in handles.items()}
+    units = {i: UnitBuffers(pool.peer_blocks(peers[i], handles[i]), chain.finest) for i in peers}
+    return peers, units
