@@ -69,10 +69,10 @@ class WorkerReport(io_struct.BaseReq, kw_only=True):
         {"boundary": b, "pace": why as many layers move at a time}.
     kind "done": the worker steps at its new degree, or with an "error" at its old one again; body
         {"seconds" from COMMIT to here, "lockstep_seconds" from COMMIT until the whole block had
-        arrived, "step_seconds" of the slowest step in which the COMMIT waited, "moves" of layers
-        between joint steps, "move_seconds" of all of them, "longest_step_seconds" for which one,
-        or waiting for the first, kept the worker from a step, "pace" of the last,
-        "bytes_moved": {"kv": n, "weights": n}, "error": str}.
+        arrived, "step_seconds" of the slowest step in which the COMMIT waited,
+        "longest_step_seconds" between two joint steps that a move took, "moves", "pause_seconds",
+        "settle_seconds", "copy_seconds", "pace" and "error" of its TransformReport, "bytes_moved":
+        {"kv": n, "weights": n}}.
     """
 
     kind: str

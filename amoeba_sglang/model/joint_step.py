@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from sglang.srt.distributed.parallel_state import patch_tensor_parallel_group
@@ -23,6 +23,16 @@ from amoeba_sglang.model.mirror import RowMirror
 from amoeba_sglang.model.step_record import StepRecord
 from amoeba_sglang.model.union_batch import UnionBatch, build_union
 from amoeba_sglang.transport import TransportGroup
+
+
+class LayerMove(Protocol):
+    """Layers on their way to another degree. `settle` returns when they have one they can compute
+    at; the executor calls it before the first of them."""
+
+    @property
+    def layers(self) -> range: ...
+
+    def settle(self) -> None: ...
 
 
 class JointExecutor:
@@ -47,29 +57,23 @@ class JointExecutor:
         self.model, self.stack = model, model.model
         self.layers, self.chain, self.size, self.grown = layers, chain, size, grown
         self.groups, self.transports, self.attention = groups, transports, attention
+        self.index = layers[0].index
         self.mirrors = [RowMirror() for _ in range(chain.finest)]
-        self._records: list[StepRecord] | None = None
+        self._expected: tuple[list[StepRecord], LayerMove | None] | None = None
 
     @property
     def degree(self) -> int:
         """The higher degree while layers are at two."""
         return self.layers[-1].degree
 
-    def segments(self) -> list[tuple[int, int, int]]:
-        """(degree, first layer, end layer) of every range of layers at one degree."""
-        degrees = [layer.degree for layer in self.layers]
-        assert degrees == sorted(degrees), f"layers below the boundary must be lower: {degrees}"
-        found = []
-        for degree in sorted(set(degrees)):
-            first = degrees.index(degree)
-            found.append((degree, first, first + degrees.count(degree)))
-        return found
+    def expect(self, records: list[StepRecord], move: LayerMove | None) -> None:
+        """Hand over what the next `forward` or `follow` runs.
 
-    def expect(self, records: list[StepRecord]) -> None:
-        """Hand over the records of the step that the next `forward` or `follow` runs, one for every
-        worker that is in step, by rank."""
-        assert self._records is None, "the previous joint step never ran"
-        self._records = records
+        `records`: one for every worker that is in step, by rank. `move`: layers that change degree
+        while those before them compute, or None.
+        """
+        assert self._expected is None, "the previous joint step never ran"
+        self._expected = records, move
 
     def forget(self) -> None:
         """Drop what is known of the peers' rows, when the instance changes."""
@@ -78,7 +82,7 @@ class JointExecutor:
 
     def forward(self, own: ForwardBatch) -> Any | None:
         """`ModelRunner.joint_forward`: logits of this worker's rows, None at degree 1."""
-        if self._records is None:
+        if self._expected is None:
             assert self.degree == 1, "a worker of an instance must not run alone"
             return None
         hidden = self._run(own, self.stack.embed_tokens(own.input_ids))
@@ -102,38 +106,61 @@ class JointExecutor:
 
     def _run(self, own: ForwardBatch | None, x: torch.Tensor) -> torch.Tensor:
         """Own embeddings [tokens, H] -> hidden states beside residual [tokens, 2 H]."""
-        records, self._records = self._records, None
-        assert records is not None
-        for number, (degree, first, end) in enumerate(self.segments()):
-            index = self.layers[0].index % degree
-            if degree == 1:
-                union = None if own is None else UnionBatch(own, [], [len(x)])
-            else:
-                # While layers are at two degrees, those at the lower join only some of the workers.
-                at = self.layers[0].index % len(records) // degree * degree
-                union = build_union(
-                    records[at : at + degree],
-                    self.mirrors[at : at + degree],
-                    self.chain,
-                    degree,
-                    self.size,
-                    self.grown[degree],
-                )
+        assert self._expected is not None
+        (records, move), self._expected = self._expected, None
+        present, union, mine, first = 0, None, slice(None), 0
+        while first < len(self.layers):
+            if move is not None and first == move.layers.start:
+                move.settle()
+                move = None
+            degree = self.layers[first].degree
+            assert degree >= present, "layers below the boundary must be at the lower degree"
+            end = self._segment_end(first, len(self.layers) if move is None else move.layers.start)
+            if degree != present:
+                x, present = x[mine], degree
+                union = self._join(own, records, degree)
+                tokens = [0] * degree if union is None else union.tokens
+                index = self.index % degree
+                assert tokens[index] == len(x), f"{tokens=} {index=} {len(x)=}"
+                start = sum(tokens[:index])
+                mine = slice(start, start + len(x))
+                if degree > 1 and union is not None:
+                    x = self.transports[degree].all_gather_rows(x, tokens)
             if union is None:
                 x = x.new_zeros(0, 2 * self.stack.embed_tokens.weight.shape[1])
-                continue
-            assert union.tokens[index] == len(x), f"{union.tokens=} {index=} {len(x)=}"
-            if degree > 1:
-                x = self.transports[degree].all_gather_rows(x, union.tokens)
-            x = self._run_layers(union, degree, first, end, x, starts=number == 0)
-            start = sum(union.tokens[:index])
-            x = x[start : start + union.tokens[index]]
-        return x
+            else:
+                x = self._run_layers(union, degree, first, end, x)
+            first = end
+        return x[mine]
+
+    def _segment_end(self, first: int, limit: int) -> int:
+        """The end of the layers from `first` on, before `limit`, that are at its degree."""
+        degree, end = self.layers[first].degree, first + 1
+        while end < len(self.layers) and end != limit and self.layers[end].degree == degree:
+            end += 1
+        return end
+
+    def _join(
+        self, own: ForwardBatch | None, records: list[StepRecord], degree: int
+    ) -> UnionBatch | None:
+        """What the instance of `degree` around this worker computes; None without any rows."""
+        if degree == 1:
+            return None if own is None else UnionBatch(own, [], [len(own.input_ids)])
+        # While layers are at two degrees, those at the lower join only some of the workers.
+        at = self.index % len(records) // degree * degree
+        return build_union(
+            records[at : at + degree],
+            self.mirrors[at : at + degree],
+            self.chain,
+            degree,
+            self.size,
+            self.grown[degree],
+        )
 
     def _run_layers(
-        self, union: UnionBatch, degree: int, first: int, end: int, x: torch.Tensor, starts: bool
+        self, union: UnionBatch, degree: int, first: int, end: int, x: torch.Tensor
     ) -> torch.Tensor:
-        batch = union.batch
+        batch, starts = union.batch, first == 0
         batch.residual_stream = None
         group = (
             patch_tensor_parallel_group(self.groups[degree], owns_attention=True)

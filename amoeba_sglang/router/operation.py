@@ -284,6 +284,8 @@ def _summarise(reports: list[dict[str, Any]]) -> dict[str, Any]:
         "longest_step_seconds": max(report["longest_step_seconds"] for report in reports),
         "step_seconds": max(report["step_seconds"] for report in reports),
         "moves": max(report["moves"] for report in reports),
-        "move_seconds": max(report["move_seconds"] for report in reports),
+        "pause_seconds": max(report["pause_seconds"] for report in reports),
+        "settle_seconds": max(report["settle_seconds"] for report in reports),
+        "copy_seconds": max(report["copy_seconds"] for report in reports),
         "pace": reports[0]["pace"],
     }

@@ -24,15 +24,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Groups:
-    """By degree above 1: upstream's GroupCoordinator and the transport of this worker's block."""
+    """By degree above 1, of this worker's block: upstream's GroupCoordinator, the transport of its
+    joint steps, and of what moves meanwhile on another thread the process group and transport."""
 
     coordinators: dict[int, Any]
     transports: dict[int, TransportGroup]
+    moving: dict[int, tuple[dist.ProcessGroup, TransportGroup]]
 
     @classmethod
     def create(cls, config: AmoebaConfig, chain: DegreeChain, device: str) -> Groups:
         """Collective over all workers of the world."""
-        coordinators, transports = {}, {}
+        coordinators, transports, moving = {}, {}, {}
         for degree in chain.degrees[1:]:
             blocks = [list(range(i, i + degree)) for i in range(0, config.workers, degree)]
             world = get_world_group()
@@ -46,7 +48,9 @@ class Groups:
             if device == "cpu":
                 group.host_communicator = transport if config.transport == "peer" else None
             coordinators[degree], transports[degree] = group, transport
-        return cls(coordinators, transports)
+            mine, _ = dist.new_subgroups_by_enumeration(blocks, backend="gloo")
+            moving[degree] = mine, create_group(config.transport, mine)
+        return cls(coordinators, transports, moving)
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,8 @@ class Movers:
         staging = config.staging_mib << 20
         if config.transport == "collective":
             kv: dict[int, KVMover] = {
-                width: CollectiveKVMover(own, group.cpu_group, staging)
-                for width, group in groups.coordinators.items()
+                width: CollectiveKVMover(own, group, staging)
+                for width, (group, _) in groups.moving.items()
             }
             return cls(kv, None)
         index = rank % config.group_size
@@ -82,7 +86,7 @@ class Movers:
         if waste is not None and rank == 0:
             logger.warning(waste)
         kv = {}
-        for width, group in groups.transports.items():
+        for width, (_, group) in groups.moving.items():
             first = index // width * width
             block = [units.get(peer) for peer in range(first, first + width)]
             kv[width] = PeerKVMover(own, block, group, staging)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class ElasticRuntime:
         self.pool: ElasticKVPool = runner.token_to_kv_pool
         assert isinstance(self.pool, ElasticKVPool)
         groups = Groups.create(config, self.chain, self.pool.device)
-        self.transports = groups.transports
+        self.groups = groups
         model = runner.model
         stack = list(model.model.layers)
         matrices = elastic_matrices(stack, self.chain.finest)
@@ -70,6 +71,7 @@ class ElasticRuntime:
             groups.transports,
             CpuAttention(runner),
         )
+        self.helper = ThreadPoolExecutor(1, thread_name_prefix="amoeba-copies")
         self.bell = Bell(config.run_id, rank)
         self.ledger = RowLedger()
         self.leases: Leases | None = None
@@ -109,9 +111,11 @@ class ElasticRuntime:
             self.executor.layers,
             self.pool,
             self.movers.pages,
-            self.transports[width],
+            self.groups.transports[width],
+            self.groups.moving[width][1],
             self.movers.kv[width],
             Pace(self.config.layers_per_step, self.config.layers),
+            self.helper,
         )
         self.transformation.enter()
         if order.before[place] != order.after[place]:
@@ -154,7 +158,8 @@ class ElasticRuntime:
         if width > 1:
             first = self.rank // width * width
             ranks = tuple(range(first, first + width))
-            self.lock_step = LockStep(epoch, ranks, self.rank, self.transports[width], self.bell)
+            transport = self.groups.transports[width]
+            self.lock_step = LockStep(epoch, ranks, self.rank, transport, self.bell)
 
     # Joint steps
 
@@ -197,7 +202,7 @@ class ElasticRuntime:
             mirror.forget(record.dead_rows)
         if not any(record.rows for record in records):
             return
-        self.executor.expect(records)
+        self.executor.expect(records, self.transformation)
         if batch is None:
             self.executor.follow()
 

@@ -197,7 +197,9 @@ class ElasticScheduler(Scheduler):
             "bytes_moved": {"kv": report.kv_bytes, "weights": report.weight_bytes},
             "longest_step_seconds": report.longest_pause_seconds,
             "moves": report.moves,
-            "move_seconds": report.move_seconds,
+            "pause_seconds": report.pause_seconds,
+            "settle_seconds": report.settle_seconds,
+            "copy_seconds": report.copy_seconds,
             "pace": report.pace,
             "error": report.error,
         }

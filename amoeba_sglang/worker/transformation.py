@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,21 +22,34 @@ from amoeba_sglang.transport import TransportGroup
 from amoeba_sglang.worker.page_exchange import PageExchange
 
 
+@dataclass(frozen=True)
+class Copied:
+    """What the helper has done with some layers: bytes received, processor seconds, why not."""
+
+    kv_bytes: int
+    weight_bytes: int
+    seconds: float
+    fault: str
+
+
 @dataclass
 class TransformReport:
     """What a transformation cost on this worker.
 
     barrier_seconds: waiting for the slowest worker of the block before the first joint step;
-    moves: of layers between two joint steps; move_seconds: of all moves; longest_pause_seconds:
-    the longest time in which a move, or waiting for the first, kept the worker from a step;
-    kv_bytes, weight_bytes: received from peers; pace: why as many layers moved at a time; error:
-    why the layout is the old one again, or empty.
+    moves: how often some layers moved; longest_pause_seconds: the longest time between two joint
+    steps that this took; pause_seconds: all of it; settle_seconds: waiting inside of the steps;
+    copy_seconds: of processor time for copies and mappings; kv_bytes, weight_bytes: received from
+    peers; pace: why as many layers moved at a time; error: why the layout is the old one again, or
+    empty.
     """
 
     barrier_seconds: float = 0.0
-    longest_pause_seconds: float = 0.0
-    move_seconds: float = 0.0
     moves: int = 0
+    longest_pause_seconds: float = 0.0
+    pause_seconds: float = 0.0
+    settle_seconds: float = 0.0
+    copy_seconds: float = 0.0
     kv_bytes: int = 0
     weight_bytes: int = 0
     pace: str = ""
@@ -43,11 +57,16 @@ class TransformReport:
 
 
 class Transformation:
-    """One worker's part of an order: b goes through the layers, a few between two joint steps.
+    """One worker's part of an order: b goes through the layers, a few at every joint step.
 
-    `index`: position in the block; `block`: the transport over exactly the block's ranks. The
-    workers of the block call `enter` and then `advance` in step until `finished`, each with equal
+    A step starts with `advance`, which lets the next layers begin to move beside the layers before
+    them that already compute; `settle` comes before anybody computes with those that move. The
+    workers of the block call `enter` and then these in step until `finished`, each with equal
     results but for the bytes and seconds of its report.
+
+    `index`: position in the block. `block`, `moving`: transports over exactly the block's ranks,
+    for the caller's thread and for `helper`, the thread that copies; `mover` and `pages` belong to
+    the helper while layers move.
     """
 
     def __init__(
@@ -59,8 +78,10 @@ class Transformation:
         pool: ElasticKVPool,
         pages: PageExchange | None,
         block: TransportGroup,
+        moving: TransportGroup,
         mover: KVMover,
         pace: Pace,
+        helper: Executor,
     ) -> None:
         self.order, self.report = order, TransformReport()
         changes = list(zip(order.before, order.after, strict=True))
@@ -68,15 +89,15 @@ class Transformation:
         merges = self._lower == tuple(order.before)
         assert merges or self._upper == tuple(order.before), f"neither merge nor split: {changes}"
         self.boundary = Boundary.at_start(len(layers), falls=merges)
+        self.finished = False
+        self.layers = range(0)
         self._chain, self._index = chain, index
-        self._layers, self._pool, self._pages = layers, pool, pages
-        self._block, self._mover, self._pace = block, mover, pace
+        self._shards, self._pool, self._pages = layers, pool, pages
+        self._block, self._moving, self._mover = block, moving, mover
+        self._pace, self._helper = pace, helper
+        self._copies: Future[Copied] | None = None
         self._timing = Timing(0.0, 0.0)
         self._left = time.monotonic()
-
-    @property
-    def finished(self) -> bool:
-        return self.boundary.finished
 
     @property
     def degree(self) -> int:
@@ -94,55 +115,121 @@ class Transformation:
         self._shrink()
 
     def advance(self, live: np.ndarray) -> None:
-        """Move the next layers, or turn round if a worker of the block runs into a MemoryFault.
+        """Start to move the next layers, or finish.
 
         `live`: local live slots now. The exchange of them is also the barrier after which nobody
         computes with the old degrees of these layers.
         """
         started = time.monotonic()
-        layer_us, step_us = (
-            round(1e6 * s) for s in (self._timing.layer_seconds, started - self._left)
-        )
-        received = self._block.exchange(
-            np.concatenate([np.array([layer_us, step_us], dtype=np.int64), live])
-        )
-        timings = [Timing(float(words[0]) / 1e6, float(words[1]) / 1e6) for words in received]
-        layers = self.boundary.next_layers(self._pace.next_layers(timings))
-        moving = time.monotonic()
-        if self._changed_pages(layers):
-            self._move_kv(layers, [words[2:] for words in received])
-            for number in layers:
-                self._layers[number].switch(self.degree)
-                self._pool.view_layer(number, self.degree)
-            self.boundary = self.boundary.after(layers)
-        if self.finished:
-            self._together(self._grow, self._shrink)
+        self.settle()
+        if not self.boundary.finished:
+            self._start(live, started - self._left)
+        if not self.layers.start:
+            # No layer computes before these.
+            self.settle()
+        if self.boundary.finished and self._copies is None:
+            self._finish()
         self._left = time.monotonic()
-        self._timing = Timing((self._left - moving) / len(layers), 0.0)
         report, seconds = self.report, self._left - started
         # The first move follows the wait for the block without a joint step in between.
-        pause = seconds if report.moves else report.barrier_seconds + seconds
-        report.moves += 1
-        report.move_seconds += seconds
+        pause = seconds if report.moves > 1 else report.barrier_seconds + seconds
+        report.pause_seconds += seconds
         report.longest_pause_seconds = max(report.longest_pause_seconds, pause)
-        report.pace = self._pace.reason
 
-    def _changed_pages(self, layers: range) -> bool:
-        """Free or refill the weights of `layers`; False: some worker could not, so b turns."""
-        pages, before = self._pages, self._layers[layers[0]].degree
+    def settle(self) -> None:
+        """Wait for the layers that move, and let b follow; it turns round if a worker of the block
+        ran into a MemoryFault, and the layers are as before."""
+        if self._copies is None:
+            return
+        started = time.monotonic()
+        # Not for ever: what the helper waits for are its peers, in groups with time limits.
+        copied, self._copies = self._copies.result(), None
+        report, layers = self.report, self.layers
+        report.kv_bytes += copied.kv_bytes
+        report.weight_bytes += copied.weight_bytes
+        report.copy_seconds += copied.seconds
+        self._timing = Timing(copied.seconds / len(layers), 0.0)
+        if copied.fault:
+            self._turn_round(copied.fault)
+        else:
+            for number in layers:
+                self._shards[number].switch(self.degree)
+                self._pool.view_layer(number, self.degree)
+            self.boundary = self.boundary.after(layers)
+        self.layers = range(0)
+        report.settle_seconds += time.monotonic() - started
+
+    def _start(self, live: np.ndarray, step_seconds: float) -> None:
+        micros = [round(1e6 * s) for s in (self._timing.layer_seconds, step_seconds)]
+        received = self._block.exchange(np.concatenate([np.array(micros, dtype=np.int64), live]))
+        timings = [Timing(float(words[0]) / 1e6, float(words[1]) / 1e6) for words in received]
+        self.layers = self.boundary.next_layers(self._pace.next_layers(timings))
+        self.report.moves += 1
+        self.report.pace = self._pace.reason
+        all_live = [words[2:] for words in received]
+        self._copies = self._helper.submit(self._copy, self.layers, all_live)
+
+    # On the helper's thread
+
+    def _copy(self, layers: range, live: list[np.ndarray]) -> Copied:
+        """Free or refill the weights of `layers` and move their KV."""
+        started, kv_bytes = time.thread_time(), 0
+        fault, weight_bytes = self._change_pages(layers)
+        if not fault:
+            degrees = (self._lower, self._upper)
+            moves = unit_moves(self._chain, *(degrees if self.boundary.falls else degrees[::-1]))
+            kv_bytes = self._mover.move(layers, moves, live)
+        return Copied(kv_bytes, weight_bytes, time.thread_time() - started, fault)
+
+    def _change_pages(self, layers: range) -> tuple[str, int]:
+        """Free or refill the weights of `layers`: (why not, bytes copied)."""
+        pages, before = self._pages, self._shards[layers[0]].degree
         if pages is None:
-            return True
-        return self._together(
-            lambda: pages.move_layers(layers, self.degree),
-            lambda: pages.move_layers(layers, before),
-        )
+            return "", 0
+        copied = 0
 
-    def _move_kv(self, layers: range, live: list[np.ndarray]) -> None:
-        degrees = [self._lower, self._upper]
-        if not self.boundary.falls:
-            degrees.reverse()
-        moves = unit_moves(self._chain, *degrees)
-        self.report.kv_bytes += self._mover.move(layers, moves, live)
+        def change() -> None:
+            nonlocal copied
+            copied = pages.move_layers(layers, self.degree)
+
+        fault = self._together(self._moving, change, lambda: pages.move_layers(layers, before))
+        return fault, copied
+
+    # On either thread
+
+    def _together(
+        self, group: TransportGroup, act: Callable[[], object], undo: Callable[[], object]
+    ) -> str:
+        """All workers of the block do `act`, or none has, and the reason is returned."""
+        fault = ""
+        try:
+            act()
+        except MemoryFault as error:
+            fault = str(error)
+        failed = group.exchange(np.array([bool(fault)], dtype=np.int64))
+        ranks = [r for r, words in zip(self.order.ranks, failed, strict=True) if int(words[0])]
+        if not ranks:
+            return ""
+        if not fault:
+            undo()
+        return fault or f"ranks {ranks} ran into a memory fault"
+
+    # On the caller's thread
+
+    def _turn_round(self, fault: str) -> None:
+        """A second fault, on the way back, ends the worker: no layout is left to serve in."""
+        if self.report.error:
+            raise MemoryFault(f"{fault}, while undoing what failed because: {self.report.error}")
+        self.report.error = fault
+        self.boundary = self.boundary.reversed()
+
+    def _finish(self) -> None:
+        """Let the KV have the pages that this degree frees."""
+        fault = self._together(self._block, self._grow, self._shrink)
+        if fault:
+            self._turn_round(fault)
+        else:
+            self.finished = True
 
     def _shrink(self) -> None:
         """Take back the pages that the KV has of this worker, unless its degree stays."""
@@ -150,38 +237,12 @@ class Transformation:
             self._pages.shrink()
             self._view_all()
 
-    def _grow(self) -> int:
-        """Inverse of `_shrink`, at the degree that all layers are at now; copies no byte."""
+    def _grow(self) -> None:
+        """Inverse of `_shrink`, at the degree that all layers are at now."""
         if self._pages is not None and self._lower[self._index] != self._upper[self._index]:
             self._pages.grow(self.degree)
             self._view_all()
-        return 0
 
     def _view_all(self) -> None:
-        for number, layer in enumerate(self._layers):
-            self._pool.view_layer(number, layer.degree)
-
-    def _together(self, act: Callable[[], int], undo: Callable[[], object]) -> bool:
-        """All workers of the block do `act`, which returns bytes copied, or none has and b turns.
-
-        A second fault, on the way back, ends the worker: there is no layout left to serve in.
-        """
-        fault = ""
-        try:
-            self.report.weight_bytes += act()
-        except MemoryFault as error:
-            fault = str(error)
-        failed = self._block.exchange(np.array([bool(fault)], dtype=np.int64))
-        victims = [
-            rank for rank, words in zip(self.order.ranks, failed, strict=True) if int(words[0])
-        ]
-        if not victims:
-            return True
-        reason = fault or f"ranks {victims} ran into a memory fault"
-        if self.report.error:
-            raise MemoryFault(f"{reason}, while undoing what failed because: {self.report.error}")
-        if not fault:
-            undo()
-        self.report.error = reason
-        self.boundary = self.boundary.reversed()
-        return False
+        for number, shards in enumerate(self._shards):
+            self._pool.view_layer(number, shards.degree)

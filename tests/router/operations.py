@@ -14,7 +14,9 @@ REPORT = {
     "longest_step_seconds": 0.2,
     "step_seconds": 0.05,
     "moves": 3,
-    "move_seconds": 0.3,
+    "pause_seconds": 0.3,
+    "settle_seconds": 0.1,
+    "copy_seconds": 0.2,
     "pace": "a few",
     "bytes_moved": {"kv": 10, "weights": 1},
 }

@@ -83,7 +83,9 @@ def done(router, *ranks, epoch=1, error=""):
             lockstep_seconds=0.0,
             longest_step_seconds=0.0,
             moves=1,
-            move_seconds=0.0,
+            pause_seconds=0.0,
+            settle_seconds=0.0,
+            copy_seconds=0.0,
             pace="",
             bytes_moved={"kv": 1, "weights": 0},
         )
