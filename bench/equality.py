@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--transformations", type=int, default=40)
     parser.add_argument("--requests", type=int, default=96)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--layers-per-step", default="auto", help="--amoeba-layers-per-step")
     options = parser.parse_args()
     tour = TOURS[options.workers]
     prompts = chat_prompts(options.requests, seed=5)
@@ -70,6 +71,7 @@ def main() -> None:
     with Server(
         "--tp-size", str(options.workers), "--dtype", "float32", "--max-total-tokens", "8192",
         "--max-running-requests", "64", "--chunked-prefill-size", "512",
+        "--amoeba-layers-per-step", options.layers_per_step,
     ) as server:  # fmt: skip
         print(f"server up in {server.start_seconds:.0f} s; untouched run", flush=True)
         asyncio.run(run_clients(server.url, prompts[:8], 8, 8))

@@ -14,13 +14,16 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import NoReturn
 
 from amoeba_sglang.config import MAX_PAGE_SIZE_KIB
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.plan.dense_model import load_model
+from amoeba_sglang.plan.dry_run import parse_change, plan_change
 from amoeba_sglang.plan.report import GB, SMALLEST_PAGE, Report
+from amoeba_sglang.plan.transformation import TransformPlan
 
 _DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _KV_DTYPES = {"auto": None, "fp8_e4m3": 1, "fp8_e5m2": 1}
@@ -43,11 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = str(error).replace("--amoeba-degrees", "--degrees")
         print(f"{parser.prog}: {message}", file=sys.stderr)
         return 2
+    if isinstance(report, TransformPlan):
+        print(
+            json.dumps(asdict(report), indent=2, default=list)
+            if options.json
+            else report.describe()
+        )
+        return 0
     print(json.dumps(report.data(), indent=2) if options.json else report.text())
     return 0 if report.tight.fits else 1
 
 
-def _plan(options: argparse.Namespace) -> Report:
+def _plan(options: argparse.Namespace) -> Report | TransformPlan:
     memory, fraction, page = (
         options.device_memory_gb,
         options.mem_fraction_static,
@@ -68,13 +78,18 @@ def _plan(options: argparse.Namespace) -> Report:
     kv_dtype_bytes = _KV_DTYPES[options.kv_cache_dtype] or dtype_bytes
     model = load_model(options.model, dtype_bytes, kv_dtype_bytes)
     device_bytes = round(memory * GB)
-    return Report.build(
-        model,
-        DegreeChain(_degrees(options.degrees)),
-        page << 10,
-        device_bytes,
-        round(fraction * device_bytes),
-    )
+    chain = DegreeChain(_degrees(options.degrees))
+    if options.transform is not None:
+        return plan_change(
+            model,
+            chain,
+            *parse_change(options.transform, chain),
+            page << 10,
+            options.live_tokens,
+            options.layers_per_step,
+            options.staging_mib,
+        )
+    return Report.build(model, chain, page << 10, device_bytes, round(fraction * device_bytes))
 
 
 def _degrees(text: str) -> tuple[int, ...]:
@@ -133,6 +148,21 @@ def _make_parser() -> argparse.ArgumentParser:
         choices=_KV_DTYPES,
         default="auto",
         help="of KV (default: auto, that of the weights; the server has no other yet)",
+    )
+    dry_run = parser.add_argument_group("dry run of one transformation, instead of the tables")
+    dry_run.add_argument(
+        "--transform",
+        metavar="1,1:2,2",
+        help="degrees of the workers of one block before and after",
+    )
+    dry_run.add_argument(
+        "--live-tokens", type=int, default=4096, metavar="N", help="of each worker (default: 4096)"
+    )
+    dry_run.add_argument(
+        "--layers-per-step", type=int, default=0, metavar="K", help="0: all at once (default: 0)"
+    )
+    dry_run.add_argument(
+        "--staging-mib", type=int, default=8, metavar="MIB", help="of a worker (default: 8)"
     )
     parser.add_argument("--json", action="store_true", help="print data instead of tables")
     return parser

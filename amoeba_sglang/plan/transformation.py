@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.layout.weight_pages import WeightPages, layer_matrices
+from amoeba_sglang.plan.boundary import Boundary
 from amoeba_sglang.plan.moves import UnitMove, unit_moves, units_per_slot
 from amoeba_sglang.plan.staging import fit_exchange
 
@@ -27,10 +29,16 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Step:
-    """The layers that move between two joint steps, and the boundary b once they have."""
+    """The layers that move between two joint steps, and the boundary b once they have.
+
+    `mapped_pages`: by rank, the most pages of weights that are mapped while they move. The KV gives
+    back what it had been lent before the first step and is lent the rest after the last, so no step
+    needs a page that is in use elsewhere.
+    """
 
     layers: range
     boundary: int
+    mapped_pages: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -39,9 +47,10 @@ class TransformPlan:
 
     `before` and `after` are degrees per rank of `ranks`, `moves` use indices into `ranks` for
     workers. `received_bytes[i]` is the KV that `ranks[i]` reads from its peers over all steps,
-    `peak_staging_bytes` a bound of the staging memory that a worker fills at any time. At every
-    time layers [0, boundary) are at the lower degree of their rank and layers [boundary, L) at the
-    higher.
+    `peak_staging_bytes` a bound of the staging memory that a worker fills at any time: all the
+    memory that the change needs beyond `owned_pages`, the pages that a worker has had since its
+    start. At every time layers [0, boundary) are at the lower degree of their rank and layers
+    [boundary, L) at the higher.
     """
 
     kind: str
@@ -53,6 +62,7 @@ class TransformPlan:
     live_tokens: tuple[int, ...]
     received_bytes: tuple[int, ...]
     peak_staging_bytes: int
+    owned_pages: int
 
     @classmethod
     def build(
@@ -63,13 +73,15 @@ class TransformPlan:
         after: Sequence[int],
         live_tokens: Sequence[int],
         shape: ModelShape,
+        pages: WeightPages,
         staging_bytes: int,
         layers_per_step: int = 0,
     ) -> TransformPlan:
         """Plan the change of the block `ranks` from degrees `before` to `after`, which differ.
 
-        `live_tokens`: live local slots per rank of the block. `layers_per_step`: 0 moves all layers
-        in one step. Raises ConfigError when `staging_bytes` cannot hold one token of one layer.
+        `live_tokens`: live local slots per rank of the block. `pages`: of the weights of
+        `shape.layers` layers. `layers_per_step`: 0 moves all layers in one step. Raises ConfigError
+        when `staging_bytes` cannot hold one token of one layer.
         """
         before, after = tuple(before), tuple(after)
         assert len(ranks) == len(before) == len(after) == len(live_tokens)
@@ -80,7 +92,16 @@ class TransformPlan:
         live_units = [0] * len(ranks)
         for move in moves:
             live_units[move.target] += live_tokens[move.home]
-        steps = _steps("merge" if rises[0] else "split", shape.layers, layers_per_step)
+        boundary, steps = Boundary.at_start(shape.layers, falls=rises[0]), []
+        while not boundary.finished:
+            layers = boundary.next_layers(layers_per_step or shape.layers)
+            following = boundary.after(layers)
+            mapped = tuple(
+                max(_kept_pages(pages, rank, change, at) for at in (boundary, following))
+                for rank, change in enumerate(zip(before, after, strict=True))
+            )
+            steps.append(Step(layers, following.b, mapped))
+            boundary = following
         most_layers = max(len(step.layers) for step in steps)
         slot_bytes = units_per_slot(moves) * unit_bytes
         # Refuses here, before anything is agreed, what the mover would refuse later.
@@ -91,13 +112,14 @@ class TransformPlan:
             before=before,
             after=after,
             moves=moves,
-            steps=steps,
+            steps=tuple(steps),
             live_tokens=tuple(live_tokens),
             received_bytes=tuple(count * unit_bytes * shape.layers for count in live_units),
             peak_staging_bytes=min(
                 staging_bytes // slot_bytes * slot_bytes,
                 max(live_units) * unit_bytes * most_layers,
             ),
+            owned_pages=pages.total_pages,
         )
 
     def describe(self) -> str:
@@ -115,19 +137,17 @@ class TransformPlan:
         for number, step in enumerate(self.steps, 1):
             lines.append(
                 f"  step {number}: layers {step.layers[0]}..{step.layers[-1]}, "
-                f"then b = {step.boundary}"
+                f"then b = {step.boundary}; at most {max(step.mapped_pages)} of "
+                f"{self.owned_pages} weight pages mapped"
             )
         return "\n".join(lines)
 
 
-def _steps(kind: str, layers: int, layers_per_step: int) -> tuple[Step, ...]:
-    size = layers_per_step or layers
-    if kind == "merge":
-        return tuple(
-            Step(range(max(0, top - size), top), max(0, top - size))
-            for top in range(layers, 0, -size)
-        )
-    return tuple(
-        Step(range(low, min(layers, low + size)), min(layers, low + size))
-        for low in range(0, layers, size)
-    )
+def _kept_pages(pages: WeightPages, worker: int, change: tuple[int, int], at: Boundary) -> int:
+    """Weight pages of `worker` while layers [0, at.b) are at the lower degree of its change."""
+    degrees = [
+        degree
+        for layer in range(at.layers)
+        for degree in len(layer_matrices(layer)) * [min(change) if layer < at.b else max(change)]
+    ]
+    return int(pages.kept(degrees, worker).sum())

@@ -100,3 +100,30 @@ def test_bad_input_is_one_line_that_names_the_flag(capsys, arguments, text):
     code, out, err = run(capsys, *arguments.split())
     assert (code, out) == (2, "")
     assert err.count("\n") == 1 and text in err
+
+
+def test_a_dry_run_of_one_change(capsys):
+    code, out, err = run(
+        capsys, "--model", "Qwen2.5-32B", "--transform", "1,1:2,2", "--layers-per-step", "32"
+    )
+    assert (code, err) == (0, "")
+    assert "8192 live tokens, 1073.7 MB of KV change worker" in out
+    assert "step 2: layers 0..31, then b = 0; at most" in out
+    code, out, _ = run(capsys, "--model", "Qwen2.5-32B", "--transform", "2,2:1,1", "--json")
+    plan = json.loads(out)
+    assert code == 0 and plan["kind"] == "split" and plan["steps"][0]["boundary"] == 64
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--transform", "1,1"), "--transform 1,1: not two lists"),
+        (("--transform", "1,1:1,2"), "--transform 1,1:1,2: degrees: [1, 2] is not made of"),
+        (("--transform", "1,1:1,1"), "not a merge or a split of one block"),
+        (("--transform", "1,1:2,2", "--live-tokens", "-1"), "--live-tokens -1: must be at least 0"),
+        (("--transform", "1,1:2,2", "--staging-mib", "0"), "--staging-mib 0: must be at least 1"),
+    ],
+)
+def test_a_change_that_cannot_be_gets_one_line(capsys, options, says):
+    code, out, err = run(capsys, "--model", "Qwen2.5-32B", *options)
+    assert (code, out) == (2, "") and says in err and err.count("\n") == 1

@@ -1,20 +1,25 @@
+import itertools
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.layout.weight_pages import WeightPages
 from amoeba_sglang.plan.staging import fit_exchange
 from amoeba_sglang.plan.transformation import ModelShape, TransformPlan
 
 CHAIN = DegreeChain((1, 2, 4))
 SHAPE = ModelShape(layers=30, kv_heads=4, head_dim=64, kv_dtype_bytes=4)
 MIB = 1 << 20
+MATRICES = (2 * 1536 * 576 * 4, 1536 * 576 * 4)
 
 
 def build(before, after, live, per_step=0, shape=SHAPE, staging=8 * MIB):
     ranks = range(len(before))
-    return TransformPlan.build(CHAIN, ranks, before, after, live, shape, staging, per_step)
+    pages = WeightPages(CHAIN, 1 << 16, MATRICES * shape.layers)
+    return TransformPlan.build(CHAIN, ranks, before, after, live, shape, pages, staging, per_step)
 
 
 def test_bytes_of_the_measured_example():
@@ -106,3 +111,28 @@ def test_a_dry_run_prints_the_plan():
     assert "rank 0: 2048 live tokens, receives 31.5 MB" in text
     assert "step 1: layers 15..29, then b = 15" in text
     assert "step 2: layers 0..14, then b = 0" in text
+    assert f"of {-(-30 * sum(MATRICES) // (1 << 16))} weight pages mapped" in text
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([((1, 1), (2, 2)), ((2, 2, 1, 1), (4,) * 4), ((1,) * 4, (4,) * 4)]),
+    st.booleans(),
+    st.integers(0, 7),
+)
+def test_no_step_needs_a_page_that_the_worker_does_not_own(change, merge, per_step):
+    low, high = change
+    before, after = (low, high) if merge else (high, low)
+    shape = ModelShape(5, 4, 64, 4)
+    plan = build(before, after, (9,) * len(low), per_step, shape)
+    mapped = [step.mapped_pages for step in plan.steps]
+    assert max(map(max, mapped)) <= plan.owned_pages
+    # Memory falls step by step on a merge and rises on a split.
+    for earlier, later in itertools.pairwise(mapped):
+        for one, two in zip(earlier, later, strict=True):
+            assert one >= two if merge else one <= two
+    # At the end, and before the start, what is not mapped is what the KV may have.
+    pages = WeightPages(CHAIN, 1 << 16, MATRICES * shape.layers)
+    whole = mapped[0] if merge else mapped[-1]
+    kept = [pages.kept_pages(degree, rank).size for rank, degree in enumerate(low)]
+    assert list(whole) == kept
