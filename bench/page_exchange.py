@@ -21,25 +21,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
-from amoeba_sglang.kv.mover import PeerKVMover
-from amoeba_sglang.kv.ranges import KVRanges
-from amoeba_sglang.kv.units import RunMoves, UnitBuffers
-from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.layout.weight_pages import WeightPages
 from amoeba_sglang.memory.host import HostMemory
-from amoeba_sglang.model.weight_store import WeightStore
 from amoeba_sglang.plan.moves import unit_moves
-from amoeba_sglang.transport import HostGroup
-from amoeba_sglang.worker.page_exchange import PageExchange
 from bench import results_file
 from bench.footprint import mappings, private_bytes
+from bench.page_worker import CHAINS, PAGE, SHAPES, PageWorker, live_slots
+from bench.transform_ways import move_to_second_pool
 from tests.processes import run_workers
 
-_LAYERS, _HEADS, _HEAD_DIM, _HIDDEN, _INTERMEDIATE = 30, 4, 64, 576, 1536
-_PAGE, _STAGING = 64 << 10, 8 << 20
-_CHAINS = {2: (1, 2), 4: (1, 2, 4)}
+_SHAPE = SHAPES["SmolLM2-135M fp32"]
+_LAYERS = _SHAPE.layers
 _BASIC_ROUNDS = 5
 
 
@@ -52,7 +44,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=4096, help="slots of a worker's pool")
     options = parser.parse_args()
     figures = {}
-    for n in _CHAINS:
+    for n in CHAINS:
         by_rank = run_workers(n, _measure, options.cycles, options.live, options.slots,
                               timeout_s=3600.0)  # fmt: skip
         figures[f"{n} workers"] = _summarise(by_rank)
@@ -119,44 +111,8 @@ class _Peak:
         self._thread.join()
 
 
-class _Worker:
-    """What a worker of the server has, without a model."""
-
-    def __init__(self, rank: int, n: int, slots: int) -> None:
-        self.rank, self.n, self.chain = rank, n, DegreeChain(_CHAINS[n])
-        self.memory = HostMemory(_PAGE)
-        row = _HEADS * _HEAD_DIM * 4
-        matrices = (2 * _INTERMEDIATE * _HIDDEN * 4, _INTERMEDIATE * _HIDDEN * 4) * _LAYERS
-        self.ranges = KVRanges(self.memory, _LAYERS, slots + 1, row, sum(matrices))
-        pages = WeightPages(self.chain, _PAGE, matrices)
-        self.store = WeightStore(self.memory, pages, rank)
-        # The same model on every worker, as the server has it.
-        noise = torch.Generator().manual_seed(7)
-        self.weights = [
-            self.store.tensor(m, (size // 4,), torch.float32).normal_(generator=noise)
-            for m, size in enumerate(matrices)
-        ]
-        self.shape = (slots + 1, _HEADS, _HEAD_DIM)
-        self.blocks = [self.ranges.layer(i, self.shape, torch.float32) for i in range(_LAYERS)]
-        mine = torch.Generator().manual_seed(rank)
-        for tensor in (tensor for pair in self.blocks for tensor in pair):
-            tensor.normal_(generator=mine)
-        handles: list[Any] = [None] * n
-        dist.all_gather_object(handles, self.memory.export())
-        self.peers = {r: self.memory.open_peer(handles[r]) for r in range(n) if r != rank}
-        self.units: list[UnitBuffers | None] = [
-            None
-            if r == rank
-            else UnitBuffers(
-                self.ranges.peer_layers(self.peers[r], handles[r], self.shape, torch.float32),
-                self.chain.finest,
-            )
-            for r in range(n)
-        ]
-        self.group = HostGroup.create(dist.group.WORLD)
-        own = UnitBuffers(self.blocks, self.chain.finest)
-        self.mover = PeerKVMover(own, self.units, self.group, _STAGING)
-        self.pages = PageExchange(self.ranges, self.store, self.peers)
+class _Worker(PageWorker):
+    """That knows what it takes from the machine."""
 
     def footprint(self) -> dict[str, int]:
         size = int(Path("/proc/self/statm").read_text().split()[0])
@@ -170,16 +126,14 @@ class _Worker:
     def resident_weights(self) -> int:
         """Bytes of the weight store's addresses that have memory behind them (smaps)."""
         start = self.weights[0].data_ptr()
-        end = start + self.store.pages.total_pages * _PAGE
+        end = start + self.store.pages.total_pages * PAGE
         pieces = mappings(os.getpid())
         return sum(m.resident for m in pieces if start <= m.low and m.high <= end)
 
 
 def _measure(rank: int, n: int, cycles: int, live: int, slots: int) -> dict[str, Any]:
-    worker = _Worker(rank, n, slots)
-    chosen = [
-        np.sort(np.random.default_rng(home).permutation(slots)[:live] + 1) for home in range(n)
-    ]
+    worker = _Worker(rank, n, slots, _SHAPE)
+    chosen = [live_slots(home, live, slots) for home in range(n)]
     moves = {
         "merge": unit_moves(worker.chain, (1,) * n, (n,) * n),
         "split": unit_moves(worker.chain, (n,) * n, (1,) * n),
@@ -209,23 +163,23 @@ def _measure(rank: int, n: int, cycles: int, live: int, slots: int) -> dict[str,
         found["kv_bytes"] = timed(
             "merge, KV", lambda: worker.mover.move(layers, moves["merge"], chosen)
         )
-        timed("merge, pages", lambda: worker.pages.change(1, n))
+        timed("merge, pages", lambda: worker.change(n))
         rows = worker.ranges.rows
         for layer in range(0, _LAYERS, 7):
-            grown = worker.ranges.layer(layer, (rows, *worker.shape[1:]), torch.float32)
+            grown = worker.ranges.layer(layer, (rows, *worker.kv_shape[1:]), torch.float32)
             for tensor in grown:
                 tensor[slots + 1 :] = float("nan")
-        found["weight_bytes"] = timed("split, weights", lambda: worker.pages.change(n, 1))
+        found["weight_bytes"] = timed("split, weights", lambda: worker.change(1))
         timed("split, KV", lambda: worker.mover.move(layers, moves["split"], chosen))
 
     before = worker.resident_weights()
-    worker.pages.change(1, n)
+    worker.change(n)
     ideal = worker.store.pages.payload_bytes * (n - 1) / n
     found["unmapped"] = (before - worker.resident_weights()) / ideal
     gained = (worker.ranges.rows - worker.ranges.base_rows) * worker.ranges.row_bytes
     found["gained"] = 2 * _LAYERS * gained / ideal
     worker.group.barrier()
-    worker.pages.change(n, 1)
+    worker.change(1)
     worker.group.barrier()
     cycle()
     flat = {1: worker.footprint()}
@@ -245,7 +199,9 @@ def _measure(rank: int, n: int, cycles: int, live: int, slots: int) -> dict[str,
         assert torch.equal(key[mine], kept), "live KV changed"
     with _Peak(worker.memory) as peak:
         for _ in range(_BASIC_ROUNDS):
-            timed("Basic, KV of a merge", lambda: _basic(worker, moves["merge"], chosen))
+            timed(
+                "Basic, KV of a merge", lambda: move_to_second_pool(worker, moves["merge"], chosen)
+            )
             gc.collect()
     found["peaks"]["Basic"] = peak.extra
     return {**found, "seconds": seconds, "flat": flat}
@@ -254,38 +210,6 @@ def _measure(rank: int, n: int, cycles: int, live: int, slots: int) -> dict[str,
 def copy_pieces(pieces: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     for target, source in pieces:
         target.copy_(source)
-
-
-def _basic(worker: _Worker, moves: tuple, chosen: list[np.ndarray]) -> None:
-    """A second pool in the new layout, all live tokens copied into it, the second pool freed.
-
-    Frees the new one instead of the old, which costs the same and leaves the worker as it was.
-    """
-    size = worker.ranges.base_pages * _PAGE * 2 * _LAYERS
-    pool = torch.empty(size, dtype=torch.uint8).view(2 * _LAYERS, -1)
-    for layer, pair in enumerate(worker.blocks):
-        for which, tensor in enumerate(pair):
-            new = pool[2 * layer + which][: tensor.nbytes].view(torch.float32).view(tensor.shape)
-            mine = torch.from_numpy(chosen[worker.rank])
-            new[mine] = tensor[mine]
-    new_layers = [
-        tuple(
-            pool[2 * layer + which][: pair[which].nbytes]
-            .view(torch.float32)
-            .view(pair[which].shape)
-            for which in (0, 1)
-        )
-        for layer, pair in enumerate(worker.blocks)
-    ]
-    units = UnitBuffers(new_layers, worker.chain.finest)
-    runs = RunMoves(moves, chosen, worker.chain.finest, units.rows)
-    for index in next(runs.chunks(runs.super_slots)):
-        if index.target != worker.rank:
-            continue
-        for layer in range(_LAYERS):
-            sources = worker.units[index.source].runs(layer, runs.width)
-            for target, there in zip(units.runs(layer, runs.width), sources, strict=True):
-                target[index.target_runs] = there[index.source_runs]
 
 
 if __name__ == "__main__":

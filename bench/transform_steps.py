@@ -1,0 +1,89 @@
+"""Joint steps of a stand-in model that computes while its layers change degree."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Executor
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from amoeba_sglang.messages import TransformOrder
+from amoeba_sglang.plan.pace import Pace
+from amoeba_sglang.worker.transformation import Transformation, TransformReport
+from bench.page_worker import PageWorker
+
+
+class _Layer:
+    def __init__(self) -> None:
+        self.degree = 1
+
+    def switch(self, degree: int) -> None:
+        self.degree = degree
+
+
+class Steps:
+    """All MLP products of the model on `rows` rows a worker, and the sums between the workers.
+
+    The products read the real weight pages, a shard at each layer's degree; at degree d the union
+    of d * rows rows goes through them, as in a joint step. Attention is left out.
+    """
+
+    def __init__(self, worker: PageWorker, rows: int, helper: Executor) -> None:
+        self._worker, self._rows, self._helper = worker, rows, helper
+        self._layers = [_Layer() for _ in range(worker.shape.layers)]
+        self._epoch = 0
+
+    def view_layer(self, layer: int, degree: int) -> None:
+        """Nobody looks at the KV pool here."""
+
+    @torch.inference_mode()
+    def run(self, transformation: Transformation | None) -> float:
+        """One step; its seconds."""
+        worker, started = self._worker, time.perf_counter()
+        x, present = torch.ones(self._rows, worker.shape.hidden, dtype=worker.shape.dtype), 1
+        for number, layer in enumerate(self._layers):
+            if transformation is not None and number == transformation.layers.start:
+                transformation.settle()
+            if layer.degree != present:
+                present = layer.degree
+                x = worker.group.all_gather(x)
+            gate_up, down = worker.matrices_of(number, layer.degree)
+            gate, up = F.linear(x, gate_up).chunk(2, dim=1)
+            x = (F.silu(gate) * up) @ down
+            if layer.degree > 1:
+                x = worker.group.all_reduce(x)
+            x = F.layer_norm(x, x.shape[1:])
+        return time.perf_counter() - started
+
+    def transform(
+        self, after: int, live: np.ndarray, layers_per_step: int | None, overlap: bool
+    ) -> tuple[list[float], list[int], TransformReport]:
+        """Change all layers to `after` while stepping: seconds of every step with what moved before
+        it, b in that step, and the report. `live`: local live slots."""
+        worker, before = self._worker, self._layers[0].degree
+        self._epoch += 1
+        order = TransformOrder(
+            phase="commit",
+            operation_id="bench",
+            epoch=self._epoch,
+            ranks=list(range(worker.n)),
+            before=[before] * worker.n,
+            after=[after] * worker.n,
+        )
+        transformation = Transformation(
+            order, worker.chain, worker.rank, self._layers, self, worker.pages, worker.group,
+            worker.moving, worker.mover, Pace(layers_per_step, len(self._layers)), self._helper,
+        )  # fmt: skip
+        transformation.enter()
+        seconds, boundaries = [], []
+        while not transformation.finished:
+            started = time.perf_counter()
+            transformation.advance(live)
+            if not overlap:
+                transformation.settle()
+            boundaries.append(transformation.boundary.b)
+            self.run(transformation)
+            seconds.append(time.perf_counter() - started)
+        return seconds, boundaries, transformation.report
