@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch.distributed as dist
 from sglang.srt.distributed.parallel_state import get_world_group, init_model_parallel_group
 
@@ -17,6 +18,7 @@ from amoeba_sglang.memory.base import AddressRange
 from amoeba_sglang.model.kv_pool import ElasticKVPool
 from amoeba_sglang.model.weight_store import WeightStore
 from amoeba_sglang.transport import TransportGroup, create_group
+from amoeba_sglang.transport.segment import SharedSegment
 from amoeba_sglang.worker.page_exchange import PageExchange, describe_waste
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,15 @@ class Groups:
             mine, _ = dist.new_subgroups_by_enumeration(blocks, backend="gloo")
             moving[degree] = mine, create_group(config.transport, mine)
         return cls(coordinators, transports, moving)
+
+
+def share_words(config: AmoebaConfig) -> np.ndarray:
+    """A zeroed int64 for every worker of the world, which all see; without shared memory nobody
+    sees the others'. Collective."""
+    if config.transport == "collective":
+        return np.zeros(config.workers, dtype=np.int64)
+    segment = SharedSegment.create(get_world_group().cpu_group, 8 * config.workers)
+    return np.frombuffer(segment.memory, dtype=np.int64)
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ from amoeba_sglang.model.weight_store import WeightStore
 from amoeba_sglang.plan.pace import Pace
 from amoeba_sglang.platform.attention import CpuAttention
 from amoeba_sglang.transport import Bell
-from amoeba_sglang.worker.connections import Groups, Movers
+from amoeba_sglang.worker.connections import Groups, Movers, share_words
 from amoeba_sglang.worker.leases import Demand, Leases
 from amoeba_sglang.worker.lock_step import LockStep
 from amoeba_sglang.worker.slots import live_slots
+from amoeba_sglang.worker.step_clock import StepClock
 from amoeba_sglang.worker.transformation import Transformation
 
 
@@ -72,6 +73,7 @@ class ElasticRuntime:
             CpuAttention(runner),
         )
         self.helper = ThreadPoolExecutor(1, thread_name_prefix="amoeba-copies")
+        self.clock = StepClock(share_words(config), rank)
         self.bell = Bell(config.run_id, rank)
         self.ledger = RowLedger()
         self.leases: Leases | None = None
@@ -117,6 +119,7 @@ class ElasticRuntime:
             Pace(self.config.layers_per_step, self.config.layers),
             self.helper,
         )
+        self.clock.meet()
         self.transformation.enter()
         if order.before[place] != order.after[place]:
             self.leases = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import deque
 from functools import partial
 from typing import Any
 
@@ -29,8 +28,6 @@ from amoeba_sglang.worker.transformation import Transformation
 
 logger = logging.getLogger(__name__)
 
-# As many as pass from PREPARE to lock-step.
-_STEPS_REMEMBERED = 4
 _WEIGHT_UPDATES = (
     io_struct.UpdateWeightFromDiskReqInput,
     io_struct.UpdateWeightsFromDistributedReqInput,
@@ -49,8 +46,6 @@ class ElasticScheduler(Scheduler):
         self.order: TransformOrder | None = None
         self.order_received = 0.0
         self.entered: dict[str, float] = {}
-        self.step_started: float | None = None
-        self.step_seconds: deque[float] = deque([0.0], maxlen=_STEPS_REMEMBERED)
         self.audits = os.environ.get("AMOEBA_AUDIT") == "1"
         self.runtime = ElasticRuntime(self, config, rank)
         self.own_slots = self.max_total_num_tokens
@@ -124,16 +119,9 @@ class ElasticScheduler(Scheduler):
 
     def get_next_batch_to_run(self, running_batch: Any, last_batch: Any) -> Any:
         plan = super().get_next_batch_to_run(running_batch, last_batch)
-        self.time_steps(plan.batch_to_run is not None)
+        self.runtime.clock.tick(plan.batch_to_run is not None)
         self.step_with_peers(plan.batch_to_run, plan.running_batch)
         return plan
-
-    def time_steps(self, runs: bool) -> None:
-        """Remember how long the last steps took, from one plan to the next."""
-        now = time.monotonic()
-        if self.step_started is not None:
-            self.step_seconds.append(now - self.step_started)
-        self.step_started = now if runs else None
 
     def ingest_requests(self, stop_at_pause: bool = False) -> list[Any]:
         received = super().ingest_requests(stop_at_pause)
@@ -147,7 +135,8 @@ class ElasticScheduler(Scheduler):
         planned = (batch, running_batch)
         demand = Demand(self.waiting_queue, partial(live_requests, self, planned))
         if self.order is not None and self.runtime.lock_step is None:
-            self.enter(planned)
+            if not self.runtime.clock.should_defer(self.order.ranks):
+                self.enter(planned)
         self.advance(planned)
         records = self.runtime.synchronise(batch, self.order, demand)
         if self.order is not None and records is not None:
@@ -167,7 +156,7 @@ class ElasticScheduler(Scheduler):
         if self.audits:
             self.require_clean_slots(*planned)
             self.log_digest("before")
-        step_seconds = max(self.step_seconds)
+        step_seconds = self.runtime.clock.slowest_seconds
         self.runtime.enter(order)
         self.follow_capacity()
         self.entered = {
@@ -183,12 +172,13 @@ class ElasticScheduler(Scheduler):
         if self.device != "cpu":
             self.forward_stream.synchronize()
         ended = self.runtime.advance()
+        if self.audits:
+            self.require_clean_slots(*planned)
         if ended is None:
             self.report_progress(under_way)
             return
         self.follow_capacity()
         if self.audits:
-            self.require_clean_slots(*planned)
             self.log_digest("after")
         report = ended.report
         body = {

@@ -1,0 +1,194 @@
+"""What clients feel of a merge and a split: gaps between tokens, staggered and all at once.
+
+    python -m bench.stagger [--workers 2] [--rounds 10] [--prompt-tokens 1500] [--streams 4]
+
+Steady decode: a fixed number of streams a worker, each far longer than the measurement. Two servers
+are up, one that moves a few layers a step (auto) and one that moves all at once; they are measured
+in turn, half of the rounds each time, with the same load. Reported: every gap that overlaps a
+transformation beside those between transformations, and the tokens made meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench import results_file
+from bench.equality import percentile
+from bench.load import new_session
+from bench.servers import Server
+
+WAYS = {"staggered": "auto", "all at once": "0"}
+_SETTLE_S = 1.5
+_TOKENS = 1200
+
+
+@dataclass
+class Session:
+    """What one server showed; times on the monotonic clock of this process.
+
+    arrivals: of every stream; quiet: spans (start, end, degree) without a transformation;
+    operations: (start, end, kind, reply).
+    """
+
+    arrivals: list[list[float]]
+    quiet: list[tuple[float, float, int]] = field(default_factory=list)
+    operations: list[tuple[float, float, str, dict[str, Any]]] = field(default_factory=list)
+
+    def gaps(self, start: float, end: float, inside: bool) -> list[float]:
+        """Gaps of all streams within the span, or (not `inside`) that overlap it."""
+        found = []
+        for stream in self.arrivals:
+            for a, b in zip(stream, stream[1:], strict=False):
+                if (start <= a and b <= end) if inside else (a < end and b > start):
+                    found.append(b - a)
+        return found
+
+    def tokens(self, start: float, end: float) -> int:
+        return sum(start <= at < end for stream in self.arrivals for at in stream)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workers", type=int, default=2, choices=(2, 4))
+    parser.add_argument("--rounds", type=int, default=10, help="merges and splits of each way")
+    parser.add_argument("--prompt-tokens", type=int, default=1500)
+    parser.add_argument("--streams", type=int, default=4, help="of each worker")
+    options = parser.parse_args()
+    pool = options.streams * (options.prompt_tokens + _TOKENS) + 64
+    sessions: dict[str, list[Session]] = {way: [] for way in WAYS}
+    servers = {
+        way: Server(
+            "--tp-size", str(options.workers), "--dtype", "float32", "--max-total-tokens",
+            str(pool), "--chunked-prefill-size", "1024", "--disable-radix-cache",
+            "--amoeba-policy", "static", "--amoeba-layers-per-step", layers,
+        )
+        for way, layers in WAYS.items()
+    }  # fmt: skip
+    with servers["staggered"], servers["all at once"]:
+        for half in (1, 2):
+            for way, server in servers.items():
+                sessions[way].append(asyncio.run(_measure(server, options)))
+                print(f"{way}: half {half} of 2 done", flush=True)
+    results_file.write(
+        f"stagger_n{options.workers}",
+        {"settings": vars(options), **_summarise(sessions, options.workers)},
+    )
+
+
+async def _measure(server: Server, options: argparse.Namespace) -> Session:
+    """One server under its load, for half of the rounds."""
+    count = options.streams * options.workers
+    session = Session([[] for _ in range(count)])
+    async with new_session() as http:
+        streams = [
+            asyncio.create_task(_stream(http, server, options, number, session.arrivals[number]))
+            for number in range(count)
+        ]
+        while min(map(len, session.arrivals)) < 3:
+            if failed := [s for s in streams if s.done()]:
+                await failed[0]
+                raise RuntimeError("a stream ended before the measurement began")
+            await asyncio.sleep(0.1)
+        ranks = list(range(options.workers))
+        for degree, kind in ((options.workers, "merge"), (1, "split")) * (options.rounds // 2):
+            begun = time.monotonic()
+            await asyncio.sleep(_SETTLE_S)
+            started = time.monotonic()
+            session.quiet.append((begun, started, 1 if kind == "merge" else options.workers))
+            status, reply = await asyncio.to_thread(server.transform, ranks, degree)
+            assert status == 200, reply
+            session.operations.append((started, time.monotonic(), kind, reply))
+        for stream in streams:
+            stream.cancel()
+        await asyncio.gather(*streams, return_exceptions=True)
+    if max(map(len, session.arrivals)) == _TOKENS:
+        raise RuntimeError("a stream ended before the measurement did: use fewer rounds")
+    # Until the aborted requests are gone, which would slow the other server.
+    await asyncio.sleep(1.0)
+    return session
+
+
+async def _stream(
+    http: Any, server: Server, options: argparse.Namespace, number: int, arrivals: list[float]
+) -> None:
+    body = {
+        "input_ids": [(31 * i + 977 * number) % 40000 + 200 for i in range(options.prompt_tokens)],
+        "sampling_params": {"max_new_tokens": _TOKENS, "temperature": 0, "ignore_eos": True},
+        "stream": True,
+        "routed_dp_rank": number % options.workers,
+    }
+    async with http.post(f"{server.url}/generate", json=body) as reply:
+        async for line in reply.content:
+            if line.startswith(b"data: {"):
+                if "error" in json.loads(line[6:]):
+                    raise RuntimeError(line.decode())
+                arrivals.append(time.monotonic())
+
+
+def _summarise(sessions: dict[str, list[Session]], workers: int) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    plain: dict[int, list[float]] = {1: [], workers: []}
+    rates: dict[int, list[float]] = {1: [], workers: []}
+    for session in (session for each in sessions.values() for session in each):
+        for start, end, degree in session.quiet:
+            plain[degree] += session.gaps(start, end, inside=True)
+            rates[degree].append(session.tokens(start, end) / (end - start))
+    medians = {degree: statistics.median(gaps) for degree, gaps in plain.items()}
+    slower, slowest_rate = max(medians.values()), min(map(statistics.median, rates.values()))
+    figures["median_gap_ms"] = {degree: 1e3 * gap for degree, gap in medians.items()}
+    figures["p99_gap_ms"] = {d: 1e3 * percentile(gaps, 0.99) for d, gaps in plain.items()}
+    figures["longest_gap_ms"] = {d: 1e3 * max(gaps) for d, gaps in plain.items()}
+    figures["tokens_per_s"] = {d: statistics.median(each) for d, each in rates.items()}
+    for way, each in sessions.items():
+        for kind in ("merge", "split"):
+            figures[f"{way} {kind}"] = _figures_of(each, kind, slower, slowest_rate)
+    for kind in ("merge", "split"):
+        ways = [figures[f"{way} {kind}"]["longest_gap_ms"]["median"] for way in WAYS]
+        figures[f"longest gap of a {kind}, staggered over all at once"] = ways[0] / ways[1]
+        stall = [w - 1e3 * slower for w in ways]
+        figures[f"stall of a {kind} beyond a median gap, ms"] = dict(zip(WAYS, stall, strict=True))
+    return figures
+
+
+def _figures_of(
+    sessions: list[Session], kind: str, slower: float, slowest_rate: float
+) -> dict[str, Any]:
+    longest, all_gaps, shares, replies = [], [], [], []
+    for session in sessions:
+        for start, end, which, reply in session.operations:
+            if which == kind:
+                gaps = session.gaps(start, end, inside=False)
+                longest.append(max(gaps))
+                all_gaps += gaps
+                shares.append(session.tokens(start, end) / (end - start) / slowest_rate)
+                replies.append(reply)
+    ms = [1e3 * gap for gap in longest]
+    edges = [1.0, 1.1, 1.2, 1.35, 1.5, 2.0, 3.0]
+    return {
+        "longest_gap_ms": results_file.spread(ms),
+        "longest_gap_of_median_gap": results_file.spread([gap / slower for gap in longest]),
+        "gaps_above_median_gap_times": {
+            str(edge): sum(gap > edge * slower for gap in all_gaps) for edge in edges
+        },
+        "gaps": len(all_gaps),
+        "tokens_of_slower_degree": results_file.spread(shares),
+        "seconds": results_file.spread([reply["seconds"] for reply in replies]),
+        "lockstep_seconds": results_file.spread([r["lockstep_seconds"] for r in replies]),
+        "longest_step_seconds": results_file.spread([r["longest_step_seconds"] for r in replies]),
+        "moves": results_file.spread([reply["moves"] for reply in replies]),
+        "copy_seconds": results_file.spread([reply["copy_seconds"] for reply in replies]),
+        "pace": replies[-1]["pace"],
+        "kv_bytes": replies[-1]["bytes_moved"]["kv"],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Requests come, grow, are retracted, abort and end while one layer at a time changes degree."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+
+import pytest
+
+from bench.load import chat_prompts, new_session, run_clients, stream_chat
+from bench.servers import Server
+
+_RETRACTED = re.compile(r"#retracted_reqs: (\d+)")
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Server(
+        "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", "700",
+        "--chunked-prefill-size", "64", "--max-running-requests", "16",
+        # Admits more than fits, so that running requests are retracted.
+        "--schedule-conservativeness", "0.05",
+        "--amoeba-policy", "static", "--amoeba-layers-per-step", "1",
+        env={"AMOEBA_AUDIT": "1"},
+    ) as running:  # fmt: skip
+        yield running
+
+
+def test_streams_are_equal_token_for_token_at_every_boundary(server):
+    """Slots are audited at every b; with one layer a step all 30 are passed, in both directions."""
+    # One is prefilled in many chunks, so layers move in the middle of a prompt, too.
+    prompts = chat_prompts(20, seed=11)
+    prompts[3] = "Tell me this again: " + "a long story with a clock in it. " * 35
+    plain = asyncio.run(run_clients(server.url, prompts, 10, 100))
+    assert not [s.error for s in plain if s.error]
+    made, chance = [], random.Random(4)
+
+    async def disturb(done):
+        """Transform without pause, beside clients that leave in the middle."""
+        async with new_session() as session:
+            while not done.is_set() or len(made) % 2:
+                leaver = asyncio.create_task(
+                    stream_chat(session, server.url, chance.choice(prompts), 60,
+                                stop_after=chance.randint(1, 30))
+                )  # fmt: skip
+                made.append(await asyncio.to_thread(server.transform, [0, 1], 2 - len(made) % 2))
+                await leaver
+
+    seen = len(server.log.read_text())
+    moved = asyncio.run(run_clients(server.url, prompts, 10, 100, beside=disturb))
+    assert len(made) >= 4
+    assert [status for status, _ in made] == [200] * len(made), made
+    assert {reply["moves"] for _, reply in made} == {30}
+    assert not [s.error for s in moved if s.error]
+    assert [s.text for s in moved] == [s.text for s in plain]
+    retracted = _RETRACTED.findall(server.log.read_text()[seen:])
+    assert sum(map(int, retracted)) > 0, "the pool was too large to force a retraction"
+
+
+def test_state_shows_the_boundary_on_its_way(server):
+    async def watch():
+        async with new_session() as session:
+            load = asyncio.create_task(
+                stream_chat(session, server.url, "Tell me about the sea.", 60)
+            )
+            await asyncio.sleep(0.5)
+            merge = asyncio.create_task(asyncio.to_thread(server.transform, [0, 1], 2))
+            shown = []
+            while not merge.done():
+                operation = (await asyncio.to_thread(server.state))["operation"]
+                if operation is not None:
+                    shown.append(operation)
+            assert (await merge)[0] == 200
+            await load
+        return shown
+
+    shown = asyncio.run(watch())
+    boundaries = [operation["boundary"] for operation in shown]
+    assert boundaries == sorted(boundaries, reverse=True)
+    assert len(set(boundaries) - {0, 30}) > 1, boundaries
+    assert shown[-1]["pace"] == "--amoeba-layers-per-step"
+    last = server.state()["history"][-1]
+    assert (last["kind"], last["moves"]) == ("merge", 30)
+    assert server.transform([0, 1], 1)[0] == 200
