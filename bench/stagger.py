@@ -1,6 +1,7 @@
 """What clients feel of a merge and a split: gaps between tokens, staggered and all at once.
 
     python -m bench.stagger [--workers 2] [--rounds 10] [--prompt-tokens 1500] [--streams 4]
+                            [--cached-tokens 0]
 
 Steady decode: a fixed number of streams a worker, each far longer than the measurement. Two servers
 are up, one that moves a few layers a step (auto) and one that moves all at once; they are measured
@@ -61,26 +62,44 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10, help="merges and splits of each way")
     parser.add_argument("--prompt-tokens", type=int, default=1500)
     parser.add_argument("--streams", type=int, default=4, help="of each worker")
+    parser.add_argument(
+        "--cached-tokens",
+        type=int,
+        default=0,
+        help="further live tokens of each worker, in its prefix cache",
+    )
+    parser.add_argument("--name", default="", help="of the result, after the number of workers")
     options = parser.parse_args()
-    pool = options.streams * (options.prompt_tokens + _TOKENS) + 64
+    pool = options.streams * (options.prompt_tokens + _TOKENS) + options.cached_tokens + 256
     sessions: dict[str, list[Session]] = {way: [] for way in WAYS}
     servers = {
         way: Server(
             "--tp-size", str(options.workers), "--dtype", "float32", "--max-total-tokens",
-            str(pool), "--chunked-prefill-size", "1024", "--disable-radix-cache",
+            str(pool), "--chunked-prefill-size", "1024",
             "--amoeba-policy", "static", "--amoeba-layers-per-step", layers,
         )
         for way, layers in WAYS.items()
     }  # fmt: skip
     with servers["staggered"], servers["all at once"]:
+        for server in servers.values():
+            fill_caches(server, options)
         for half in (1, 2):
             for way, server in servers.items():
                 sessions[way].append(asyncio.run(_measure(server, options)))
                 print(f"{way}: half {half} of 2 done", flush=True)
     results_file.write(
-        f"stagger_n{options.workers}",
+        f"stagger_n{options.workers}{options.name}",
         {"settings": vars(options), **_summarise(sessions, options.workers)},
     )
+
+
+def fill_caches(server: Server, options: argparse.Namespace) -> None:
+    """Prompts of up to 4,096 tokens that nobody asks for again."""
+    for rank in range(options.workers):
+        for start in range(0, options.cached_tokens, 4096):
+            count = min(4096, options.cached_tokens - start) - 1
+            tokens = [(17 * i + start + 7919 * rank) % 40000 + 200 for i in range(count)]
+            server.generate(tokens, 1, routed_dp_rank=rank)
 
 
 async def _measure(server: Server, options: argparse.Namespace) -> Session:
