@@ -1,4 +1,4 @@
-"""What happens in one joint step: own rows in, union through the layers, own logits out.
+"""What happens in one joint step: own rows in, union through layers and head, own logits out.
 
 The pipeline-parallel seam of upstream's models runs a range of layers without touching a model
 file: `start_layer`, `end_layer`, the first/last-rank flags and PPProxyTensors.
@@ -18,6 +18,7 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch, PPProxyTe
 from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
 
 from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.model.joint_head import JointHead, rows_of_joint_head
 from amoeba_sglang.model.layer_shards import LayerShards
 from amoeba_sglang.model.mirror import RowMirror
 from amoeba_sglang.model.step_record import StepRecord
@@ -85,7 +86,8 @@ class JointExecutor:
         if self._expected is None:
             assert self.degree == 1, "a worker of an instance must not run alone"
             return None
-        hidden = self._run(own, self.stack.embed_tokens(own.input_ids))
+        records, move = self._take_expected()
+        hidden = self._run(own, records, move, self.stack.embed_tokens(own.input_ids))
         residual_width = hidden.shape[1] // 2
         last = PPProxyTensors(
             {
@@ -96,18 +98,42 @@ class JointExecutor:
         own.residual_stream = None
         normed = self.stack.layers[-1].ffn_boundary.from_pp(last, own)
         normed = residual_batch.final_norm(normed, own, self.stack.norm)
-        return self.model.logits_processor(own.input_ids, normed, self.model.lm_head, own)
+        head = self._joint_head(records) or self.model.lm_head
+        return self.model.logits_processor(own.input_ids, normed, head, own)
 
     @torch.no_grad()
     def follow(self) -> None:
         """Take part in a joint step without rows of one's own."""
+        records, move = self._take_expected()
         weight = self.stack.embed_tokens.weight
-        self._run(None, torch.zeros(0, weight.shape[1], dtype=weight.dtype))
+        nothing = torch.zeros(0, weight.shape[1], dtype=weight.dtype)
+        self._run(None, records, move, nothing)
+        head = self._joint_head(records)
+        if head is not None:
+            head.apply(None, nothing)
 
-    def _run(self, own: ForwardBatch | None, x: torch.Tensor) -> torch.Tensor:
-        """Own embeddings [tokens, H] -> hidden states beside residual [tokens, 2 H]."""
+    def _take_expected(self) -> tuple[list[StepRecord], LayerMove | None]:
         assert self._expected is not None
-        (records, move), self._expected = self._expected, None
+        expected, self._expected = self._expected, None
+        return expected
+
+    def _joint_head(self, records: list[StepRecord]) -> JointHead | None:
+        """The head that the workers who ran the last layer together share, if they do."""
+        degree, weight = self.degree, self.model.lm_head.weight
+        first = self.index % len(records) // degree * degree
+        rows = rows_of_joint_head(records[first : first + degree], weight.shape[0])
+        if degree == 1 or rows is None or not any(rows):
+            return None
+        return JointHead(self.model.logits_processor, weight, rows, self.transports[degree])
+
+    def _run(
+        self,
+        own: ForwardBatch | None,
+        records: list[StepRecord],
+        move: LayerMove | None,
+        x: torch.Tensor,
+    ) -> torch.Tensor:
+        """Own embeddings [tokens, H] -> hidden states beside residual [tokens, 2 H]."""
         present, union, mine, first = 0, None, slice(None), 0
         while first < len(self.layers):
             if move is not None and first == move.layers.start:

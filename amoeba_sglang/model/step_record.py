@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-_HEADER = 12
+_HEADER = 13
 _ROW = 4
 
 
@@ -40,7 +40,8 @@ class StepRecord:
     of every layer on every worker. first_rank: first of the ranks that are in step.
     has_work: the worker has rows, or an order that the others must hear of.
     order: epoch of the transformation this worker is ready to perform, 0 for none.
-    extend: the rows are (also) prefill rows. dead_rows: rows that peers may forget.
+    extend: the rows are (also) prefill rows. scores_prompts: logits of more than the last token of
+    each row are wanted. dead_rows: rows that peers may forget.
     slots_missing: slots that the anchor would lease. slots_lent: local slots that this worker lends
     to the anchor from now on; slots_returned: joint slots that the anchor gives back; int64 [n].
     """
@@ -52,6 +53,7 @@ class StepRecord:
     has_work: bool
     order: int = 0
     extend: bool = False
+    scores_prompts: bool = False
     rows: tuple[Row, ...] = ()
     dead_rows: tuple[int, ...] = ()
     slots_missing: int = 0
@@ -72,6 +74,7 @@ class StepRecord:
             self.has_work,
             self.order,
             self.extend,
+            self.scores_prompts,
             len(self.rows),
             len(self.dead_rows),
             self.slots_missing,
@@ -86,9 +89,10 @@ class StepRecord:
     @classmethod
     def decode(cls, words: np.ndarray) -> StepRecord:
         """Inverse of `encode`; slot vectors are views of `words`."""
-        epoch, step, first, boundary, work, order, extend, rows, dead, missing, lent, returned = (
-            words[:_HEADER].tolist()
-        )
+        (
+            epoch, step, first, boundary, work, order, extend, scores, rows, dead, missing, lent,
+            returned,
+        ) = words[:_HEADER].tolist()  # fmt: skip
         at = _HEADER + rows * _ROW
         dead_rows = tuple(words[at : at + dead].tolist())
         at += dead
@@ -101,8 +105,8 @@ class StepRecord:
         end = at + lent + returned
         assert end == len(words), f"record of {len(words)} words, parsed {end}"
         return cls(
-            epoch, step, first, boundary, bool(work), order, bool(extend), tuple(parsed), dead_rows,
-            missing, words[at : at + lent], words[at + lent : end],
+            epoch, step, first, boundary, bool(work), order, bool(extend), bool(scores),
+            tuple(parsed), dead_rows, missing, words[at : at + lent], words[at + lent : end],
         )  # fmt: skip
 
 

@@ -46,6 +46,15 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
 
         return create_group("peer", cpu_group)
 
+    def get_torch_profiler_activity_str(self) -> str:
+        # SGLang asks at every /start_profile; without an answer the worker ends.
+        return "CPU"
+
+    def get_torch_profiler_activity(self) -> Any:
+        from torch.profiler import ProfilerActivity
+
+        return ProfilerActivity.CPU
+
     def is_pin_memory_available(self, device: Any = None) -> bool:
         return False
 

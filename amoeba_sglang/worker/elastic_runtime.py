@@ -215,6 +215,7 @@ class ElasticRuntime:
         assert self.lock_step is not None
         rows = () if batch is None else self._rows(batch)
         pool = self.requests
+        extend = batch is not None and batch.forward_mode.is_extend()
         return StepRecord(
             epoch=self.lock_step.epoch,
             step=step,
@@ -222,7 +223,8 @@ class ElasticRuntime:
             boundary=-1 if self.transformation is None else self.transformation.boundary.b,
             has_work=has_work,
             order=ready,
-            extend=batch is not None and batch.forward_mode.is_extend(),
+            extend=extend,
+            scores_prompts=extend and (batch.return_logprob or batch.is_prefill_only),
             rows=rows,
             dead_rows=self.ledger.forget_dead(pool.size - pool.available_size(), pool.free_slots),
             **leases,

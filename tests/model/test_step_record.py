@@ -26,6 +26,7 @@ records = st.builds(
     has_work=st.booleans(),
     order=words,
     extend=st.booleans(),
+    scores_prompts=st.booleans(),
     rows=st.lists(rows(), max_size=5).map(tuple),
     dead_rows=st.lists(words, max_size=5).map(tuple),
 )
@@ -34,7 +35,16 @@ records = st.builds(
 @given(records)
 def test_decode_inverts_encode(record):
     again = StepRecord.decode(record.encode())
-    for name in ("epoch", "step", "first_rank", "boundary", "has_work", "order", "extend"):
+    for name in (
+        "epoch",
+        "step",
+        "first_rank",
+        "boundary",
+        "has_work",
+        "order",
+        "extend",
+        "scores_prompts",
+    ):
         assert getattr(again, name) == getattr(record, name)
     assert again.dead_rows == record.dead_rows
     assert again.tokens == record.tokens
