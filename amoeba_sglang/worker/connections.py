@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from amoeba_sglang.transport.segment import SharedSegment
 from amoeba_sglang.worker.page_exchange import PageExchange, describe_waste
 
 logger = logging.getLogger(__name__)
+
+_MOVE_TIMEOUT = datetime.timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Groups:
             if device == "cpu":
                 group.host_communicator = transport if config.transport == "peer" else None
             coordinators[degree], transports[degree] = group, transport
-            mine, _ = dist.new_subgroups_by_enumeration(blocks, backend="gloo")
+            mine, _ = dist.new_subgroups_by_enumeration(blocks, _MOVE_TIMEOUT, "gloo")
             moving[degree] = mine, create_group(config.transport, mine)
         return cls(coordinators, transports, moving)
 
