@@ -130,9 +130,18 @@ async def _measure(server: Server, options: argparse.Namespace) -> Session:
         await asyncio.gather(*streams, return_exceptions=True)
     if max(map(len, session.arrivals)) == _TOKENS:
         raise RuntimeError("a stream ended before the measurement did: use fewer rounds")
-    # Until the aborted requests are gone, which would slow the other server.
-    await asyncio.sleep(1.0)
+    await asyncio.to_thread(wait_until_idle, server)
     return session
+
+
+def wait_until_idle(server: Server, seconds: float = 60.0) -> None:
+    """Requests that clients have left would slow the other server."""
+    deadline = time.monotonic() + seconds
+    while any(i["running"] + i["queued"] for i in server.state()["instances"]):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"requests still run {seconds:.0f} s after their clients have left")
+        time.sleep(0.2)
+    time.sleep(1.0)
 
 
 async def _stream(

@@ -58,6 +58,36 @@ def test_streams_are_equal_token_for_token_at_every_boundary(server):
     assert sum(map(int, retracted)) > 0, "the pool was too large to force a retraction"
 
 
+def test_log_probabilities_hold_at_every_boundary_in_prefill_and_decode(server):
+    """Equal tokens have hidden a wrong layout before, so the numbers are compared, too."""
+    tokens = [(13 * i) % 9000 + 300 for i in range(500)]
+
+    def scores(seed):
+        # Another first token each time, or the prompt would come out of the prefix cache.
+        reply = server.generate(
+            [seed, *tokens], 40, return_logprob=True, logprob_start_len=0, routed_dp_rank=seed % 2
+        )
+        info = reply["meta_info"]
+        pairs = info["input_token_logprobs"][1:] + info["output_token_logprobs"]
+        return [value for value, *_ in pairs], reply["output_ids"]
+
+    async def through(seed, degree):
+        running = asyncio.create_task(asyncio.to_thread(scores, seed))
+        await asyncio.sleep(0.2)
+        status, reply = await asyncio.to_thread(server.transform, [0, 1], degree)
+        assert (status, reply["moves"]) == (200, 30), reply
+        return await running
+
+    for seed in (51, 52):
+        expected, chosen = scores(seed)
+        for degree in (2, 1):
+            server.post("/flush_cache", {})
+            found, ids = asyncio.run(through(seed, degree))
+            assert ids == chosen
+            worst = max(abs(a - b) for a, b in zip(found, expected, strict=True))
+            assert worst <= 1e-4 * max(map(abs, expected)), worst
+
+
 def test_state_shows_the_boundary_on_its_way(server):
     async def watch():
         async with new_session() as session:
