@@ -42,6 +42,8 @@ class Steps:
     def run(self, transformation: Transformation | None) -> float:
         """One step; its seconds."""
         worker, started = self._worker, time.perf_counter()
+        if transformation is not None:
+            transformation.begin()
         x, present = torch.ones(self._rows, worker.shape.hidden, dtype=worker.shape.dtype), 1
         for number, layer in enumerate(self._layers):
             if transformation is not None and number == transformation.layers.start:

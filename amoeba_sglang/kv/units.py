@@ -86,10 +86,10 @@ class RunMoves:
             assert (np.diff(slots) > 0).all(), "live slots are not ascending"
             assert not len(slots) or slots[0] >= 0, "live slots outside of the pool"
             assert not len(slots) or slots[-1] < rows, "live slots outside of the pool"
-        moving = {move.home for move in self._moves}
-        self._super_slots = np.unique(
-            np.concatenate([self._live[home] for home in sorted(moving)] or [np.empty(0, np.int64)])
-        )
+        moved = np.zeros(rows, dtype=bool)
+        for home in {move.home for move in self._moves}:
+            moved[self._live[home]] = True
+        self._super_slots = np.flatnonzero(moved)
 
     @property
     def super_slots(self) -> int:

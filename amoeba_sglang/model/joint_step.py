@@ -27,11 +27,13 @@ from amoeba_sglang.transport import TransportGroup
 
 
 class LayerMove(Protocol):
-    """Layers on their way to another degree. `settle` returns when they have one they can compute
-    at; the executor calls it before the first of them."""
+    """Layers on their way to another degree, which move beside the others from `begin` on.
+    `settle` returns when they can compute; the executor calls it before the first of them."""
 
     @property
     def layers(self) -> range: ...
+
+    def begin(self) -> None: ...
 
     def settle(self) -> None: ...
 
@@ -134,6 +136,8 @@ class JointExecutor:
         x: torch.Tensor,
     ) -> torch.Tensor:
         """Own embeddings [tokens, H] -> hidden states beside residual [tokens, 2 H]."""
+        if move is not None:
+            move.begin()
         present, union, mine, first = 0, None, slice(None), 0
         while first < len(self.layers):
             if move is not None and first == move.layers.start:

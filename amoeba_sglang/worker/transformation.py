@@ -24,7 +24,7 @@ from amoeba_sglang.worker.page_exchange import PageExchange
 
 @dataclass(frozen=True)
 class Copied:
-    """What the helper has done with some layers: bytes received, processor seconds, why not."""
+    """What the helper has done with some layers: bytes received, seconds, why not."""
 
     kv_bytes: int
     weight_bytes: int
@@ -39,7 +39,7 @@ class TransformReport:
     barrier_seconds: waiting for the slowest worker of the block before the first joint step;
     moves: how often some layers moved; longest_pause_seconds: the longest time between two joint
     steps that this took; pause_seconds: all of it; settle_seconds: waiting inside of the steps;
-    copy_seconds: of processor time for copies and mappings; kv_bytes, weight_bytes: received from
+    copy_seconds: of the helper, for copies and mappings; kv_bytes, weight_bytes: received from
     peers; pace: why as many layers moved at a time; error: why the layout is the old one again, or
     empty.
     """
@@ -59,8 +59,8 @@ class TransformReport:
 class Transformation:
     """One worker's part of an order: b goes through the layers, a few at every joint step.
 
-    A step starts with `advance`, which lets the next layers begin to move beside the layers before
-    them that already compute; `settle` comes before anybody computes with those that move. The
+    A step starts with `advance`, which chooses the layers that move next; they do from `begin` on,
+    while those before them compute, and `settle` comes before anybody computes with them. The
     workers of the block call `enter` and then these in step until `finished`, each with equal
     results but for the bytes and seconds of its report.
 
@@ -95,6 +95,7 @@ class Transformation:
         self._shards, self._pool, self._pages = layers, pool, pages
         self._block, self._moving, self._mover = block, moving, mover
         self._pace, self._helper = pace, helper
+        self._live: list[np.ndarray] = []
         self._copies: Future[Copied] | None = None
         self._timing = Timing(0.0, 0.0)
         self._left = time.monotonic()
@@ -115,7 +116,7 @@ class Transformation:
         self._shrink()
 
     def advance(self, live: np.ndarray) -> None:
-        """Start to move the next layers, or finish.
+        """Choose the next layers to move, or finish.
 
         `live`: local live slots now. The exchange of them is also the barrier after which nobody
         computes with the old degrees of these layers.
@@ -127,7 +128,7 @@ class Transformation:
         if not self.layers.start:
             # No layer computes before these.
             self.settle()
-        if self.boundary.finished and self._copies is None:
+        if self.boundary.finished and not self.layers:
             self._finish()
         self._left = time.monotonic()
         report, seconds = self.report, self._left - started
@@ -136,9 +137,17 @@ class Transformation:
         report.pause_seconds += seconds
         report.longest_pause_seconds = max(report.longest_pause_seconds, pause)
 
+    def begin(self) -> None:
+        """Let the helper copy from now on. Not in `advance` already: planning the step is Python,
+        for which two threads only take turns, while computing leaves the interpreter to the helper.
+        """
+        if self.layers and self._copies is None:
+            self._copies = self._helper.submit(self._copy, self.layers, self._live)
+
     def settle(self) -> None:
         """Wait for the layers that move, and let b follow; it turns round if a worker of the block
         ran into a MemoryFault, and the layers are as before."""
+        self.begin()
         if self._copies is None:
             return
         started = time.monotonic()
@@ -166,20 +175,20 @@ class Transformation:
         self.layers = self.boundary.next_layers(self._pace.next_layers(timings))
         self.report.moves += 1
         self.report.pace = self._pace.reason
-        all_live = [words[2:] for words in received]
-        self._copies = self._helper.submit(self._copy, self.layers, all_live)
+        self._live = [words[2:] for words in received]
 
     # On the helper's thread
 
     def _copy(self, layers: range, live: list[np.ndarray]) -> Copied:
         """Free or refill the weights of `layers` and move their KV."""
-        started, kv_bytes = time.thread_time(), 0
+        # Beside a computation on the same cores this is longer than what the step grows by.
+        started, kv_bytes = time.monotonic(), 0
         fault, weight_bytes = self._change_pages(layers)
         if not fault:
             degrees = (self._lower, self._upper)
             moves = unit_moves(self._chain, *(degrees if self.boundary.falls else degrees[::-1]))
             kv_bytes = self._mover.move(layers, moves, live)
-        return Copied(kv_bytes, weight_bytes, time.thread_time() - started, fault)
+        return Copied(kv_bytes, weight_bytes, time.monotonic() - started, fault)
 
     def _change_pages(self, layers: range) -> tuple[str, int]:
         """Free or refill the weights of `layers`: (why not, bytes copied)."""

@@ -16,6 +16,7 @@ from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.kv.mover import CollectiveKVMover, PeerKVMover
 from amoeba_sglang.kv.units import UnitBuffers
 from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.layout.weight_pages import WeightPages
 from amoeba_sglang.memory.host import HostMemory
 from amoeba_sglang.plan.moves import unit_moves
 from amoeba_sglang.plan.transformation import ModelShape, TransformPlan
@@ -219,8 +220,9 @@ def walk_both(rank, n, degrees, path, staging):
         moves = unit_moves(chain, model.degrees, after)
         received = [mover.move(range(LAYERS), moves, model.live) for mover in movers]
         plan = TransformPlan.build(
-            chain, range(n), model.degrees, after, [len(x) for x in model.live], SHAPE, staging
-        )
+            chain, range(n), model.degrees, after, [len(x) for x in model.live], SHAPE,
+            WeightPages(chain, 4096, (4096, 4096) * LAYERS), staging,
+        )  # fmt: skip
         model.degrees = after
         held = model.held_by(rank)
         wrong = [wrong_units(pool, held) for pool in pools]

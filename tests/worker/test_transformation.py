@@ -162,6 +162,7 @@ def walk(steps):
                 moving.advance(LIVE)
                 # A joint step: layers before those that move, which must not be touched, then all.
                 b, start = moving.boundary.b, moving.layers.start
+                moving.begin()
                 barrier.wait()
                 wrong += member.check(lower, upper, b, range(start))
                 moving.settle()
