@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -118,6 +119,7 @@ class ElasticRuntime:
             self.movers.kv[width],
             Pace(self.config.layers_per_step, self.config.layers),
             self.helper,
+            max(1.0, self.config.workers / len(os.sched_getaffinity(0))),
         )
         self.clock.meet()
         self.transformation.enter()

@@ -24,7 +24,7 @@ from amoeba_sglang.worker.page_exchange import PageExchange
 
 @dataclass(frozen=True)
 class Copied:
-    """What the helper has done with some layers: bytes received, seconds, why not."""
+    """What the helper has done with some layers: bytes received, processor seconds, why not."""
 
     kv_bytes: int
     weight_bytes: int
@@ -39,7 +39,7 @@ class TransformReport:
     barrier_seconds: waiting for the slowest worker of the block before the first joint step;
     moves: how often some layers moved; longest_pause_seconds: the longest time between two joint
     steps that this took; pause_seconds: all of it; settle_seconds: waiting inside of the steps;
-    copy_seconds: of the helper, for copies and mappings; kv_bytes, weight_bytes: received from
+    copy_seconds: of processor time for copies and mappings; kv_bytes, weight_bytes: received from
     peers; pace: why as many layers moved at a time; error: why the layout is the old one again, or
     empty.
     """
@@ -66,7 +66,7 @@ class Transformation:
 
     `index`: position in the block. `block`, `moving`: transports over exactly the block's ranks,
     for the caller's thread and for `helper`, the thread that copies; `mover` and `pages` belong to
-    the helper while layers move.
+    the helper while layers move. `crowding`: workers that share a core; their helpers take turns.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Transformation:
         mover: KVMover,
         pace: Pace,
         helper: Executor,
+        crowding: float = 1.0,
     ) -> None:
         self.order, self.report = order, TransformReport()
         changes = list(zip(order.before, order.after, strict=True))
@@ -94,7 +95,7 @@ class Transformation:
         self._chain, self._index = chain, index
         self._shards, self._pool, self._pages = layers, pool, pages
         self._block, self._moving, self._mover = block, moving, mover
-        self._pace, self._helper = pace, helper
+        self._pace, self._helper, self._crowding = pace, helper, crowding
         self._live: list[np.ndarray] = []
         self._copies: Future[Copied] | None = None
         self._timing = Timing(0.0, 0.0)
@@ -157,7 +158,7 @@ class Transformation:
         report.kv_bytes += copied.kv_bytes
         report.weight_bytes += copied.weight_bytes
         report.copy_seconds += copied.seconds
-        self._timing = Timing(copied.seconds / len(layers), 0.0)
+        self._timing = Timing(self._crowding * copied.seconds / len(layers), 0.0)
         if copied.fault:
             self._turn_round(copied.fault)
         else:
@@ -181,14 +182,14 @@ class Transformation:
 
     def _copy(self, layers: range, live: list[np.ndarray]) -> Copied:
         """Free or refill the weights of `layers` and move their KV."""
-        # Beside a computation on the same cores this is longer than what the step grows by.
-        started, kv_bytes = time.monotonic(), 0
+        # Not the time on the clock, most of which is computation on the same core.
+        started, kv_bytes = time.thread_time(), 0
         fault, weight_bytes = self._change_pages(layers)
         if not fault:
             degrees = (self._lower, self._upper)
             moves = unit_moves(self._chain, *(degrees if self.boundary.falls else degrees[::-1]))
             kv_bytes = self._mover.move(layers, moves, live)
-        return Copied(kv_bytes, weight_bytes, time.monotonic() - started, fault)
+        return Copied(kv_bytes, weight_bytes, time.thread_time() - started, fault)
 
     def _change_pages(self, layers: range) -> tuple[str, int]:
         """Free or refill the weights of `layers`: (why not, bytes copied)."""
