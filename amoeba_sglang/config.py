@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.plan.pace import GROWTH_SHARE
 
-POLICIES = ("static", "least_load", "round_robin")
+POLICIES = ("amoeba", "round_robin", "least_load", "static")
 TRANSPORTS = ("peer", "collective")
 MAX_PAGE_SIZE_KIB = 2048
 # Of vm.max_map_count for the pages of a worker; the rest is for libraries, threads and malloc.
@@ -38,7 +38,7 @@ class AmoebaConfig:
     run_id: str
     report_address: str
     rendezvous: str
-    policy: str = "static"
+    policy: str = "amoeba"
     initial_degree: int = 1
     layers_per_step: int | None = None
     transport: str = "peer"
@@ -84,9 +84,9 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--amoeba-policy",
         choices=POLICIES,
-        default="static",
-        help="where requests go (default: static). All three keep the layout until "
-        "POST /amoeba/transform changes it; the transforming policy 'amoeba' does not exist yet",
+        default="amoeba",
+        help="where requests go, and when instances merge and split (default: amoeba). With static "
+        "the layout changes only by POST /amoeba/transform",
     )
     group.add_argument(
         "--amoeba-initial-degree",

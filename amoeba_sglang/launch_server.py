@@ -152,7 +152,7 @@ def describe(config: AmoebaConfig, limits: RequestLimits, url: str) -> str:
     return (
         f"Amoeba is ready at {url}: {config.workers} workers, layout {layout}, "
         f"degrees {','.join(map(str, config.degrees))}, transport {config.transport}, "
-        f"policy {config.policy}, requests of up to {limits.request_tokens} tokens, "
+        f"policy {config.policy}, requests of up to {limits.own_tokens} tokens, "
         f"{limits.largest_tokens} when merged"
     )
 

@@ -43,7 +43,7 @@ class Fatal(io_struct.BaseReq, kw_only=True):
 class LimitsChanged(io_struct.BaseReq, kw_only=True):
     """The layout has changed; `limits` are the fields of the RequestLimits that hold from now."""
 
-    limits: dict[str, int]
+    limits: dict[str, Any]
 
 
 class TransformOrder(io_struct.BaseReq, kw_only=True):
@@ -64,6 +64,8 @@ class WorkerReport(io_struct.BaseReq, kw_only=True):
     """What a worker tells the router.
 
     kind "beat": the process is alive (once a second, from a thread of its own); body empty.
+    kind "long requests": other ones than before wait or live at the worker; body {"request_ids":
+        all of them}.
     kind "vote": body {"accept": bool, "reason": str}.
     kind "progress": from the first rank of the block, after every move of layers but the last; body
         {"boundary": b, "pace": why as many layers move at a time}.

@@ -38,7 +38,10 @@ def measure(workers: int) -> dict[str, Any]:
     ranks = list(range(workers))
     flags = ("--dtype", "float32", "--chunked-prefill-size", "512")
     found: dict[str, Any] = {"prompt_tokens": len(long), "tokens_of_all_own_pools": workers * POOL}
-    with Server("--tp-size", str(workers), "--max-total-tokens", str(POOL), *flags) as server:
+    manual = ("--amoeba-policy", "static")
+    with Server(
+        "--tp-size", str(workers), "--max-total-tokens", str(POOL), *manual, *flags
+    ) as server:
         before = run_all(server, shorts)
         found["refused_at_degree_1"] = refused(server, long)
         found["refused_always"] = refused(server, shorts[0] * 120)

@@ -97,7 +97,7 @@ def test_bad_flags(flags, shape, says):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("flags", [("--amoeba-policy", "amoeba"), ("--amoeba-transport", "tcp")])
+@pytest.mark.parametrize("flags", [("--amoeba-policy", "best"), ("--amoeba-transport", "tcp")])
 def test_unknown_choices_end_the_parser(flags, capsys):
     with pytest.raises(SystemExit) as ended:
         make_parser().parse_args(flags)

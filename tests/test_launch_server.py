@@ -63,11 +63,11 @@ def test_what_the_user_set_stays(environment):
 
 
 def test_the_ready_line():
-    limits = RequestLimits(own_tokens=2046, request_tokens=4000, largest_tokens=9000)
+    limits = RequestLimits(2046, 4000, 9000, ladder=(2046, 4000))
     line = launch_server.describe(config_of("--amoeba-initial-degree", "2"), limits, "http://x:1")
     for part in ("http://x:1", "layout 2+2", "degrees 1,2,4", "transport peer"):
         assert part in line
-    assert "requests of up to 4000 tokens, 9000 when merged" in line
+    assert "requests of up to 2046 tokens, 9000 when merged" in line
     assert "\n" not in line
 
 

@@ -1,16 +1,41 @@
-"""Pure routing policies, shared by the router and the simulator: no sockets, clock or sglang."""
+"""Pure policies, shared by the router and the simulator: no sockets, clock or sglang."""
 
 from __future__ import annotations
 
-from amoeba_sglang.policy.base import Decision, Policy, RequestSize, View, WorkerLoad
+from amoeba_sglang.policy.amoeba import LongRequestRules, place_beside_long_requests
+from amoeba_sglang.policy.base import (
+    Change,
+    Decision,
+    Hold,
+    LayoutRules,
+    LongRequest,
+    Policy,
+    RequestSize,
+    Scene,
+    View,
+    WorkerLoad,
+)
 from amoeba_sglang.policy.least_load import place_on_least_loaded
 from amoeba_sglang.policy.round_robin import place_in_turn
 
-# "static" places like least_load; that its layout never changes by itself is the router's part.
 POLICIES: dict[str, Policy] = {
-    "static": place_on_least_loaded,
-    "least_load": place_on_least_loaded,
-    "round_robin": place_in_turn,
+    "amoeba": Policy(place_beside_long_requests, LongRequestRules()),
+    # The paper's baselines: they merge for long requests, too, but leave no instance to them.
+    "least_load": Policy(place_on_least_loaded, LongRequestRules()),
+    "round_robin": Policy(place_in_turn, LongRequestRules()),
+    "static": Policy(place_on_least_loaded),
 }
 
-__all__ = ["POLICIES", "Decision", "Policy", "RequestSize", "View", "WorkerLoad"]
+__all__ = [
+    "POLICIES",
+    "Change",
+    "Decision",
+    "Hold",
+    "LayoutRules",
+    "LongRequest",
+    "Policy",
+    "RequestSize",
+    "Scene",
+    "View",
+    "WorkerLoad",
+]

@@ -7,14 +7,19 @@ from typing import Any
 
 from sglang.srt.managers.io_struct import AbortReq
 
+_ERRORS = {
+    HTTPStatus.BAD_REQUEST: "BadRequestError",
+    HTTPStatus.SERVICE_UNAVAILABLE: "ServiceUnavailableError",
+}
 
-def refuse(request: Any, reason: str) -> AbortReq:
-    """The end of a request with status 400 and the reason."""
+
+def refuse(request: Any, reason: str, status: HTTPStatus) -> AbortReq:
+    """The end of a request with 400 or 503 and the reason."""
     finished = {
         "type": "abort",
         "message": reason,
-        "status_code": HTTPStatus.BAD_REQUEST,
-        "err_type": "BadRequestError",
+        "status_code": status,
+        "err_type": _ERRORS[status],
     }
     return end(request, finished)
 

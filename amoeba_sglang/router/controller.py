@@ -17,7 +17,7 @@ from sglang.srt.managers.io_struct import (
     sock_recv,
     sock_send,
 )
-from sglang.srt.runtime_context import get_observability, get_serving
+from sglang.srt.runtime_context import get_observability
 from sglang.utils import TypeBasedDispatcher
 
 from amoeba_sglang.config import AmoebaConfig
@@ -31,14 +31,15 @@ from amoeba_sglang.messages import (
     TransformOrder,
     WorkerReport,
 )
-from amoeba_sglang.policy import POLICIES, RequestSize, View
-from amoeba_sglang.router.answers import end, is_named_by, refuse
+from amoeba_sglang.policy import POLICIES
 from amoeba_sglang.router.effects import Answer, Effect, Finished, Order
 from amoeba_sglang.router.guard import Guard
-from amoeba_sglang.router.limits import Capacity, RequestLimits, fits
+from amoeba_sglang.router.limits import Capacity
 from amoeba_sglang.router.loads import LoadBook
+from amoeba_sglang.router.long_requests import LongRequests
 from amoeba_sglang.router.metrics import NoMetrics, RouterMetrics
 from amoeba_sglang.router.operation import Operations
+from amoeba_sglang.router.placement import Placement
 from amoeba_sglang.router.state import describe_server
 from amoeba_sglang.router.transform_request import TransformRequest
 
@@ -53,9 +54,6 @@ class ElasticController(DataParallelController):
     def __init__(self, server_args: Any, port_args: Any, *args: Any, **kwargs: Any) -> None:
         config: AmoebaConfig = server_args._amoeba
         self.config = config
-        self.placed = 0
-        self.load_book = LoadBook(config.workers)
-        self.policy = POLICIES[config.policy]
         self.chain = DegreeChain(config.degrees)
         self.operations = Operations(
             self.chain,
@@ -66,14 +64,16 @@ class ElasticController(DataParallelController):
         )
         self.guard = Guard(self, config, port_args.tokenizer_ipc_name)
         super().__init__(server_args, port_args, *args, **kwargs)
-        self.dispatching = self.place
+        # Upstream's constructor does not send requests yet.
+        self.dispatching = lambda request: self.placement.place(request)
         self.refresh_load_budget_on_dispatch = True
         self.capacity = Capacity(**self._scheduler_init_infos[0]["capacity"])
         assert all(
             info["capacity"] == self._scheduler_init_infos[0]["capacity"]
             for info in self._scheduler_init_infos
         ), self._scheduler_init_infos
-        self.held: list[Any] = []
+        self.load_book = LoadBook(config.workers)
+        self.placement = self.make_placement()
         self.metrics = (
             RouterMetrics(self.capacity) if get_observability().enable_metrics else NoMetrics()
         )
@@ -84,14 +84,24 @@ class ElasticController(DataParallelController):
         self.guard.watch()
         if config.initial_degree > 1:
             self.reach_degree(config.initial_degree)
+        rules = POLICIES[config.policy].layout
+        if rules is not None:
+            self.placement.follow_rules(rules, self.chain, config.initial_degree)
         self.metrics.show_layout(self.operations.layout.degrees)
 
-    @property
-    def limits(self) -> RequestLimits:
-        return RequestLimits.of_layout(self.capacity, self.operations.layout)
+    def make_placement(self) -> Placement:
+        return Placement(
+            POLICIES[self.config.policy],
+            self.capacity,
+            self.operations,
+            self.load_book,
+            # Upstream replaces the method when workers come and go.
+            lambda rank, request: self.send_to_worker(rank, request),
+            lambda message: sock_send(self.front_end, message),
+        )
 
     def get_init_info(self) -> dict:
-        return {**super().get_init_info(), "request_limits": asdict(self.limits)}
+        return {**super().get_init_info(), "request_limits": asdict(self.placement.limits)}
 
     def init_dispatcher(self) -> None:
         super().init_dispatcher()
@@ -104,87 +114,22 @@ class ElasticController(DataParallelController):
             ]
         )
 
-    # Requests
-
     def refresh_load_budget(self) -> None:
         now = time.perf_counter()
         if now - self._last_refresh_time >= _REFRESH_SECONDS:
             self._last_refresh_time = now
             self.load_book.update(self.load_snapshot_reader.read_all())
 
-    def place(self, request: Any) -> None:
-        """Send one request to its home, or answer it with 400 if the layout cannot hold it.
-
-        While a transformation decides whether a layout can, the request waits for its end.
-        """
-        size = RequestSize(len(request.input_ids or ()), request.sampling_params.max_new_tokens)
-        wanted = request.routed_dp_rank
-        if wanted is not None and not self.has_rank(wanted):
-            self.reject_rank(request)
-            return
-        able = self.able_ranks(size)
-        if wanted is not None:
-            able = tuple(rank for rank in able if rank == wanted)
-        if not able and self.operations.running is not None:
-            self.held.append(request)
-        elif not able:
-            refusal = self.limits.refusal(size.prompt_tokens, size.output_tokens)
-            self.reject(request, refusal or self.rank_refusal(wanted))
-        else:
-            rank = able[0] if wanted is not None else self.choose(request, size, able)
-            self.send_to_worker(rank, request)
-            self.load_book.add(rank, size.prompt_tokens)
-
-    def able_ranks(self, size: RequestSize) -> tuple[int, ...]:
-        """Ranks that can hold a request now and after the transformation that may be running."""
-        if get_serving().allow_auto_truncate:
-            return tuple(range(self.config.workers))
-        layouts = (self.operations.layout, self.operations.target)
-        limits = zip(*(self.capacity.by_rank(layout) for layout in layouts), strict=True)
-        return tuple(
-            rank
-            for rank, tokens in enumerate(limits)
-            if fits(size.prompt_tokens, size.output_tokens, min(tokens))
-        )
-
-    def choose(self, request: Any, size: RequestSize, able: tuple[int, ...]) -> int:
-        """The rank that the policy picks of those that can hold the request."""
-        layout = self.operations.layout
-        view = View(layout.instances, self.load_book.loads, self.placed, able)
-        decision = self.policy(size, view)
-        self.placed += 1
-        logger.debug("request %s goes to %s", request.rid, decision)
-        return decision.rank
-
-    def rank_refusal(self, rank: int) -> str:
-        tokens = self.capacity.by_rank(self.operations.layout)[rank]
-        return f"routed_dp_rank {rank} can hold requests of up to {tokens} tokens in this layout"
-
     def maybe_external_dp_rank_routing(self, request: Any) -> bool:
         """Upstream's, but a rank that does not exist is an error of the client alone."""
         rank = request.routed_dp_rank
-        if rank is not None and not self.has_rank(rank):
-            self.reject_rank(request)
+        if rank is not None and not self.placement.has_rank(rank):
+            self.placement.reject_rank(request)
             return True
         return super().maybe_external_dp_rank_routing(request)
 
-    def has_rank(self, rank: int) -> bool:
-        return 0 <= rank < self.config.workers
-
-    def reject_rank(self, request: Any) -> None:
-        last = self.config.workers - 1
-        self.reject(request, f"routed_dp_rank {request.routed_dp_rank} is not in 0..{last}")
-
-    def reject(self, request: Any, reason: str) -> None:
-        sock_send(self.front_end, refuse(request, reason))
-
     def handle_abort(self, request: AbortReq) -> None:
-        """A request that waits here is known to no worker yet."""
-        held = self.held
-        self.held = [waiting for waiting in held if not is_named_by(waiting, request)]
-        for waiting in held:
-            if is_named_by(waiting, request):
-                sock_send(self.front_end, end(waiting, request.finished_reason))
+        self.placement.abort(request)
         self.send_control_message(request)
 
     # Control messages
@@ -216,6 +161,8 @@ class ElasticController(DataParallelController):
         if request.kind == "state":
             snapshots = self.load_snapshot_reader.read_all()
             body = describe_server(self.config, self.operations, self.capacity, snapshots)
+            if self.placement.long_requests is not None:
+                body.update(self.placement.long_requests.keeper.describe(time.monotonic()))
             self.apply([Answer(request.rid, 200, body)])
         else:
             transform = TransformRequest.from_body(request.body)
@@ -233,6 +180,8 @@ class ElasticController(DataParallelController):
             if report.kind == "vote":
                 accept, reason = report.body["accept"], report.body["reason"]
                 self.apply(self.operations.vote(report.rank, report.epoch, accept, reason, now))
+            elif report.kind == "long requests" and self.placement.long_requests is not None:
+                self.placement.long_requests.report(report, now)
             elif report.kind == "progress":
                 self.operations.progress(report.epoch, report.body, now)
             elif report.kind == "done":
@@ -250,16 +199,17 @@ class ElasticController(DataParallelController):
                 logger.info("transformation %s", effect.record)
                 self.metrics.count(effect.record)
                 self.metrics.show_layout(self.operations.layout.degrees)
+                if self.placement.long_requests is not None:
+                    keeper = self.placement.long_requests.keeper
+                    keeper.finished(effect.record, time.monotonic())
                 self.show_limits()
             else:
                 self.guard.end_server(effect.reason)
 
     def show_limits(self) -> None:
         """Tell the front end what the layout can hold now, and place what waited to know."""
-        sock_send(self.front_end, LimitsChanged(limits=asdict(self.limits)))
-        held, self.held = self.held, []
-        for request in held:
-            self.place(request)
+        sock_send(self.front_end, LimitsChanged(limits=asdict(self.placement.limits)))
+        self.placement.place_held()
 
     def send_order(self, order: Order) -> None:
         message = TransformOrder(
@@ -291,8 +241,21 @@ class ElasticController(DataParallelController):
     # Called by upstream's event loop
 
     def on_tick(self) -> None:
-        self.apply(self.operations.tick(time.monotonic()))
+        now = time.monotonic()
+        self.apply(self.operations.tick(now))
         self.guard.check()
+        if self.placement.long_requests is not None:
+            self.follow_requests(self.placement.long_requests, now)
+
+    def follow_requests(self, long_requests: LongRequests, now: float) -> None:
+        """Place what has room, and start the transformation that the rules want."""
+        self.refresh_load_budget()
+        long_requests.expire(now)
+        long_requests.admit(now)
+        transform = long_requests.keeper.next_change(self.load_book.loads, now)
+        if transform is not None:
+            effects = self.operations.submit(transform, "", now)
+            self.apply([effect for effect in effects if not isinstance(effect, Answer)])
 
     def on_worker_death(self, dp_rank: int | None, exitcode: int | None) -> None:
         self.guard.worker_died(dp_rank, exitcode)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from amoeba_sglang.layout.partition import Layout
 
@@ -35,6 +35,17 @@ class Capacity:
         slots = self.instance_tokens(degree) if anchor else self.slots
         return min(self.context, slots) - _REQUEST_RESERVE
 
+    def needed_degree(self, prompt_tokens: int, output_tokens: int | None) -> int | None:
+        """The smallest degree whose anchor can hold the request; None if none can."""
+        return next(
+            (
+                degree
+                for degree in sorted(self.grown)
+                if fits(prompt_tokens, output_tokens, self.request_tokens(degree, anchor=True))
+            ),
+            None,
+        )
+
     def by_rank(self, layout: Layout) -> tuple[int, ...]:
         """`request_tokens` of every rank of a layout."""
         return tuple(
@@ -48,21 +59,27 @@ class RequestLimits:
     """The most tokens of prompt and output together that a request may have.
 
     `own_tokens`: at any worker in any layout; `request_tokens`: at some worker of the present
-    layout; `largest_tokens`: in the layout that holds most.
+    layout, or of any if requests may wait for another; `largest_tokens`: in the layout that holds
+    most. `ladder`: where a request of an open end may end, lowest first.
     """
 
     own_tokens: int
     request_tokens: int
     largest_tokens: int
+    ladder: Sequence[int]
 
     @classmethod
     def of_layout(cls, capacity: Capacity, layout: Layout) -> RequestLimits:
-        """The limits while `layout` is the one that runs."""
-        return cls(
-            own_tokens=capacity.request_tokens(1, anchor=True),
-            request_tokens=max(capacity.by_rank(layout)),
-            largest_tokens=max(capacity.request_tokens(d, anchor=True) for d in capacity.grown),
-        )
+        """The limits while `layout` is the one that runs and stays."""
+        by_degree = cls.of_all_layouts(capacity)
+        most = max(capacity.by_rank(layout))
+        return replace(by_degree, request_tokens=most, ladder=(by_degree.own_tokens, most))
+
+    @classmethod
+    def of_all_layouts(cls, capacity: Capacity) -> RequestLimits:
+        """The limits while requests may wait for a layout that holds them."""
+        ladder = tuple(capacity.request_tokens(d, anchor=True) for d in sorted(capacity.grown))
+        return cls(ladder[0], ladder[-1], ladder[-1], ladder)
 
     def refusal(self, prompt_tokens: int, output_tokens: int | None) -> str | None:
         """Why the request cannot be served now, with the numbers; None if it can.
@@ -96,12 +113,12 @@ class RequestLimits:
         )
 
     def open_end(self, prompt_tokens: int) -> int | None:
-        """The most output tokens for a request that names none; None if the present layout cannot
-        hold its prompt.
+        """The most output tokens for a request that names none; None if its prompt cannot be held.
 
-        Only as many as keep it off the grown slots, unless its prompt needs them anyway.
+        As many as the lowest rung of the ladder leaves that holds the prompt: they alone are no
+        reason for grown slots, or for a higher degree.
         """
-        for most in (self.own_tokens, self.request_tokens):
+        for most in self.ladder:
             if fits(prompt_tokens, None, most):
                 return most - prompt_tokens
         return None

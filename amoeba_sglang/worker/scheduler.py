@@ -45,6 +45,8 @@ class ElasticScheduler(Scheduler):
         rank = get_parallel().dp_rank
         self.order: TransformOrder | None = None
         self.order_received = 0.0
+        self.has_long_requests = False
+        self.known_long_requests: list[str] = []
         self.entered: dict[str, float] = {}
         self.audits = os.environ.get("AMOEBA_AUDIT") == "1"
         self.runtime = ElasticRuntime(self, config, rank)
@@ -76,6 +78,7 @@ class ElasticScheduler(Scheduler):
         if self.token_to_kv_pool_allocator.is_long(req):
             # Its slots go away at the next transformation, and what the tree owns stays.
             req.skip_radix_cache_insert = True
+            self.has_long_requests = True
 
     def follow_capacity(self) -> None:
         """Let upstream's limits for new requests follow the slots that this worker has now."""
@@ -134,6 +137,7 @@ class ElasticScheduler(Scheduler):
         """Take the next step of a committed order, and agree with the peers on what runs now."""
         planned = (batch, running_batch)
         demand = Demand(self.waiting_queue, partial(live_requests, self, planned))
+        self.report_long_requests(demand)
         if self.order is not None and self.runtime.lock_step is None:
             if not self.runtime.clock.should_defer(self.order.ranks):
                 self.enter(planned)
@@ -194,6 +198,17 @@ class ElasticScheduler(Scheduler):
             "error": report.error,
         }
         self.link.report("done", ended.order.operation_id, ended.order.epoch, body)
+
+    def report_long_requests(self, demand: Demand) -> None:
+        """Tell the router whenever others than before wait or live here."""
+        if not self.has_long_requests:
+            return
+        is_long = self.token_to_kv_pool_allocator.is_long
+        found = sorted({r.rid for r in (*demand.waiting, *demand.live()) if is_long(r)})
+        if found != self.known_long_requests:
+            self.link.report("long requests", "", 0, {"request_ids": found})
+            self.known_long_requests = found
+        self.has_long_requests = bool(found)
 
     def report_progress(self, under_way: Transformation) -> None:
         """Tell the router where b is; one worker of the block is enough."""

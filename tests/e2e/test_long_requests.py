@@ -17,7 +17,7 @@ SHORT = LONG[:90]
 def start(pool):
     return Server(
         "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", str(pool),
-        "--chunked-prefill-size", "256", env={"AMOEBA_AUDIT": "1"},
+        "--chunked-prefill-size", "256", "--amoeba-policy", "static", env={"AMOEBA_AUDIT": "1"},
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ class Manager(ElasticTokenizerManager):
     def __init__(self):
         self.failure, self.pending, self.load_file = None, {}, "/nonexistent"
         # At start all limits are equal: every worker alone.
-        self.changed_limits = RequestLimits(98, 98, 98)
+        self.changed_limits = RequestLimits(98, 98, 98, (98,))
         self.rid_to_state, self.sent, self.endings = {}, [], []
         self._subprocess_watchdog = None
         self.server_status = upstream.ServerStatus.Up
@@ -100,7 +100,7 @@ def test_only_an_open_output_length_is_clipped(manager):
 
 def test_an_output_of_any_length_keeps_a_short_prompt_off_the_grown_slots(manager):
     """Chat requests say None without a limit; at an anchor this took grown slots."""
-    manager.handle_limits(LimitsChanged(limits=asdict(RequestLimits(98, 158, 248))))
+    manager.handle_limits(LimitsChanged(limits=asdict(RequestLimits(98, 158, 248, (98, 158)))))
 
     def room(prompt, **params):
         created = manager._create_tokenized_object(request(**params), "", [1] * prompt)

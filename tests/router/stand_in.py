@@ -24,22 +24,28 @@ class Ended(Exception):
 class Router(ElasticController):
     """Without sockets and workers: what it sends is kept."""
 
-    def __init__(self):
-        flags = make_parser().parse_args(["--amoeba-policy", "round_robin"])
+    def __init__(self, policy="round_robin", rules=False):
+        flags = make_parser().parse_args(["--amoeba-policy", policy])
         self.config = build_config(flags, 4, 1, ModelHeads(12, 4, 30, 1000))
-        self.chain, self.placed, self.held = DegreeChain(self.config.degrees), 0, []
+        self.chain = DegreeChain(self.config.degrees)
         self.capacity = Capacity(slots=100, context=1000, grown={1: 0, 2: 60, 4: 200})
-        self.load_book, self.policy = LoadBook(4), POLICIES[self.config.policy]
+        self.load_book = LoadBook(4)
         self.operations = Operations(self.chain, Layout.uniform(4, 1), 30, 20.0, 120.0)
         self.metrics, self.front_end, self.reports = NoMetrics(), [], []
         self.to_workers, self.workers, self._active_workers = [], [object()] * 4, [0, 1, 2, 3]
         self.load_snapshot_reader = SimpleNamespace(read_all=list)
+        self.placement = self.make_placement()
+        if rules:
+            self.placement.follow_rules(POLICIES[policy].layout, self.chain, 1)
         self.guard = SimpleNamespace(
             beats=Heartbeats(4, 8.0, 0.0), stopping=False, end_server=self.end_server
         )
 
     def end_server(self, reason):
         raise Ended(reason)
+
+    def place(self, request):
+        self.placement.place(request)
 
     def send_to_worker(self, rank, message):
         self.to_workers.append((rank, message))

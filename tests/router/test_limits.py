@@ -50,9 +50,9 @@ def test_an_instance_holds_the_slots_of_its_workers_and_the_grown_ones():
 
 
 def test_limits_follow_the_layout():
-    assert limits_of(ALONE) == RequestLimits(98, 98, 498)
-    assert limits_of(PAIR) == RequestLimits(98, 258, 498)
-    assert limits_of(FOUR) == RequestLimits(98, 498, 498)
+    assert limits_of(ALONE) == RequestLimits(98, 98, 498, (98, 98))
+    assert limits_of(PAIR) == RequestLimits(98, 258, 498, (98, 258))
+    assert limits_of(FOUR) == RequestLimits(98, 498, 498, (98, 498))
 
 
 def test_a_refusal_by_the_present_layout_names_the_way_out():
@@ -87,3 +87,11 @@ def test_a_prompt_that_the_present_layout_cannot_hold_has_no_open_end():
     assert limits_of(ALONE).open_end(250) is None
     assert limits_of(PAIR).open_end(253) == 5
     assert limits_of(PAIR).open_end(254) is None
+
+
+def test_an_open_end_asks_for_no_higher_degree_than_the_prompt_does():
+    """A prompt just above one worker's slots took the highest degree, for output it never wrote."""
+    limits = RequestLimits.of_all_layouts(CAPACITY)
+    assert limits.ladder == (98, 258, 498)
+    assert [limits.open_end(prompt) for prompt in (10, 94, 300)] == [88, 258 - 94, 498 - 300]
+    assert limits.open_end(600) is None

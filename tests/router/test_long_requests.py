@@ -5,11 +5,14 @@ Workers have 100 slots; the anchor of two has 60 more, of four 200.
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 from sglang.srt.managers.io_struct import AbortReq
 
 from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.messages import AdminReply, AdminRequest, LimitsChanged
+from amoeba_sglang.router.limits import RequestLimits
 from tests.router.stand_in import done, request, transform, vote
 
 LONG = {"prompt": 120, "output": 30}
@@ -66,7 +69,7 @@ def test_a_long_request_waits_for_a_merge_and_goes_to_the_anchor(router):
     assert homes(router) == []
     done(router, 2, 3)
     assert homes(router) == [2]
-    assert router.held == []
+    assert router.placement.held == []
     assert refusals(router) == []
 
 
@@ -116,7 +119,7 @@ def test_a_request_that_is_aborted_while_it_waits_is_answered_and_never_placed(r
     router.init_dispatcher()
     router._request_dispatcher(AbortReq(**abort))
     kept = [] if "abort_all" in abort else ["other"]
-    assert [held.rid for held in router.held] == kept
+    assert [held.rid for held in router.placement.held] == kept
     assert [answer.rid for answer in refusals(router)] == ["mine", "other"][: 2 - len(kept)]
     assert len([m for _, m in router.to_workers if isinstance(m, AbortReq)]) == 4
     vote(router, 0, 1)
@@ -131,7 +134,7 @@ def test_the_front_end_hears_the_new_limits_before_the_answer(router):
     done(router, 0, 1)
     limits, reply = router.front_end
     assert isinstance(limits, LimitsChanged) and isinstance(reply, AdminReply)
-    assert limits.limits == {"own_tokens": 98, "request_tokens": 258, "largest_tokens": 598}
+    assert limits.limits == asdict(RequestLimits(98, 258, 598, (98, 258)))
 
 
 def test_the_state_shows_what_the_layout_holds(router):

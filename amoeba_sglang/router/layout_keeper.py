@@ -1,0 +1,113 @@
+"""Asks the layout rules of a policy what to do, and remembers what they must know."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import deque
+from typing import Any
+
+from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.policy import Decision, Hold, LayoutRules, LongRequest, Scene, WorkerLoad
+from amoeba_sglang.router.long_book import LongBook
+from amoeba_sglang.router.long_queue import LongQueue
+from amoeba_sglang.router.operation import Operations
+from amoeba_sglang.router.transform_request import TransformRequest
+
+logger = logging.getLogger(__name__)
+
+# After a refused change the same one is not tried again for so long, twice as long each time.
+_FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
+_DECISIONS_KEPT = 64
+_PREFIX = "auto-"
+
+
+class LayoutKeeper:
+    """Long requests that wait and live, what operators and workers do not want, and the trace.
+
+    `base`: the degree without long requests. Blocks that an operator brings to another degree are
+    pinned: rules leave them alone until he brings them back to the base degree.
+    """
+
+    def __init__(
+        self, rules: LayoutRules, chain: DegreeChain, operations: Operations, base: int, now: float
+    ) -> None:
+        self.queue, self.longs = LongQueue(), LongBook(operations.layout.workers, now)
+        self.base = base
+        self._rules, self._chain, self._operations = rules, chain, operations
+        self._pinned: frozenset[int] = frozenset()
+        self._refused: dict[tuple[tuple[int, ...], int], float] = {}
+        self._delays: dict[tuple[tuple[int, ...], int], float] = {}
+        self._numbers = itertools.count(1)
+        self._decisions: deque[dict[str, Any]] = deque(maxlen=_DECISIONS_KEPT)
+
+    @property
+    def reserved(self) -> frozenset[int]:
+        """Ranks of instances that a long request has made, or lives in."""
+        instances = self._operations.layout.instances
+        return frozenset(
+            rank
+            for ranks in instances
+            if len(ranks) > self.base and not self._pinned & set(ranks)
+            for rank in ranks
+        )
+
+    def scene(self, loads: tuple[WorkerLoad, ...], now: float) -> Scene:
+        heads = tuple(waiting.long for waiting in self.queue.heads())
+        return Scene(
+            self._chain, self._operations.layout, self.base, loads, self.longs.counts,
+            self.longs.quiet_since, heads, len(self.queue), self._pinned, self._refused, now,
+        )  # fmt: skip
+
+    def admit(
+        self, long: LongRequest, loads: tuple[WorkerLoad, ...], able: tuple[int, ...], now: float
+    ) -> Decision | Hold:
+        decision = self._rules.admit(long, self.scene(loads, now), able)
+        if isinstance(decision, Decision):
+            self.longs.send(decision.rank, long.request_id, now)
+            self._trace(f"request {long.request_id} goes to rank {decision.rank}", decision.reason)
+        return decision
+
+    def next_change(self, loads: tuple[WorkerLoad, ...], now: float) -> TransformRequest | None:
+        """A transformation to start now, or None."""
+        if self._operations.running is not None:
+            return None
+        change = self._rules.change(self.scene(loads, now))
+        if change is None:
+            return None
+        self._trace(f"ranks {list(change.ranks)} to degree {change.degree}", change.reason)
+        return TransformRequest(
+            change.ranks, change.degree, f"{_PREFIX}{next(self._numbers)}", wait=False
+        )
+
+    def finished(self, record: dict[str, Any], now: float) -> None:
+        """Take the end of an operation, of these rules or of an operator."""
+        ranks, degree = tuple(record["ranks"]), record["degree"]
+        key = ranks, degree
+        if record["outcome"] in ("done", "unchanged"):
+            self._delays.pop(key, None)
+            self.longs.start_layout(ranks, now)
+            if not record["operation_id"].startswith(_PREFIX):
+                others = self._pinned - set(ranks)
+                self._pinned = others if degree == self.base else others | set(ranks)
+            return
+        delay = self._delays.get(key, _FIRST_RETRY_S / 2) * 2
+        self._delays[key] = min(delay, _LAST_RETRY_S)
+        self._refused[key] = now + self._delays[key]
+        self._trace(
+            f"ranks {list(ranks)} stay: not tried again for {self._delays[key]:.0f} s",
+            record.get("error", record["outcome"]),
+        )
+
+    def describe(self, now: float) -> dict[str, Any]:
+        """Fields of `GET /amoeba/state`."""
+        return {
+            "waiting": self.queue.describe(now),
+            "long_requests": list(self.longs.counts),
+            "pinned": sorted(self._pinned),
+            "decisions": list(self._decisions),
+        }
+
+    def _trace(self, decision: str, reason: str) -> None:
+        logger.debug("%s: %s", decision, reason)
+        self._decisions.append({"decision": decision, "reason": reason})

@@ -1,0 +1,55 @@
+"""Which long requests live at which worker, and since when none does."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+# A worker that was sent a request and has never named it is believed to have lost it, or to have
+# ended it at once, after this time.
+UNSEEN_S = 30.0
+
+
+class LongBook:
+    """Requests that the router sends and the workers' reports confirm and end. Times in seconds."""
+
+    def __init__(self, workers: int, now: float) -> None:
+        self._sent: list[dict[str, float]] = [{} for _ in range(workers)]
+        self._seen: list[set[str]] = [set() for _ in range(workers)]
+        self._quiet_since = [now] * workers
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return tuple(len(s.keys() | t) for s, t in zip(self._sent, self._seen, strict=True))
+
+    @property
+    def quiet_since(self) -> tuple[float, ...]:
+        return tuple(self._quiet_since)
+
+    def send(self, rank: int, request_id: str, now: float) -> None:
+        """A request goes to `rank`."""
+        self._sent[rank][request_id] = now
+
+    def report(self, rank: int, request_ids: Collection[str], now: float) -> None:
+        """The long requests that `rank` has, waiting or running: all of them."""
+        had = self.counts[rank]
+        for request_id in request_ids:
+            self._sent[rank].pop(request_id, None)
+        self._seen[rank] = set(request_ids)
+        self._note_end(rank, had, now)
+
+    def forget_unseen(self, now: float) -> None:
+        """Drop what was sent long ago and never confirmed."""
+        for rank, sent in enumerate(self._sent):
+            had = self.counts[rank]
+            for request_id in [key for key, at in sent.items() if now - at > UNSEEN_S]:
+                del sent[request_id]
+            self._note_end(rank, had, now)
+
+    def start_layout(self, ranks: Collection[int], now: float) -> None:
+        """The instances of `ranks` are new."""
+        for rank in ranks:
+            self._quiet_since[rank] = now
+
+    def _note_end(self, rank: int, had: int, now: float) -> None:
+        if had and not self.counts[rank]:
+            self._quiet_since[rank] = now

@@ -1,0 +1,82 @@
+"""Long requests that wait in the router for an instance that can hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from amoeba_sglang.policy import LongRequest
+
+MOST_WAITING = 10_000
+MOST_SECONDS = 600.0
+# Of those waiting, as many as `GET /amoeba/state` shows.
+_SHOWN = 16
+
+
+@dataclass
+class Waiting:
+    """`request`: what the tokenizer sent; `long`: what the policy knows; `reason`: why it waits."""
+
+    request: Any
+    long: LongRequest
+    reason: str = ""
+
+
+class LongQueue:
+    """First come, first served among requests of one degree."""
+
+    def __init__(self) -> None:
+        self._by_degree: dict[int, dict[str, Waiting]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_degree.values()))
+
+    def add(self, waiting: Waiting) -> None:
+        queue = self._by_degree.setdefault(waiting.long.degree, {})
+        queue[waiting.long.request_id] = waiting
+
+    def heads(self) -> list[Waiting]:
+        """The oldest of every degree, oldest first."""
+        heads = [next(iter(queue.values())) for queue in self._by_degree.values() if queue]
+        return sorted(heads, key=lambda waiting: waiting.long.since)
+
+    def remove(self, waiting: Waiting) -> None:
+        del self._by_degree[waiting.long.degree][waiting.long.request_id]
+
+    def take(self, chosen: Callable[[Waiting], bool]) -> list[Waiting]:
+        """Remove and return all that `chosen` says."""
+        taken = [waiting for waiting in self if chosen(waiting)]
+        for waiting in taken:
+            self.remove(waiting)
+        return taken
+
+    def expired(self, now: float) -> list[Waiting]:
+        """Remove and return those that have waited too long."""
+        found = []
+        for queue in self._by_degree.values():
+            while queue and now - (first := next(iter(queue.values()))).long.since > MOST_SECONDS:
+                del queue[first.long.request_id]
+                found.append(first)
+        return found
+
+    def describe(self, now: float) -> dict[str, Any]:
+        """For `GET /amoeba/state`."""
+        shown = sorted(self, key=lambda waiting: waiting.long.since)[:_SHOWN]
+        return {
+            "count": len(self),
+            "oldest": [
+                {
+                    "rid": waiting.long.request_id,
+                    "tokens": waiting.long.tokens,
+                    "degree": waiting.long.degree,
+                    "seconds": round(now - waiting.long.since, 3),
+                    "reason": waiting.reason or "behind others of its degree",
+                }
+                for waiting in shown
+            ],
+        }
+
+    def __iter__(self) -> Iterator[Waiting]:
+        for queue in self._by_degree.values():
+            yield from queue.values()

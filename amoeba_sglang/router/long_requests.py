@@ -1,0 +1,81 @@
+"""Requests that no single worker can hold, under a policy that changes the layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from amoeba_sglang.messages import WorkerReport
+from amoeba_sglang.policy import Decision, LongRequest, RequestSize, WorkerLoad
+from amoeba_sglang.router.layout_keeper import LayoutKeeper
+from amoeba_sglang.router.long_queue import MOST_SECONDS, MOST_WAITING, Waiting
+
+
+class LongRequests:
+    """They wait for room, which the keeper's rules make; none is dropped without an answer.
+
+    send: to a rank. refuse: with a reason and an HTTP status. able: ranks that can hold a size now
+    and after the running transformation. loads: by rank.
+    """
+
+    def __init__(
+        self,
+        keeper: LayoutKeeper,
+        send: Callable[[int, Any], None],
+        refuse: Callable[[Any, str, HTTPStatus], None],
+        able: Callable[[RequestSize], tuple[int, ...]],
+        loads: Callable[[], tuple[WorkerLoad, ...]],
+    ) -> None:
+        self.keeper = keeper
+        self._send, self._refuse, self._able, self._loads = send, refuse, able, loads
+
+    def arrive(self, request: Any, size: RequestSize, degree: int, now: float) -> None:
+        """A request that needs an instance of `degree`."""
+        queue = self.keeper.queue
+        if len(queue) >= MOST_WAITING:
+            reason = f"{MOST_WAITING} requests that need merged instances wait already; try later"
+            self._refuse(request, reason, HTTPStatus.SERVICE_UNAVAILABLE)
+            return
+        tokens = size.prompt_tokens + (size.output_tokens or 0)
+        queue.add(Waiting(request, LongRequest(request.rid, tokens, degree, now)))
+        self.admit(now)
+
+    def admit(self, now: float) -> None:
+        """Send all that have room now; the first of a degree that has none stops the others."""
+        for head in self.keeper.queue.heads():
+            waiting: Waiting | None = head
+            while waiting is not None and self._admit_one(waiting, now):
+                self.keeper.queue.remove(waiting)
+                degree = waiting.long.degree
+                heads = self.keeper.queue.heads()
+                waiting = next((w for w in heads if w.long.degree == degree), None)
+
+    def _admit_one(self, waiting: Waiting, now: float) -> bool:
+        request = waiting.request
+        able = self._able(size_of(request))
+        decision = self.keeper.admit(waiting.long, self._loads(), able, now)
+        if isinstance(decision, Decision):
+            self._send(decision.rank, request)
+            return True
+        waiting.reason = decision.reason
+        return False
+
+    def report(self, report: WorkerReport, now: float) -> None:
+        """A worker names the long requests that it has."""
+        self.keeper.longs.report(report.rank, report.body["request_ids"], now)
+        self.admit(now)
+
+    def expire(self, now: float) -> None:
+        for waiting in self.keeper.queue.expired(now):
+            reason = (
+                f"waited {MOST_SECONDS:.0f} s for an instance of degree {waiting.long.degree} for "
+                f"{waiting.long.tokens} tokens: {waiting.reason}"
+            )
+            self._refuse(waiting.request, reason, HTTPStatus.SERVICE_UNAVAILABLE)
+        self.keeper.longs.forget_unseen(now)
+
+
+def size_of(request: Any) -> RequestSize:
+    """Of what the tokenizer sends."""
+    return RequestSize(len(request.input_ids or ()), request.sampling_params.max_new_tokens)

@@ -1,0 +1,146 @@
+"""Where every request goes: to a worker, to those that wait, or back with the reason."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from sglang.srt.managers.io_struct import AbortReq
+from sglang.srt.runtime_context import get_serving
+
+from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.policy import LayoutRules, Policy, RequestSize, View
+from amoeba_sglang.router.answers import end, is_named_by, refuse
+from amoeba_sglang.router.layout_keeper import LayoutKeeper
+from amoeba_sglang.router.limits import Capacity, RequestLimits, fits
+from amoeba_sglang.router.loads import LoadBook
+from amoeba_sglang.router.long_requests import LongRequests, size_of
+from amoeba_sglang.router.operation import Operations
+
+logger = logging.getLogger(__name__)
+
+
+class Placement:
+    """Sends requests by a policy. `to_worker`: to a rank; `answer`: to the front end.
+
+    `long_requests` is None until `follow_rules`, and for ever if the layout changes only when asked
+    to. `held`: requests that only the end of the running transformation decides.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        capacity: Capacity,
+        operations: Operations,
+        load_book: LoadBook,
+        to_worker: Callable[[int, Any], None],
+        answer: Callable[[Any], None],
+    ) -> None:
+        self.held: list[Any] = []
+        self.long_requests: LongRequests | None = None
+        self._policy, self._capacity, self._operations = policy, capacity, operations
+        self._load_book, self._to_worker, self._answer = load_book, to_worker, answer
+        self._workers = operations.layout.workers
+        self._placed = 0
+
+    def follow_rules(self, rules: LayoutRules, chain: DegreeChain, base: int) -> None:
+        """Let long requests wait for changes of the layout, from `base` on, that the rules make."""
+        keeper = LayoutKeeper(rules, chain, self._operations, base, time.monotonic())
+        self.long_requests = LongRequests(
+            keeper, self._send, self.reject, self._able_ranks,
+            lambda: self._load_book.loads,
+        )  # fmt: skip
+
+    @property
+    def limits(self) -> RequestLimits:
+        """Of the present layout, or of all if requests may wait for another."""
+        if self.long_requests is not None:
+            return RequestLimits.of_all_layouts(self._capacity)
+        return RequestLimits.of_layout(self._capacity, self._operations.layout)
+
+    def place(self, request: Any) -> None:
+        """Send one request to its home, or answer it with 400 if the layout cannot hold it.
+
+        While a transformation decides whether a layout can, the request waits for its end.
+        """
+        size, wanted = size_of(request), request.routed_dp_rank
+        if wanted is not None and not self.has_rank(wanted):
+            self.reject_rank(request)
+            return
+        able = self._able_ranks(size)
+        if wanted is not None:
+            able = tuple(rank for rank in able if rank == wanted)
+        elif self.long_requests is not None and len(able) < self._workers:
+            degree = self._capacity.needed_degree(size.prompt_tokens, size.output_tokens)
+            if degree is not None:
+                self.long_requests.arrive(request, size, degree, time.monotonic())
+                return
+        if not able and self._operations.running is not None:
+            self.held.append(request)
+        elif not able:
+            refusal = self.limits.refusal(size.prompt_tokens, size.output_tokens)
+            self.reject(request, refusal or self._rank_refusal(wanted))
+        else:
+            rank = able[0] if wanted is not None else self._choose(request, size, able)
+            self._send(rank, request)
+
+    def place_held(self) -> None:
+        """The layout has changed: look again at what waited to know."""
+        held, self.held = self.held, []
+        for request in held:
+            self.place(request)
+
+    def abort(self, abort: AbortReq) -> None:
+        """End what waits here: no worker knows it."""
+        named = [waiting for waiting in self.held if is_named_by(waiting, abort)]
+        self.held = [waiting for waiting in self.held if not is_named_by(waiting, abort)]
+        if self.long_requests is not None:
+            queue = self.long_requests.keeper.queue
+            taken = queue.take(lambda waiting: is_named_by(waiting.request, abort))
+            named += [waiting.request for waiting in taken]
+        for waiting in named:
+            self._answer(end(waiting, abort.finished_reason))
+
+    def has_rank(self, rank: int) -> bool:
+        return 0 <= rank < self._workers
+
+    def reject_rank(self, request: Any) -> None:
+        last = self._workers - 1
+        self.reject(request, f"routed_dp_rank {request.routed_dp_rank} is not in 0..{last}")
+
+    def reject(
+        self, request: Any, reason: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST
+    ) -> None:
+        self._answer(refuse(request, reason, status))
+
+    def _send(self, rank: int, request: Any) -> None:
+        self._to_worker(rank, request)
+        self._load_book.add(rank, len(request.input_ids or ()))
+
+    def _able_ranks(self, size: RequestSize) -> tuple[int, ...]:
+        """Ranks that can hold a request now and after the transformation that may be running."""
+        if get_serving().allow_auto_truncate:
+            return tuple(range(self._workers))
+        layouts = (self._operations.layout, self._operations.target)
+        limits = zip(*(self._capacity.by_rank(layout) for layout in layouts), strict=True)
+        return tuple(
+            rank
+            for rank, tokens in enumerate(limits)
+            if fits(size.prompt_tokens, size.output_tokens, min(tokens))
+        )
+
+    def _choose(self, request: Any, size: RequestSize, able: tuple[int, ...]) -> int:
+        """The rank that the policy picks of those that can hold the request."""
+        reserved = frozenset() if self.long_requests is None else self.long_requests.keeper.reserved
+        instances, loads = self._operations.layout.instances, self._load_book.loads
+        decision = self._policy.place(size, View(instances, loads, self._placed, able, reserved))
+        self._placed += 1
+        logger.debug("request %s goes to %s", request.rid, decision)
+        return decision.rank
+
+    def _rank_refusal(self, rank: int) -> str:
+        tokens = self._capacity.by_rank(self._operations.layout)[rank]
+        return f"routed_dp_rank {rank} can hold requests of up to {tokens} tokens in this layout"

@@ -1,0 +1,153 @@
+"""The rules of the policy `amoeba`, played against long requests of every kind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amoeba_sglang.layout.partition import Layout
+from amoeba_sglang.policy import Change, Decision, Hold, LongRequest, RequestSize, View, WorkerLoad
+from amoeba_sglang.policy.amoeba import (
+    LINGER_S,
+    PATIENCE_S,
+    LongRequestRules,
+    place_beside_long_requests,
+)
+from tests.policy.long_traffic import CHANGE_S, TICK_S, Coming, Traffic
+
+RULES = LongRequestRules()
+COMING = st.builds(
+    Coming,
+    st.floats(0, 200),
+    st.sampled_from((2, 4, 8)),
+    st.floats(0.1, 60),
+)
+# What one request may add to everybody's wait: its own time, and a layout made and unmade for it.
+OVERHEAD_S = 2 * (CHANGE_S + LINGER_S) + 4 * TICK_S
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(COMING, min_size=1, max_size=25))
+def test_every_long_request_is_placed_and_the_layout_comes_home(coming):
+    traffic = Traffic(RULES, coming)
+    work = sum(one.seconds + OVERHEAD_S for one in coming)
+    traffic.play(until=max(one.at for one in coming) + PATIENCE_S + work)
+    assert len(traffic.waits) == len(coming)
+    traffic.idle(LINGER_S + 8 * (CHANGE_S + TICK_S) + 1)
+    assert set(traffic.layout.degrees) == {1}
+    for number, one in enumerate(coming):
+        assert len(traffic.homes[f"long-{number}"]) >= one.degree
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(COMING, max_size=25), st.sampled_from((1, 2)))
+def test_a_layout_changes_at_most_a_few_times_for_each_long_request(coming, base):
+    traffic = Traffic(RULES, coming, base=base)
+    traffic.play(until=10_000)
+    traffic.idle(60)
+    # It merges for a request, and every merged block splits once; a merge may join merged blocks.
+    assert len(traffic.changes) <= 2 * len(coming)
+    still = len(traffic.changes)
+    traffic.idle(60)
+    assert len(traffic.changes) == still
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(COMING, min_size=2, max_size=25))
+def test_a_block_is_not_split_right_after_its_last_long_request(coming):
+    traffic = Traffic(RULES, coming)
+    traffic.play(until=10_000)
+    made: dict[int, float] = {}
+    for at, change in traffic.changes:
+        if change.degree == 1:
+            assert all(at - made[rank] >= LINGER_S for rank in change.ranks)
+        made |= dict.fromkeys(change.ranks, at)
+
+
+@given(
+    st.tuples(*[st.builds(WorkerLoad, st.integers(0, 99), st.integers(0, 99))] * 8),
+    st.sampled_from((1, 2, 4)),
+)
+def test_without_long_requests_nothing_ever_changes(loads, base):
+    traffic = Traffic(RULES, [], base=base, loads=loads)
+    traffic.idle(30)
+    assert traffic.changes == []
+
+
+def test_long_requests_queue_behind_one_another_before_they_take_more_than_half():
+    traffic = Traffic(RULES, [Coming(0.1 * n, 2, 5.0) for n in range(3)])
+    traffic.play(until=100)
+    assert traffic.most_lent <= 6
+    single = Traffic(RULES, [Coming(0.0, 2, 20.0), Coming(1.0, 2, 20.0), Coming(5.0, 2, 20.0)])
+    single.play(until=100)
+    assert single.most_lent <= 4
+
+
+def test_a_backlog_takes_more_workers_but_leaves_some_to_short_requests():
+    traffic = Traffic(RULES, [Coming(0.0, 2, 2.0) for _ in range(12)])
+    traffic.play(until=100)
+    assert traffic.most_lent == 6
+
+
+def test_a_request_of_the_highest_degree_is_not_passed_for_ever_by_smaller_ones():
+    """Requests of degree 2, one after the other, kept an instance of 8 from being made."""
+    stream = [Coming(0.5 * n, 2, 4.0) for n in range(400)]
+    traffic = Traffic(RULES, [*stream, Coming(10.0, 8, 5.0)])
+    traffic.play(until=2000)
+    assert traffic.waits["long-400"] < PATIENCE_S + 60
+
+
+def test_a_merge_takes_the_block_with_the_least_work():
+    loads = tuple(WorkerLoad(1, 0, tokens) for tokens in (50, 50, 9, 9, 40, 40, 8, 11))
+    traffic = Traffic(RULES, [], loads=loads)
+    traffic.waiting.append(LongRequest("long", 1000, 2, 0.0))
+    change = RULES.change(traffic.scene())
+    assert change is not None and (change.ranks, change.degree) == ((2, 3), 2)
+    assert "long" in change.reason and "2 of 8 workers" in change.reason
+
+
+def test_a_request_goes_to_the_smallest_free_instance_that_holds_it():
+    traffic = Traffic(RULES, [])
+    traffic.layout = Layout((4, 4, 4, 4, 2, 2, 1, 1))
+    request = LongRequest("long", 1000, 2, 0.0)
+    decision = RULES.admit(request, traffic.scene(), (0, 4))
+    assert isinstance(decision, Decision) and decision.rank == 4
+    traffic.living["other"] = (4, 9.0)
+    decision = RULES.admit(request, traffic.scene(), (0, 4))
+    assert isinstance(decision, Decision) and decision.rank == 0
+
+
+def test_blocks_of_an_operator_are_left_alone_and_the_reason_says_so():
+    traffic = Traffic(RULES, [], pinned=frozenset(range(8)))
+    request = LongRequest("long", 1000, 2, 0.0)
+    traffic.waiting.append(request)
+    assert RULES.change(traffic.scene()) is None
+    hold = RULES.admit(request, traffic.scene(), ())
+    assert isinstance(hold, Hold) and "operator" in hold.reason
+
+
+def test_a_refused_merge_is_tried_elsewhere_and_later_again():
+    traffic = Traffic(RULES, [])
+    traffic.waiting.append(LongRequest("long", 1000, 8, 0.0))
+    scene = replace(traffic.scene(), refused={(tuple(range(8)), 8): 1.0})
+    assert RULES.change(scene) is None
+    later = RULES.change(replace(scene, now=1.0))
+    assert later is not None and later.degree == 8
+    traffic.waiting[:] = [LongRequest("long", 1000, 2, 0.0)]
+    scene = replace(traffic.scene(), refused={((0, 1), 2): 1.0})
+    assert RULES.change(scene) == Change((2, 3), 2, RULES.change(scene).reason)
+
+
+ONE = RequestSize(10, 4)
+
+
+@given(
+    st.tuples(*[st.builds(WorkerLoad, st.integers(0, 9), st.integers(0, 9))] * 4),
+    st.sets(st.integers(0, 3)),
+)
+def test_short_requests_avoid_instances_of_long_ones_while_there_are_others(loads, reserved):
+    view = View(((0,), (1,), (2,), (3,)), loads, 0, (0, 1, 2, 3), frozenset(reserved))
+    rank = place_beside_long_requests(ONE, view).rank
+    assert rank not in reserved or len(reserved) == 4
