@@ -22,7 +22,7 @@ def test_defaults():
     config = build(groups=2)
     assert config.workers == 8
     assert config.degrees == (1, 2, 4)
-    assert (config.policy, config.transport, config.initial_degree) == ("static", "peer", 1)
+    assert (config.policy, config.transport, config.initial_degree) == ("amoeba", "peer", 1)
     assert (config.page_size_kib, config.staging_mib, config.layers) == (64, 8, 30)
     assert config.mlp_elements == 1000
     assert config.report_address.startswith("ipc://@")

@@ -119,7 +119,7 @@ def test_flags_meet_sglang_s_own(tmp_path):
         ["--tp-size", "4", "--dp-size", "2", "--amoeba-degrees", "1,4"],
         ["--tp-size", "4", "--enable-lora"],
         ["--tp-size", "3"],
-        ["--tp-size", "2", "--amoeba-policy", "amoeba"],
+        ["--tp-size", "2", "--amoeba-policy", "best"],
         ["--tp-size", "2", "--no-such-flag"],
         ["--tp-size", "2", "--model-path", str(tmp_path / "nowhere")],
         ["--help"],

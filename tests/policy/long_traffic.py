@@ -1,4 +1,4 @@
-"""Long requests that come, are served for a while and end, under layout rules: no clock, no server."""
+"""Long requests that come, are served and end, under layout rules: no clock, no server."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Router(ElasticController):
         self.operations = Operations(self.chain, Layout.uniform(4, 1), 30, 20.0, 120.0)
         self.metrics, self.front_end, self.reports = NoMetrics(), [], []
         self.to_workers, self.workers, self._active_workers = [], [object()] * 4, [0, 1, 2, 3]
-        self.load_snapshot_reader = SimpleNamespace(read_all=list)
+        self.load_snapshot_reader, self._last_refresh_time = SimpleNamespace(read_all=list), 0.0
         self.placement = self.make_placement()
         if rules:
             self.placement.follow_rules(POLICIES[policy].layout, self.chain, 1)

@@ -109,7 +109,7 @@ def test_a_long_request_that_names_a_rank_or_no_layout_holds_is_answered_at_once
     named, huge = [answer.finished_reason for answer in router.front_end]
     assert named["status_code"] == huge["status_code"] == 400
     assert "routed_dp_rank 1" in named["message"]
-    assert "no layout" in huge["message"] and "598" in huge["message"]
+    assert "no layout" in huge["message"] and "593" in huge["message"]
     assert state(router)["waiting"]["count"] == 0
 
 
