@@ -13,12 +13,16 @@ tokens before its middle, summed, which is what its attention reads.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from amoeba_sglang.errors import ConfigError
+
+# Batch sizes that are tried for a saturated instance.
+_PARTS = 24
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,23 @@ class DegreeThroughput:
 
 @dataclass(frozen=True)
 class RequestClass:
-    """Alike requests. share: of all requests, in 0..1; the tokens are means."""
+    """Alike requests. rate: how many come in a second; degree: the smallest that holds them; the
+    tokens are means."""
 
-    share: float
+    rate: float
+    degree: int
     prompt_tokens: float
     output_tokens: float
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """An instance that never waits for work. rows: requests that decode at a time; step_s: of such
+    a step; rate: requests that each of its workers completes in a second; 0 without requests."""
+
+    rows: float
+    step_s: float
+    rate: float
 
 
 @dataclass(frozen=True)
@@ -101,48 +117,49 @@ class ThroughputTable:
         cost = self.degrees[degree].cost
         return cost.seconds(rows, prefill_tokens, context_tokens, prefill_context)
 
-    def prompt_seconds(self, degree: int, prompt_tokens: float, cached_tokens: float = 0.0) -> float:
+    def prompt_seconds(self, degree: int, tokens: float, cached_tokens: float = 0.0) -> float:
         """The prefill of one prompt in an instance of `degree` that does nothing else."""
-        return self.degrees[degree].cost.prompt_seconds(prompt_tokens, cached_tokens)
+        return self.degrees[degree].cost.prompt_seconds(tokens, cached_tokens)
 
-    def requests_per_worker(
-        self, degree: int, classes: Iterable[RequestClass], most_token_s: float
-    ) -> float:
-        """Requests a second that each worker of saturated instances of `degree` completes.
+    def saturate(
+        self, degree: int, classes: Sequence[RequestClass], most_token_s: float
+    ) -> Saturation:
+        """What saturated instances of `degree` do with a mix of requests.
 
         As many run at a time as the KV and the rows allow, but no more than keep the mean time
-        between two tokens of a request at `most_token_s`; 0 if even one does not.
+        between two tokens of a request at `most_token_s`.
         """
-        here = self.degrees[degree]
-        found = tuple(classes)
-        share = sum(one.share for one in found)
-        if share <= 0:
-            return 0.0
-        output = sum(one.share * one.output_tokens for one in found) / share
+        here, total = self.degrees[degree], sum(one.rate for one in classes)
+        if total <= 0:
+            return Saturation(0.0, 0.0, 0.0)
+        output = sum(one.rate * one.output_tokens for one in classes) / total
         prompt_s = (
-            sum(one.share * here.cost.prompt_seconds(one.prompt_tokens) for one in found) / share
+            sum(one.rate * here.cost.prompt_seconds(one.prompt_tokens) for one in classes) / total
         )
-        # A request stays as long as it decodes, so what is held at a time is weighted by outputs.
-        stays = sum(one.share * max(1.0, one.output_tokens) for one in found)
-        held = (
-            sum(
-                one.share
-                * max(1.0, one.output_tokens)
-                * (one.prompt_tokens + one.output_tokens / 2)
-                for one in found
-            )
-            / stays
-        )
-        rows = min(float(here.max_rows), here.kv_tokens / max(1.0, held))
-        best, step = 0.0, rows / 24
-        for part in range(1, 25):
-            n = max(1.0, part * step)
-            decode_s = here.cost.seconds(n, 0.0, n * held)
-            rate = 1.0 / (prompt_s + output * decode_s / n)
-            # By Little's law a request spends n / rate, nearly all of it between its tokens.
-            if n / rate <= most_token_s * max(1.0, output):
-                best = max(best, rate)
-        return best / degree
+        # A request stays while it decodes, so what is held at a time is weighted by outputs.
+        stays = [one.rate * max(1.0, one.output_tokens) for one in classes]
+        held = sum(
+            stay * (one.prompt_tokens + one.output_tokens / 2)
+            for stay, one in zip(stays, classes, strict=True)
+        ) / sum(stays)
+        most_rows = min(float(here.max_rows), here.kv_tokens / max(1.0, held))
+        best = Saturation(0.0, 0.0, 0.0)
+        for part in range(1, _PARTS + 1):
+            rows = max(1.0, most_rows * part / _PARTS)
+            step_s = here.cost.seconds(rows, 0.0, rows * held)
+            rate = 1.0 / (prompt_s + output * step_s / rows)
+            # By Little's law a request spends rows / rate, all but its prompt between its tokens.
+            if part > 1 and rows / rate - prompt_s > most_token_s * max(1.0, output):
+                break
+            best = Saturation(rows, step_s, rate / degree)
+        return best
+
+    def work_seconds(self, degree: int, one: RequestClass, among: Saturation) -> float:
+        """Seconds of one worker that a request of a class takes from saturated instances."""
+        if among.rate <= 0:
+            return math.inf
+        prompt_s = self.degrees[degree].cost.prompt_seconds(one.prompt_tokens)
+        return degree * (prompt_s + one.output_tokens * among.step_s / among.rows)
 
     def to_json(self) -> str:
         """A text that `from_json` reads."""
