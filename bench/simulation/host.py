@@ -173,7 +173,8 @@ class Host:
         """Begin a step if none runs; announce the end of the one that does."""
         if not instance.busy and not instance.stopping:
             instance.start_step(now)
-        if instance.busy:
+        if instance.busy and instance.announced != instance.epoch:
+            instance.announced = instance.epoch
             self.clock.at(instance.event, lambda at: self._end_step(instance, at), instance)
 
     def _end_step(self, instance: Instance, now: float) -> None:

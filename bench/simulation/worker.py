@@ -86,8 +86,8 @@ class Worker:
 
 
 class Instance:
-    """Workers that step together. `event`: when its step ends, or infinity; `epoch` tells stale
-    events from valid ones; `stopping`: it must not begin another step."""
+    """Workers that step together. `event`: when its step ends, or infinity; `epoch`: of that event,
+    and `announced`: the last that the clock was told; `stopping`: it must begin no other step."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Instance:
         self.tokens = mechanism.tokens[self.degree]
         self.batching, self._finished, self._mechanism = batching, finished, mechanism
         self.set_base(base)
-        self.epoch, self.event, self.stopping = 0, math.inf, False
+        self.epoch, self.announced, self.event, self.stopping = 0, 0, math.inf, False
         self._chunks: list[tuple[Worker, Request, int]] | None = None
         self._decoding: list[Worker] = []
         # A run of decode steps: begin, how many, the first one's seconds, what each adds.
