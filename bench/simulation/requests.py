@@ -18,6 +18,8 @@ CONTEXT = 131_072
 LONG_OUTPUT = 343
 # Mooncake's arrivals come in ticks of about this many seconds; they are spread over it.
 MOONCAKE_TICK_S = 3.0
+# A trace with more long requests than this has a tail of its own.
+_TAIL = 0.002
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,7 @@ def read_trace(path: Path, count: int, seed: int, factor: float = 1.0) -> Worklo
     return Workload(path.stem, arrivals, prompts, outputs, long, changes)
 
 
-def mix_long(
-    workload: Workload, share: float, tokens: int, seed: int, burst: int = 1
-) -> Workload:
+def mix_long(workload: Workload, share: float, tokens: int, seed: int, burst: int = 1) -> Workload:
     """Replace a seeded `share` of the requests, `burst` in a row each time, by long ones."""
     rng, count = random.Random(seed), len(workload)
     starts = rng.sample(range(count - burst), max(1, round(share * count / burst)))
@@ -101,32 +101,33 @@ def _with_long(workload: Workload, chosen: set[int], tokens: int, what: str) -> 
     )
 
 
-def standard_workloads(
-    azure: Path, mooncake: Path, size: float = 1.0
-) -> dict[str, Callable[[int], Workload]]:
-    """By name, the workloads of a comparison, made from a seed; `size` scales their lengths."""
+def workloads_of(path: Path, size: float = 1.0) -> dict[str, Callable[[int], Workload]]:
+    """By name, the workloads of a comparison that a trace gives rise to, each made from a seed.
 
-    def rows(count: int) -> int:
-        return max(300, round(count * size))
+    A trace with a tail of long requests is played as it is and with prompts twice as long; one
+    without gets long requests mixed in. `size` scales how many rows are taken.
+    """
+    name = path.stem.split("_")[0]
 
-    def mixed(share: float, count: int, burst: int = 1) -> Callable[[int], Workload]:
-        return lambda seed: mix_long(
-            read_trace(azure, rows(count), seed), share, CONTEXT, seed, burst
+    def read(count: int, seed: int, factor: float = 1.0) -> Workload:
+        return read_trace(path, max(300, round(count * size)), seed, factor)
+
+    tail = read(2000, 0).long
+    if sum(tail) > _TAIL * len(tail):
+        return {
+            f"{name} x1": lambda seed: read(2000, seed),
+            f"{name} x2": lambda seed: read(2000, seed, 2.0),
+        }
+    found = {name: lambda seed: read(4000, seed)}
+    for share, count in ((0.001, 16_000), (0.003, 8000), (0.01, 4000)):
+        found[f"{name} {100 * share:g}%"] = lambda seed, share=share, count=count: mix_long(
+            read(count, seed), share, CONTEXT, seed
         )
-
-    def phases(share: float, tokens: int, period_s: float, duty: float, count: int):
-        return lambda seed: alternate(
-            read_trace(azure, rows(count), seed), share, tokens, seed, period_s, duty
+    found[f"{name} bursts"] = lambda seed: mix_long(read(4000, seed), 0.01, CONTEXT, seed, burst=10)
+    for share, tokens, period_s in ((0.004, CONTEXT, 300.0), (0.01, 100_000, 120.0)):
+        found[f"{name} alternating {period_s:g} s"] = (
+            lambda seed, share=share, tokens=tokens, period_s=period_s: alternate(
+                read(6000, seed), share, tokens, seed, period_s
+            )
         )
-
-    return {
-        "azure": lambda seed: read_trace(azure, rows(4000), seed),
-        "azure 0.1%": mixed(0.001, 16_000),
-        "azure 0.3%": mixed(0.003, 8000),
-        "azure 1%": mixed(0.01, 4000),
-        "bursts of 10": mixed(0.01, 4000, burst=10),
-        "alternating 300 s": phases(0.004, CONTEXT, 300.0, 0.5, 6000),
-        "alternating 120 s": phases(0.01, 100_000, 120.0, 0.5, 6000),
-        "mooncake x1": lambda seed: read_trace(mooncake, rows(2000), seed),
-        "mooncake x2": lambda seed: read_trace(mooncake, rows(2000), seed, 2.0),
-    }
+    return found

@@ -143,9 +143,7 @@ class Run:
     def _outcome(self, now: float) -> Outcome:
         short = [r.first - r.arrival for r in self.done if not r.long]
         long = [r.first - r.arrival for r in self.done if r.long]
-        token = [
-            (r.end - r.first) / (r.output - 1) for r in self.done if r.output > _LEAST_OUTPUT
-        ]
+        token = [(r.end - r.first) / (r.output - 1) for r in self.done if r.output > _LEAST_OUTPUT]
         all_s = max(now, 1e-9) * sum(len(host.workers) for host in self.hosts)
         return Outcome(
             rate=self.rate,

@@ -227,9 +227,7 @@ class Instance:
                     else:
                         own += need
 
-    def _start_chunks(
-        self, prefilling: list[Worker], rows: int, context: int, now: float
-    ) -> None:
+    def _start_chunks(self, prefilling: list[Worker], rows: int, context: int, now: float) -> None:
         """Share the time of a step among the workers that prefill, each in order of arrival."""
         target, price = self.batching.step_s, self.price
         if rows:

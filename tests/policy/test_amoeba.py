@@ -9,15 +9,12 @@ from hypothesis import strategies as st
 
 from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.policy import Change, Decision, Hold, LongRequest, RequestSize, View, WorkerLoad
-from amoeba_sglang.policy.amoeba import (
-    LINGER_S,
-    PATIENCE_S,
-    LongRequestRules,
-    place_beside_long_requests,
-)
+from amoeba_sglang.policy.amoeba import LongRequestRules, place_beside_long_requests
+from amoeba_sglang.policy.setting import SETTING
 from tests.policy.long_traffic import CHANGE_S, TICK_S, Coming, Traffic
 
 RULES = LongRequestRules()
+LINGER_S, PATIENCE_S = SETTING.linger_s, SETTING.patience_s
 COMING = st.builds(
     Coming,
     st.floats(0, 200),
