@@ -26,7 +26,7 @@ class Setting:
     long_ttft_s: float = 90.0
     linger_s: float = 2.0
     patience_s: float = 120.0
-    backlog_s: float = 60.0
+    backlog_s: float = 240.0
     spare: float = 0.1
     pack_s: float = 1.0
     base_gain: float = 0.05
