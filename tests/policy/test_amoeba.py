@@ -192,9 +192,9 @@ def test_short_requests_keep_what_they_need_until_the_backlog_or_the_wait_is_lon
 
 def test_a_prompt_that_would_take_too_long_gets_a_higher_degree():
     scene = Traffic(RULES, [], knowledge=measured()).scene()
-    seconds = TABLE.prompt_seconds(2, 240_000)
-    assert TABLE.prompt_seconds(4, 240_000) < SETTING.long_ttft_s < seconds
-    request = LongRequest("long", 240_300, 2, 0.0, 240_000)
+    seconds = TABLE.prompt_seconds(2, 280_000)
+    assert TABLE.prompt_seconds(4, 280_000) < SETTING.long_ttft_s < seconds
+    request = LongRequest("long", 280_300, 2, 0.0, 280_000)
     change = RULES.change(replace(scene, waiting=(request,), backlog=1))
     assert change is not None and change.degree == 4
     hopeless = LongRequest("long", 340_000, 2, 0.0, 10**7)

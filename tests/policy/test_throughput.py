@@ -12,7 +12,9 @@ from amoeba_sglang.policy.throughput import RequestClass, StepCost, ThroughputTa
 from tests.policy.tables import table
 
 CLASSES = st.lists(
-    st.builds(RequestClass, st.floats(0.01, 10), st.just(1), st.floats(10, 20_000), st.floats(1, 2000)),
+    st.builds(
+        RequestClass, st.floats(0.01, 10), st.just(1), st.floats(10, 20_000), st.floats(1, 2000)
+    ),
     min_size=1,
     max_size=5,
 )  # fmt: skip
