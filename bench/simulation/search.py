@@ -55,6 +55,8 @@ class Search:
         if passes(self._run(guess)):
             while passes(self._run(high := high * _WIDEN)):
                 low = high
+                if low > _FLOOD:
+                    return self._run(low)
         else:
             while not passes(self._run(low := low / _WIDEN)):
                 high = low
