@@ -23,7 +23,7 @@ from amoeba_sglang.policy.base import (
 )
 from amoeba_sglang.policy.least_load import place_on_least_loaded
 from amoeba_sglang.policy.lending import allow_lending
-from amoeba_sglang.policy.outlook import USUAL_TRAFFIC, busy_workers
+from amoeba_sglang.policy.outlook import USUAL_TRAFFIC, Outlook, busy_workers, foresee
 from amoeba_sglang.policy.setting import SETTING, Setting
 from amoeba_sglang.policy.soonest import place_soonest
 
@@ -42,6 +42,8 @@ class LongRequestRules:
 
     def __init__(self, setting: Setting = SETTING) -> None:
         self.setting = setting
+        # The last outlook and what it was made of, which changes far more rarely than it is needed.
+        self._known: tuple[object, int, object, Outlook] | None = None
 
     def base(self, scene: Scene) -> NewBase | None:
         """The degree that serves the traffic with the fewest workers, if it saves enough."""
@@ -89,9 +91,10 @@ class LongRequestRules:
         for ranks in scene.layout.instances:
             if change := self._split(ranks, scene):
                 return change
-        for ranks in scene.blocks(scene.base):
-            if change := self._raise(ranks, scene):
-                return change
+        if min(scene.layout.degrees) < scene.base:
+            for ranks in scene.blocks(scene.base):
+                if change := self._raise(ranks, scene):
+                    return change
         return None
 
     def _degree(self, request: LongRequest, scene: Scene) -> int:
@@ -119,7 +122,7 @@ class LongRequestRules:
 
     def _has_room(self, request: LongRequest, scene: Scene) -> bool:
         wanted = self._degree(request, scene)
-        return any(
+        return max(scene.layout.degrees) >= wanted and any(
             len(ranks) >= wanted and self._is_free(ranks[0], request, scene)
             for ranks in scene.layout.instances
         )
@@ -128,16 +131,17 @@ class LongRequestRules:
         """The cheapest block that may merge for `request` now: the least KV changes worker."""
         degree, layout = self._degree(request, scene), scene.layout
         lent = {rank for rank, d in enumerate(layout.degrees) if d > scene.base}
-        kept = self._kept_for_elder(request, scene)
-        allowed = allow_lending(request, degree, scene, self.setting)
+        allowed = self._allowed(request, degree, scene)
+        closed = scene.pinned | self._kept_for_elder(request, scene)
+        closed = closed.union(
+            rank for rank, d in enumerate(layout.degrees) if d >= degree or scene.longs[rank]
+        )
         candidates = [
             ranks
             for ranks in scene.blocks(degree)
-            if not scene.longs_of(ranks)
-            and max(layout.degrees[rank] for rank in ranks) < degree
-            and not (scene.pinned | kept) & set(ranks)
+            if closed.isdisjoint(ranks)
+            and len(lent.union(ranks)) <= allowed
             and not scene.is_refused(ranks, degree)
-            and len(lent | set(ranks)) <= allowed
         ]
         if not candidates:
             return None
@@ -148,16 +152,31 @@ class LongRequestRules:
         )
         return Change(ranks, degree, reason)
 
+    def _allowed(self, request: LongRequest, degree: int, scene: Scene) -> int:
+        return allow_lending(request, degree, scene, self.setting, self._outlook(scene))
+
+    def _outlook(self, scene: Scene) -> Outlook | None:
+        table, known = scene.table, self._known
+        if table is None:
+            return None
+        if known is not None and known[0] is table and known[2] is scene.traffic:
+            if known[1] == scene.base:
+                return known[3]
+        outlook = foresee(table, scene.base, scene.traffic, self.setting.token_s)
+        self._known = table, scene.base, scene.traffic, outlook
+        return outlook
+
     def _split(self, ranks: tuple[int, ...], scene: Scene) -> Change | None:
         degree = len(ranks)
+        if degree <= scene.base:
+            return None
         quiet = scene.now - max(scene.quiet_since[rank] for rank in ranks)
         linger = self.setting.linger_s
         if scene.table is not None:
             # Where a change is dear, it must be rare.
             linger = max(linger, 2 * scene.table.transformation_s)
         if (
-            degree <= scene.base
-            or scene.longs_of(ranks)
+            scene.longs_of(ranks)
             or quiet < linger
             or scene.pinned & set(ranks)
             or scene.is_refused(ranks, scene.base)

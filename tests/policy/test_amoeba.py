@@ -12,6 +12,7 @@ from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.policy import Change, Decision, Hold, LongRequest, RequestSize, View, WorkerLoad
 from amoeba_sglang.policy.amoeba import LongRequestRules, place_beside_long_requests
 from amoeba_sglang.policy.lending import allow_lending
+from amoeba_sglang.policy.outlook import foresee
 from amoeba_sglang.policy.setting import SETTING
 from amoeba_sglang.policy.throughput import RequestClass
 from tests.policy.long_traffic import CHANGE_S, TICK_S, Coming, Traffic
@@ -179,7 +180,8 @@ def lending(backlog=1, waited=0.0, rate=10.0):
     scene = Traffic(RULES, [], knowledge=measured(traffic)).scene()
     request = LongRequest("long", 120_300, 2, -waited, 120_000)
     scene = replace(scene, waiting=(request,), backlog=backlog)
-    return allow_lending(request, 2, scene, SETTING)
+    outlook = foresee(TABLE, 1, traffic, SETTING.token_s)
+    return allow_lending(request, 2, scene, SETTING, outlook)
 
 
 def test_short_requests_keep_what_they_need_until_the_backlog_or_the_wait_is_long():
