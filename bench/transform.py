@@ -134,6 +134,13 @@ def _measure(rank: int, n: int, name: str, live: int, rounds: int) -> dict[str, 
                 found["weight_bytes"] = clock.time(
                     f"weights of a {kind}: Amoeba", worker.change, after
                 )
+                # No step runs meanwhile, so the whole time is the cost.
+                for rival in ("Basic", "Seesaw"):
+                    clock.add(
+                        f"overall of a {kind}: {rival}, Partial Swap",
+                        clock.seconds[f"KV of a {kind}: {rival}"][-1]
+                        + clock.seconds[f"weights of a {kind}: Partial Swap"][-1],
+                    )
             _transform(worker, steps, clock, chosen, found)
     found["kv_bytes"] = found.pop("report").kv_bytes
     return {**found, "seconds": clock.seconds, "steps": found.pop("step_seconds")}
