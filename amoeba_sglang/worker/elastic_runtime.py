@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -104,6 +105,20 @@ class ElasticRuntime:
         pages = self.movers.pages
         return None if pages is None else pages.refusal(before, after)
 
+    def strangers(self, order: TransformOrder) -> list[int]:
+        """Ranks of the block of the order that are not in step with this worker yet."""
+        own = (self.rank,) if self.lock_step is None else self.lock_step.ranks
+        return [rank for rank in order.ranks if rank not in own]
+
+    def approach(self, order: TransformOrder) -> None:
+        """Let the planned step begin late, nearer to those that it will be in step with."""
+        if self.lock_step is not None and self.lock_step.ranks[0] != self.rank:
+            return
+        seconds = self.clock.delay(self.strangers(order))
+        if seconds:
+            time.sleep(seconds)
+            self.clock.start_late()
+
     def enter(self, order: TransformOrder) -> None:
         """Leave the instance and step together with the whole block of the order from now on."""
         place, width = order.ranks.index(self.rank), len(order.ranks)
@@ -169,9 +184,10 @@ class ElasticRuntime:
     # Joint steps
 
     def synchronise(
-        self, batch: Any, order: TransformOrder | None, demand: Demand
+        self, batch: Any, order: TransformOrder | None, ready: bool, demand: Demand
     ) -> list[StepRecord] | None:
-        """Exchange records with the peers; None at degree 1 and while all sleep."""
+        """Exchange records with the peers; None at degree 1 and while all sleep. `ready`: to enter
+        what the `order` demands."""
         if self.lock_step is None:
             return None
         leases, missing = self.leases, 0
@@ -189,7 +205,7 @@ class ElasticRuntime:
                 batch,
                 step,
                 has_work,
-                0 if order is None else order.epoch,
+                order.epoch if order is not None and ready else 0,
                 {} if leases is None else leases.offer(demand, missing),
             ),
         )

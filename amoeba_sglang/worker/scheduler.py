@@ -6,6 +6,7 @@ elastic happens at one point of the loop, after the next batch is planned and be
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -19,7 +20,7 @@ from sglang.utils import TypeBasedDispatcher
 
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.messages import TransformOrder
-from amoeba_sglang.worker.audit import audit, digest
+from amoeba_sglang.worker.audit import RequestEvents, audit, digest
 from amoeba_sglang.worker.elastic_runtime import ElasticRuntime
 from amoeba_sglang.worker.leases import Demand
 from amoeba_sglang.worker.router_link import RouterLink
@@ -43,12 +44,15 @@ class ElasticScheduler(Scheduler):
         config: AmoebaConfig = server_args._amoeba
         super().__init__(server_args, port_args)
         rank = get_parallel().dp_rank
+        self.prepared: TransformOrder | None = None
         self.order: TransformOrder | None = None
         self.order_received = 0.0
         self.has_long_requests = False
         self.known_long_requests: list[str] = []
         self.entered: dict[str, float] = {}
         self.audits = os.environ.get("AMOEBA_AUDIT") == "1"
+        self.request_events = RequestEvents()
+        self.step_events: dict[str, int] = {}
         self.runtime = ElasticRuntime(self, config, rank)
         self.own_slots = self.max_total_num_tokens
         self.tp_worker.model_runner.joint_forward = self.runtime.executor.forward
@@ -103,6 +107,8 @@ class ElasticScheduler(Scheduler):
         """PREPARE: vote, still serving. COMMIT: perform at the next planned step."""
         if order.phase == "prepare":
             reason = self.refusal(order)
+            if reason is None:
+                self.prepared = order
             body = {"accept": reason is None, "reason": reason or ""}
             self.link.report("vote", order.operation_id, order.epoch, body)
         elif order.phase == "commit":
@@ -135,19 +141,26 @@ class ElasticScheduler(Scheduler):
 
     def step_with_peers(self, batch: Any, running_batch: Any) -> None:
         """Take the next step of a committed order, and agree with the peers on what runs now."""
-        planned = (batch, running_batch)
+        planned, ready = (batch, running_batch), False
+        if self.audits:
+            live = live_requests(self, planned)
+            self.step_events = self.request_events.since_last_step(live, batch)
+        if self.prepared is not None:
+            self.runtime.approach(self.prepared)
+            self.prepared = None
         demand = Demand(self.waiting_queue, partial(live_requests, self, planned))
         self.report_long_requests(demand)
-        if self.order is not None and self.runtime.lock_step is None:
-            if not self.runtime.clock.should_defer(self.order.ranks):
+        if self.order is not None:
+            ready = not self.runtime.clock.should_defer(self.runtime.strangers(self.order))
+            if ready and self.runtime.lock_step is None:
                 self.enter(planned)
         self.advance(planned)
-        records = self.runtime.synchronise(batch, self.order, demand)
+        records = self.runtime.synchronise(batch, self.order, ready, demand)
         if self.order is not None and records is not None:
             if all(record.order == self.order.epoch for record in records):
                 self.enter(planned)
                 self.advance(planned)
-                records = self.runtime.synchronise(batch, None, demand)
+                records = self.runtime.synchronise(batch, None, False, demand)
         self.runtime.run_or_follow(batch, records)
 
     def enter(self, planned: tuple[Any, Any]) -> None:
@@ -178,6 +191,7 @@ class ElasticScheduler(Scheduler):
         ended = self.runtime.advance()
         if self.audits:
             self.require_clean_slots(*planned)
+            self.log_step(under_way)
         if ended is None:
             self.report_progress(under_way)
             return
@@ -221,6 +235,14 @@ class ElasticScheduler(Scheduler):
         """Stop the worker if any slot has no owner or two (`AMOEBA_AUDIT=1`, for tests)."""
         problems = audit(self, planned)
         assert not problems, "slot audit failed:\n" + "\n".join(problems)
+
+    def log_step(self, under_way: Transformation) -> None:
+        """Say what happens to the requests of this worker in a step, and with which b it runs."""
+        order, boundary = under_way.order, under_way.boundary
+        if under_way.layers:
+            boundary = boundary.after(under_way.layers)
+        place = {"b": boundary.b, "before": order.before, "after": order.after}
+        logger.info("joint step %s", json.dumps({**place, **self.step_events}))
 
     def log_digest(self, when: str) -> None:
         # Only idle: under load the KV changes anyway, and hashing all weights takes a second.
