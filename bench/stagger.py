@@ -117,7 +117,16 @@ async def _measure(server: Server, options: argparse.Namespace) -> Session:
     session = Session([[] for _ in range(count)])
     async with new_session() as http:
         streams = [
-            asyncio.create_task(_stream(http, server, options, number, session.arrivals[number]))
+            asyncio.create_task(
+                stream_tokens(
+                    http,
+                    server,
+                    _prompt(number, options.prompt_tokens),
+                    _TOKENS,
+                    number % options.workers,
+                    session.arrivals[number],
+                )
+            )  # fmt: skip
             for number in range(count)
         ]
         while min(map(len, session.arrivals)) < 3:
@@ -153,14 +162,19 @@ def wait_until_idle(server: Server, seconds: float = 60.0) -> None:
     time.sleep(1.0)
 
 
-async def _stream(
-    http: Any, server: Server, options: argparse.Namespace, number: int, arrivals: list[float]
+def _prompt(number: int, length: int) -> list[int]:
+    return [(31 * i + 977 * number) % 40000 + 200 for i in range(length)]
+
+
+async def stream_tokens(
+    http: Any, server: Server, prompt: list[int], output: int, rank: int, arrivals: list[float]
 ) -> None:
+    """Stream one request at `rank`; the arrival of each token is appended, in monotonic seconds."""
     body = {
-        "input_ids": [(31 * i + 977 * number) % 40000 + 200 for i in range(options.prompt_tokens)],
-        "sampling_params": {"max_new_tokens": _TOKENS, "temperature": 0, "ignore_eos": True},
+        "input_ids": prompt,
+        "sampling_params": {"max_new_tokens": output, "temperature": 0, "ignore_eos": True},
         "stream": True,
-        "routed_dp_rank": number % options.workers,
+        "routed_dp_rank": rank,
     }
     async with http.post(f"{server.url}/generate", json=body) as reply:
         async for line in reply.content:
