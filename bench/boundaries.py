@@ -32,7 +32,7 @@ EVENTS = ("prefill", "decode", "arrived", "finished", "aborted", "retracted")
 TOLERANCE = 1e-4
 _STEP = re.compile(r"joint step (\{.*\})")
 _CHUNK = 16
-_LEAVERS = 4
+_LEAVERS, _OUTPUT = 6, 24
 
 
 def main() -> int:
@@ -47,9 +47,13 @@ def main() -> int:
         "--chunked-prefill-size", str(_CHUNK), "--max-running-requests", "64",
         "--amoeba-policy", "static", "--amoeba-layers-per-step", "1",
         # Admit more than fits, so that running requests are retracted, and forget at once that
-        # they were, so that it happens again.
+        # they were, so that it happens again. Now and then one is retracted without need, or it
+        # would take half an hour until it has happened at every b.
         "--schedule-conservativeness", "0.05",
-        env={"AMOEBA_AUDIT": "1", "SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS": "1"},
+        env={
+            "AMOEBA_AUDIT": "1", "SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS": "1",
+            "SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "5",
+        },
     ) as server:  # fmt: skip
         print(f"server up in {server.start_seconds:.0f} s", flush=True)
         run = Boundaries(server, options.workers)
@@ -75,12 +79,14 @@ class Boundaries:
         for number in range(0, len(prompts), 8):
             prompts[number] = f"Story {number}: " + "a long story with a clock in it. " * 25
         clients = 8 * self.workers
-        plain = asyncio.run(run_clients(self.server.url, prompts, clients, 48))
+        plain = asyncio.run(run_clients(self.server.url, prompts, clients, _OUTPUT))
         errors, differing, requests = [s.error for s in plain if s.error], [], 0
         deadline = time.monotonic() + seconds
         while True:
             moved = asyncio.run(
-                run_clients(self.server.url, prompts, clients, 48, beside=self._disturb(prompts))
+                run_clients(
+                    self.server.url, prompts, clients, _OUTPUT, beside=self._disturb(prompts)
+                )
             )
             requests += len(moved)
             errors += [s.error for s in moved if s.error]
@@ -118,8 +124,8 @@ class Boundaries:
                 async with new_session() as session:
                     while not done.is_set():
                         await stream_chat(
-                            session, self.server.url, chance.choice(prompts), 48,
-                            stop_after=chance.randint(1, 24),
+                            session, self.server.url, chance.choice(prompts), _OUTPUT,
+                            stop_after=chance.randint(1, _OUTPUT // 2),
                         )  # fmt: skip
 
             leavers = [asyncio.create_task(leave()) for _ in range(_LEAVERS)]

@@ -209,6 +209,7 @@ def _summarise(sessions: dict[str, list[Session]], workers: int) -> dict[str, An
         figures[f"longest gap of a {kind}, staggered over all at once"] = ways[0] / ways[1]
         stall = [w - 1e3 * slower for w in ways]
         figures[f"stall of a {kind} beyond a median gap, ms"] = dict(zip(WAYS, stall, strict=True))
+        figures[f"stall of a {kind}, staggered over all at once"] = stall[0] / stall[1]
     return figures
 
 
