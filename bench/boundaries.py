@@ -145,7 +145,7 @@ class Boundaries:
         texts = [
             ([(13 * i + 7 * number) % 9000 + 300 for i in range(length)], output)
             for number in range(len(self.tour))
-            for length, output in ((30 * _CHUNK, 8), (_CHUNK, 60))
+            for length, output in ((34 * _CHUNK, 8), (_CHUNK, 60))
         ]
         expected = [self._score(*text, home=n % self.workers) for n, text in enumerate(texts)]
         worst, differ = 0.0, 0

@@ -55,18 +55,18 @@ async def _measure(server: Server, options: argparse.Namespace) -> dict[str, Any
         ]
         while min(map(len, arrivals)) < 10:
             await asyncio.sleep(0.1)
-        chunk = await _prefill(server, 1000, last) / _CHUNKS
+        begun = time.monotonic()
+        chunk = (await _prefill(server, 1000, last) - begun) / _CHUNKS
         for number in range(options.rounds):
             prefill = asyncio.create_task(_prefill(server, 2000 + number, last))
-            # In the first or the second chunk; there is a third to be merged in.
+            # In the first or the second chunk, so that others are left to come to lock-step in.
             await asyncio.sleep(chunk * (0.2 + 1.5 * chance.random()))
             posted = time.monotonic()
             status, reply = await asyncio.to_thread(server.transform, ranks, options.workers)
             assert status == 200, reply
-            assert not prefill.done(), "the prefill was over before the merge"
             locked = posted + reply["prepare_seconds"] + reply["lockstep_seconds"]
             rounds.append((posted, locked, reply))
-            await prefill
+            assert locked < await prefill, "the prefill was over before lock-step"
             await asyncio.to_thread(server.transform, ranks, 1)
             print(f"round {number + 1} of {options.rounds}", flush=True)
         for stream in streams:
@@ -81,11 +81,10 @@ def _prompt(seed: int, length: int) -> list[int]:
 
 
 async def _prefill(server: Server, seed: int, rank: int) -> float:
-    """Seconds until a prompt of `_CHUNKS` chunks has its first token."""
-    started = time.monotonic()
+    """When a prompt of `_CHUNKS` chunks has its first token, on the monotonic clock."""
     prompt = _prompt(seed, _CHUNK * _CHUNKS)
     await asyncio.to_thread(server.generate, prompt, 1, routed_dp_rank=rank)
-    return time.monotonic() - started
+    return time.monotonic()
 
 
 def _summarise(
