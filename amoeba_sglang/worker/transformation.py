@@ -99,6 +99,8 @@ class Transformation:
         self._live: list[np.ndarray] = []
         self._copies: Future[Copied] | None = None
         self._timing = Timing(0.0, 0.0)
+        # Of what has moved since the last joint step began.
+        self._moving_seconds = 0.0
         self._left = time.monotonic()
 
     @property
@@ -125,13 +127,13 @@ class Transformation:
         started = time.monotonic()
         self.settle()
         if not self.boundary.finished:
-            self._start(live, started - self._left)
+            self._start(live, max(0.0, started - self._left - self._moving_seconds))
         if not self.layers.start:
             # No layer computes before these.
             self.settle()
         if self.boundary.finished and not self.layers:
             self._finish()
-        self._left = time.monotonic()
+        self._moving_seconds, self._left = 0.0, time.monotonic()
         report, seconds = self.report, self._left - started
         # The first move follows the wait for the block without a joint step in between.
         pause = seconds if report.moves > 1 else report.barrier_seconds + seconds
@@ -158,7 +160,8 @@ class Transformation:
         report.kv_bytes += copied.kv_bytes
         report.weight_bytes += copied.weight_bytes
         report.copy_seconds += copied.seconds
-        self._timing = Timing(self._crowding * copied.seconds / len(layers), 0.0)
+        self._moving_seconds = self._crowding * copied.seconds
+        self._timing = Timing(self._moving_seconds / len(layers), 0.0)
         if copied.fault:
             self._turn_round(copied.fault)
         else:
