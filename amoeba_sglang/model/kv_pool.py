@@ -53,3 +53,11 @@ class ElasticKVPool(MHATokenToKVPool):
         shape = (self.ranges.rows * degree, heads // degree, head_dim)
         views = self.ranges.layer(layer, shape, self.store_dtype)
         self.k_buffer[layer], self.v_buffer[layer] = views
+
+    def copy_slots(self, source: torch.Tensor, target: torch.Tensor, staging_bytes: int) -> None:
+        """Copy the KV of joint slots in all layers, which are at one degree; [n] int64 each, no
+        slot twice. `staging_bytes` bounds the extra memory."""
+        for buffer in (*self.k_buffer, *self.v_buffer):
+            count = max(1, staging_bytes // buffer[0].nbytes)
+            for taken, put in zip(source.split(count), target.split(count), strict=True):
+                buffer[put] = buffer[taken]

@@ -68,6 +68,21 @@ def test_views_follow_growth_and_the_first_rows_stay(pools):
     assert len(pool.k_buffer[0]) == SIZE + 1
 
 
+@pytest.mark.parametrize("staging_bytes", [1, 100, 1 << 20])
+def test_slots_are_copied_in_every_layer_with_little_extra_memory(pools, staging_bytes):
+    pool = pools[0]
+    numbered(pool)
+    for layer in range(LAYERS):
+        pool.view_layer(layer, 2)
+    before = [buffer.clone() for buffer in (*pool.k_buffer, *pool.v_buffer)]
+    source, target = torch.tensor([3, 9, 4]), torch.tensor([10, 2, 13])
+    pool.copy_slots(source, target, staging_bytes)
+    for buffer, old in zip((*pool.k_buffer, *pool.v_buffer), before, strict=True):
+        assert torch.equal(buffer[target], old[source])
+        old[target] = old[source]
+        assert torch.equal(buffer, old)
+
+
 def test_a_peers_blocks_are_its_own_in_the_same_order(pools):
     own, other = pools
     numbered(other)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.model.allocators import GROWN, LONG, SHORT, SIZE, Tree, make
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.model.allocators import GROWN, LONG, SHORT, SIZE, Tree, make, request
 
 
 def budget_of(allocator, running=()):
@@ -72,3 +75,43 @@ def test_the_next_chunk_of_a_long_prompt_counts_on_grown_slots():
     assert budget.remaining_current == budget.remaining_total == GROWN - 4
     budget.consider(SHORT)
     assert not budget.has_capacity()
+
+
+def test_a_preempted_request_gives_back_what_it_had_reserved_of_each_class():
+    """Preemption took a long request's share of grown slots out of the own ones."""
+    allocator = make()
+    allocator.alloc(SIZE - 2)
+    preempted = request(SIZE + GROWN)
+    budget = budget_of(allocator, [(preempted, GROWN + 1), (LONG, 0)])
+    before = budget_of(allocator)
+    budget.release_running(preempted, GROWN + 1)
+    for req in (SHORT, LONG):
+        budget.consider(req)
+        before.consider(req)
+        assert budget.remaining_total == before.remaining_total
+        assert budget.remaining_current == before.remaining_current
+
+
+def test_the_grown_slots_of_a_preempted_request_can_be_had_at_once():
+    allocator = make()
+    preempted = request(SIZE + GROWN)
+    held = allocator.alloc_for_requests(Tree(allocator), [preempted], [GROWN])
+    budget = budget_of(allocator, [(preempted, 4)])
+    assert not admits(budget, LONG, GROWN, SIZE - 1)
+    budget.release_running(preempted, 4)
+    allocator.free(held)
+    assert admits(budget, LONG, GROWN, SIZE - 1)
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=5), st.randoms(), st.booleans()
+)
+def test_reserving_and_releasing_in_any_order_ends_where_it_began(running, chance, long):
+    allocator = make()
+    reserved = [(request(SIZE + GROWN if is_long else 2), tokens) for is_long, tokens in running]
+    budget = budget_of(allocator, reserved)
+    chance.shuffle(reserved)
+    for req, tokens in reserved:
+        budget.release_running(req, tokens)
+    budget.consider(LONG if long else SHORT)
+    assert budget.remaining_total == SIZE + (GROWN if long else 0)
