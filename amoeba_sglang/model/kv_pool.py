@@ -31,8 +31,10 @@ class ElasticKVPool(MHATokenToKVPool):
             self.layer_num,
             rows,
             heads * head_dim * self.store_dtype.itemsize,
-            # At most all MLP weights of a layer, in the widest dtype, half for K and half for V.
-            config.mlp_elements * torch.float32.itemsize // 2,
+            # At most all MLP weights of a layer, in the widest dtype, and less than a page of
+            # padding for each finest shard of both matrices; half for K and half for V.
+            config.mlp_elements * torch.float32.itemsize // 2
+            + config.group_size * self.memory.page_size,
         )
         self.blocks = [
             self.ranges.layer(layer, self._shape, self.store_dtype)

@@ -53,7 +53,8 @@ class ElasticRuntime:
         model = runner.model
         stack = list(model.model.layers)
         matrices = elastic_matrices(stack, self.chain.finest)
-        pages = WeightPages(self.chain, self.pool.memory.page_size, matrices)
+        padded = config.shard_layout == "padded"
+        pages = WeightPages(self.chain, self.pool.memory.page_size, matrices, padded)
         store = WeightStore(self.pool.memory, pages, self.index)
         layers = [
             LayerShards(layer, number, self.chain, self.index, groups.coordinators, store)

@@ -15,7 +15,7 @@ SIZE, HEADS, HEAD_DIM, LAYERS = 6, 4, 8, 3
 
 @pytest.fixture
 def pools(monkeypatch):
-    config = SimpleNamespace(page_size_kib=4, mlp_elements=4096)
+    config = SimpleNamespace(page_size_kib=4, mlp_elements=4096, group_size=4)
     monkeypatch.setattr(kv_pool, "get_server_args", lambda: SimpleNamespace(_amoeba=config))
     return [
         ElasticKVPool(SIZE, 1, torch.float32, HEADS, HEAD_DIM, LAYERS, "cpu", False)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from hypothesis import given
 from hypothesis import strategies as st
+from sglang.srt.managers import schedule_policy
 
 from tests.model.allocators import GROWN, LONG, SHORT, SIZE, Tree, make, request
 
@@ -90,6 +93,38 @@ def test_a_preempted_request_gives_back_what_it_had_reserved_of_each_class():
         before.consider(req)
         assert budget.remaining_total == before.remaining_total
         assert budget.remaining_current == before.remaining_current
+
+
+def test_upstreams_preemption_tells_the_budget_which_request_it_preempts(monkeypatch):
+    """It used to change one offset by itself, as if all slots were own ones."""
+    schedule = SimpleNamespace(schedule_low_priority_values_first=False)
+    monkeypatch.setattr(schedule_policy, "get_schedule", lambda: schedule)
+    allocator = make()
+    running, urgent = request(SIZE + GROWN), request(SIZE + GROWN, prompt=4)
+    held = allocator.alloc_for_requests(Tree(allocator), [running], [2])
+    batch = SimpleNamespace(
+        reqs=[running],
+        release_req=lambda index, left: allocator.free(held),
+        filter_batch=lambda keep_indices: None,
+    )
+    for req, priority in ((running, 0), (urgent, 9)):
+        req.priority = priority
+        req.time_stats = SimpleNamespace(wait_queue_entry_time=0.0)
+    urgent.full_untruncated_fill_ids, urgent.prefix_len = urgent.origin_input_ids, 0
+    budget = budget_of(allocator, [(running, 40)])
+    adder = SimpleNamespace(
+        running_batch=batch,
+        preempt_list=[],
+        memory_budget=budget,
+        priority_scheduling_preemption_threshold=0,
+        rem_total_tokens=-1,
+        _request_slot_reserve_for_req=lambda req: 0,
+        _get_running_request_total_token_offset=lambda req: 40,
+    )
+    assert schedule_policy.PrefillAdder.preempt_to_schedule(adder, urgent)
+    assert budget.remaining_total == SIZE + GROWN
+    budget.consider(SHORT)
+    assert budget.remaining_total == SIZE
 
 
 def test_the_grown_slots_of_a_preempted_request_can_be_had_at_once():
