@@ -9,8 +9,8 @@ import numpy as np
 
 from amoeba_sglang.errors import ConfigError
 
-# Above all own and grown slots, and with all leased ones still an int32.
-FIRST_LEASED = 1 << 30
+# Above all own and grown slots, and low enough for int32 tables even of pages of 128 tokens.
+FIRST_LEASED = 1 << 23
 
 
 @dataclass(frozen=True)

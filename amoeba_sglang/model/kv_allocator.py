@@ -55,6 +55,7 @@ class ElasticAllocator(TokenToKVPoolAllocator):
         held = self.held_extra
         grown_in_use = int((held < FIRST_LEASED).sum())
         assert not grown_in_use, f"{grown_in_use} grown slots are in use"
+        assert self.size + grown < FIRST_LEASED, (self.size, grown)
         self.grown, self.leasable, self._safe = grown, leasable, None
         self.free_extra = self.withheld = self.leased[:0]
         self._offer(self._grown_ids())
