@@ -23,9 +23,15 @@ def make(grown=GROWN, need_sort=False, kind=ElasticAllocator):
 _numbers = itertools.count()
 
 
+class Request(SimpleNamespace):
+    """Equal to itself only, as upstream's."""
+
+    __eq__, __hash__ = object.__eq__, object.__hash__
+
+
 def request(tokens, prompt=1):
     """`tokens` of prompt and output together."""
-    return SimpleNamespace(
+    return Request(
         rid=f"request {next(_numbers)}",
         origin_input_ids=[1] * prompt,
         output_ids=[],

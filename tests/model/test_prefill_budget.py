@@ -132,10 +132,10 @@ def test_the_grown_slots_of_a_preempted_request_can_be_had_at_once():
     preempted = request(SIZE + GROWN)
     held = allocator.alloc_for_requests(Tree(allocator), [preempted], [GROWN])
     budget = budget_of(allocator, [(preempted, 4)])
-    assert not admits(budget, LONG, GROWN, SIZE - 1)
+    assert not admits(budget, LONG, GROWN, SIZE - 2)
     budget.release_running(preempted, 4)
     allocator.free(held)
-    assert admits(budget, LONG, GROWN, SIZE - 1)
+    assert admits(budget, LONG, GROWN, SIZE - 2)
 
 
 @given(
