@@ -46,7 +46,7 @@ class ElasticScheduler(Scheduler):
         config: AmoebaConfig = server_args._amoeba
         super().__init__(server_args, port_args)
         rank = get_parallel().dp_rank
-        # The orders that this worker has yet to vote about, has just voted for, and is to carry out.
+        # Orders that this worker has yet to vote about, has just voted for, and is to carry out.
         self.undecided: TransformOrder | None = None
         self.prepared: TransformOrder | None = None
         self.order: TransformOrder | None = None
