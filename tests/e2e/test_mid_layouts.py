@@ -10,7 +10,7 @@ from bench.long_request import score
 from bench.servers import Server
 from tests.e2e.conftest import split_all
 
-POOL, OUTPUT = 512, 60
+POOL, OUTPUT = 512, 90
 ALL = [0, 1, 2, 3]
 # Longer than a worker's own pool, but with its output not than those of two.
 LONG = random.Random(8).choices(range(100, 5000), k=POOL + 200)
