@@ -14,6 +14,7 @@ from amoeba_sglang.plan.pace import GROWTH_SHARE
 
 POLICIES = ("amoeba", "round_robin", "least_load", "static")
 TRANSPORTS = ("peer", "collective")
+SHARD_LAYOUTS = ("tight", "padded")
 MAX_PAGE_SIZE_KIB = 2048
 # Of vm.max_map_count for the pages of a worker; the rest is for libraries, threads and malloc.
 MAPPING_SHARE = 0.8
@@ -43,6 +44,7 @@ class AmoebaConfig:
     layers_per_step: int | None = None
     transport: str = "peer"
     page_size_kib: int = 64
+    shard_layout: str = "tight"
     staging_mib: int = 8
     prepare_timeout_s: float = 20.0
     finish_timeout_s: float = 120.0
@@ -116,6 +118,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="page of weights and KV, a power of two up to 2048 (default: 64)",
     )
     group.add_argument(
+        "--amoeba-shard-layout",
+        choices=SHARD_LAYOUTS,
+        default="tight",
+        help="MLP shards one after the other, or each padded to whole pages, which costs memory "
+        "and a product per shard (default: tight)",
+    )
+    group.add_argument(
         "--amoeba-staging-mib",
         type=int,
         default=8,
@@ -182,6 +191,7 @@ def build_config(
         layers_per_step=parse_layers_per_step(options.amoeba_layers_per_step, heads.layers),
         transport=options.amoeba_transport,
         page_size_kib=page,
+        shard_layout=options.amoeba_shard_layout,
         staging_mib=staging,
         prepare_timeout_s=timeout,
     )

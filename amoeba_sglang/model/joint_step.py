@@ -6,7 +6,7 @@ file: `start_layer`, `end_layer`, the first/last-rank flags and PPProxyTensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -42,8 +42,8 @@ class JointExecutor:
     """Runs the joint steps of one worker.
 
     `layers`: the model's layers with their current degree; ranges of equal degree are the segments
-    of a step, the lower degree first. `size`: slots of a worker's own pool; `grown`: by degree the
-    grown slots of an instance. `attention`: backend that takes explicit slots per row.
+    of a step, the lower degree first. `size`: slots of a worker's own pool. `attention`: backend
+    that takes explicit slots per row.
     """
 
     def __init__(
@@ -52,13 +52,12 @@ class JointExecutor:
         layers: list[LayerShards],
         chain: DegreeChain,
         size: int,
-        grown: Mapping[int, int],
         groups: dict[int, Any],
         transports: dict[int, TransportGroup],
         attention: Any,
     ) -> None:
         self.model, self.stack = model, model.model
-        self.layers, self.chain, self.size, self.grown = layers, chain, size, grown
+        self.layers, self.chain, self.size = layers, chain, size
         self.groups, self.transports, self.attention = groups, transports, attention
         self.index = layers[0].index
         self.mirrors = [RowMirror() for _ in range(chain.finest)]
@@ -184,7 +183,6 @@ class JointExecutor:
             self.chain,
             degree,
             self.size,
-            self.grown[degree],
         )
 
     def _run_layers(

@@ -39,9 +39,11 @@ def audit(scheduler: Any, planned: Iterable[Any]) -> list[str]:
         )
         for req in live_requests(scheduler, planned)
     }
+    # Ended requests leave their slots when all workers have copied what the tree keeps of them.
+    owned["of tokens that move"] = dense(allocator.moves[0])
     return audit_slots(
         size=top + len(leased),
-        free=dense(torch.cat([free_slots(allocator), allocator.free_extra])),
+        free=dense(torch.cat([free_slots(allocator), allocator.free_extra, allocator.withheld])),
         tree=scheduler.tree_cache.all_values_flatten().cpu().numpy(),
         requests=owned,
         leased=allocator.lent.cpu().numpy(),
