@@ -8,7 +8,18 @@ from collections import deque
 from typing import Any
 
 from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.policy import Decision, Hold, LayoutRules, LongRequest, Scene, WorkerLoad
+from amoeba_sglang.policy import (
+    Decision,
+    Hold,
+    LayoutRules,
+    LongRequest,
+    RequestSize,
+    Scene,
+    WorkerLoad,
+)
+from amoeba_sglang.policy.setting import SETTING
+from amoeba_sglang.policy.throughput import ThroughputTable
+from amoeba_sglang.policy.traffic import TrafficBook
 from amoeba_sglang.router.long_book import LongBook
 from amoeba_sglang.router.long_queue import LongQueue
 from amoeba_sglang.router.operation import Operations
@@ -25,15 +36,19 @@ _PREFIX = "auto-"
 class LayoutKeeper:
     """Long requests that wait and live, what operators and workers do not want, and the trace.
 
-    `base`: the degree without long requests. Blocks that an operator brings to another degree are
-    pinned: rules leave them alone until he brings them back to the base degree.
+    `base`: the degree without long requests, at first as given. Blocks that an operator brings to
+    another degree are pinned: rules leave them alone until he brings them back to the base degree.
+    `table`: what steps cost, None until it is known. `arrivals`: how many requests have come.
     """
 
     def __init__(
         self, rules: LayoutRules, chain: DegreeChain, operations: Operations, base: int, now: float
     ) -> None:
         self.queue, self.longs = LongQueue(), LongBook(operations.layout.workers, now)
-        self.base = base
+        self.base, self._base_since = base, now
+        self.table: ThroughputTable | None = None
+        self.arrivals = 0
+        self._traffic = TrafficBook(SETTING.traffic_s)
         self._rules, self._chain, self._operations = rules, chain, operations
         self._pinned: frozenset[int] = frozenset()
         self._refused: dict[tuple[tuple[int, ...], int], float] = {}
@@ -57,7 +72,13 @@ class LayoutKeeper:
         return Scene(
             self._chain, self._operations.layout, self.base, loads, self.longs.counts,
             self.longs.quiet_since, heads, len(self.queue), self._pinned, self._refused, now,
+            self.table, self._traffic.classes(now), self._traffic.evidence(now), self._base_since,
         )  # fmt: skip
+
+    def arrive(self, size: RequestSize, degree: int, now: float) -> None:
+        """A request has come; `degree` is the smallest that holds it."""
+        self.arrivals += 1
+        self._traffic.add(size, degree, now)
 
     def admit(
         self, long: LongRequest, loads: tuple[WorkerLoad, ...], able: tuple[int, ...], now: float
@@ -72,7 +93,13 @@ class LayoutKeeper:
         """A transformation to start now, or None."""
         if self._operations.running is not None:
             return None
-        change = self._rules.change(self.scene(loads, now))
+        scene = self.scene(loads, now)
+        new = self._rules.base(scene)
+        if new is not None:
+            self._trace(f"the base degree becomes {new.degree}", new.reason)
+            self.base, self._base_since = new.degree, now
+            scene = self.scene(loads, now)
+        change = self._rules.change(scene)
         if change is None:
             return None
         self._trace(f"ranks {list(change.ranks)} to degree {change.degree}", change.reason)
@@ -105,6 +132,7 @@ class LayoutKeeper:
             "waiting": self.queue.describe(now),
             "long_requests": list(self.longs.counts),
             "pinned": sorted(self._pinned),
+            "base_degree": self.base,
             "decisions": list(self._decisions),
         }
 

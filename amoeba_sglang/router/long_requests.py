@@ -38,7 +38,9 @@ class LongRequests:
             self._refuse(request, reason, HTTPStatus.SERVICE_UNAVAILABLE)
             return
         tokens = size.prompt_tokens + (size.output_tokens or 0)
-        queue.add(Waiting(request, LongRequest(request.rid, tokens, degree, now)))
+        turn = self.keeper.arrivals
+        long = LongRequest(request.rid, tokens, degree, now, size.prompt_tokens, turn)
+        queue.add(Waiting(request, long))
         self.admit(now)
 
     def admit(self, now: float) -> None:

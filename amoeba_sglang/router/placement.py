@@ -13,6 +13,7 @@ from sglang.srt.runtime_context import get_serving
 
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.policy import LayoutRules, Policy, RequestSize, View
+from amoeba_sglang.policy.prefix_book import PrefixBook
 from amoeba_sglang.router.answers import end, is_named_by, refuse
 from amoeba_sglang.router.layout_keeper import LayoutKeeper
 from amoeba_sglang.router.limits import Capacity, RequestLimits, fits
@@ -45,6 +46,7 @@ class Placement:
         self._load_book, self._to_worker, self._answer = load_book, to_worker, answer
         self._workers = operations.layout.workers
         self._placed = 0
+        self._prefixes = PrefixBook()
 
     def follow_rules(self, rules: LayoutRules, chain: DegreeChain, base: int) -> None:
         """Let long requests wait for changes of the layout, from `base` on, that the rules make."""
@@ -71,13 +73,14 @@ class Placement:
             self.reject_rank(request)
             return
         able = self._able_ranks(size)
+        degree = self._capacity.needed_degree(size.prompt_tokens, size.output_tokens)
+        if self.long_requests is not None and degree is not None:
+            self.long_requests.keeper.arrive(size, degree, time.monotonic())
         if wanted is not None:
             able = tuple(rank for rank in able if rank == wanted)
-        elif self.long_requests is not None and len(able) < self._workers:
-            degree = self._capacity.needed_degree(size.prompt_tokens, size.output_tokens)
-            if degree is not None:
-                self.long_requests.arrive(request, size, degree, time.monotonic())
-                return
+        elif self.long_requests is not None and len(able) < self._workers and degree is not None:
+            self.long_requests.arrive(request, size, degree, time.monotonic())
+            return
         if not able and self._operations.running is not None:
             self.held.append(request)
         elif not able:
@@ -134,10 +137,16 @@ class Placement:
 
     def _choose(self, request: Any, size: RequestSize, able: tuple[int, ...]) -> int:
         """The rank that the policy picks of those that can hold the request."""
-        reserved = frozenset() if self.long_requests is None else self.long_requests.keeper.reserved
-        instances, loads = self._operations.layout.instances, self._load_book.loads
-        decision = self._policy.place(size, View(instances, loads, self._placed, able, reserved))
+        keeper = None if self.long_requests is None else self.long_requests.keeper
+        view = View(
+            self._operations.layout.instances, self._load_book.loads, self._placed, able,
+            frozenset() if keeper is None else keeper.reserved,
+            None if keeper is None else keeper.table,
+            self._prefixes.find(request.input_ids or ()),
+        )  # fmt: skip
+        decision = self._policy.place(size, view)
         self._placed += 1
+        self._prefixes.add(request.input_ids or (), decision.rank)
         logger.debug("request %s goes to %s", request.rid, decision)
         return decision.rank
 

@@ -11,7 +11,7 @@ import pytest
 from sglang.srt.managers.io_struct import AbortReq
 
 from amoeba_sglang.messages import AdminRequest, TransformOrder
-from amoeba_sglang.policy.amoeba import LINGER_S
+from amoeba_sglang.policy.setting import SETTING
 from amoeba_sglang.router import controller, long_queue, placement
 from tests.router.stand_in import Router, done, request, transform, vote
 
@@ -86,7 +86,7 @@ def test_a_long_request_gets_its_merge_and_the_instance_splits_when_it_is_gone(r
     assert router.operations.running is None
     router.report("long requests", 0, 0, request_ids=[])
     router.to_workers.clear()
-    clock.now += LINGER_S - 0.1
+    clock.now += SETTING.linger_s - 0.1
     router.on_tick()
     assert router.operations.running is None
     clock.now += 0.2
@@ -188,8 +188,8 @@ def test_a_long_request_uses_what_an_operator_has_merged(router, clock):
 def test_a_request_that_a_worker_never_names_does_not_keep_its_instance(router, clock):
     """It was aborted on its way: without a bound the instance would stay merged for ever."""
     merge_for(router, clock)
-    clock.now += 31 + LINGER_S
+    clock.now += 31 + SETTING.linger_s
     router.on_tick()
-    clock.now += LINGER_S + 0.1
+    clock.now += SETTING.linger_s + 0.1
     router.on_tick()
     assert router.operations.running is not None
