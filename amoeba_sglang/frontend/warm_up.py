@@ -36,8 +36,9 @@ def measure_throughput(server_args: Any, config: AmoebaConfig, most_tokens: int)
             for requests, prompt, output in _PASSES:
                 server.generate(requests, min(prompt, most_tokens // (2 * requests)), output)
         server.change(config.group_size, config.initial_degree)
+        table = server.complete_table()
         with open(file, "w") as out:
-            json.dump(server.complete_table(), out, indent=1)
+            json.dump(table, out, indent=1)
     except (OSError, AmoebaError) as error:
         logger.error("--amoeba-throughput-table %s: was not measured: %s", file, error)
 
@@ -76,7 +77,7 @@ class _Server:
     def complete_table(self) -> dict[str, Any]:
         """Workers report at their own pace."""
         for _ in range(_TRIES):
-            table = self.call("/amoeba/state")["throughput"]
+            table = self.call("/amoeba/state", key=self._key)["throughput"]
             if table is not None and table["complete"]:
                 return table
             time.sleep(1.0)
