@@ -16,7 +16,10 @@ ALL = {
     "cpu_attention": ["bench.cpu_attention"],
     "equality_n2": ["bench.equality", "--workers", "2"],
     "equality_n4": ["bench.equality", "--workers", "4"],
-    "accuracy": ["bench.accuracy"],
+    "boundaries_n2": ["bench.boundaries"],
+    "boundaries_n4": ["bench.boundaries", "--workers", "4"],
+    "accuracy_llama": ["bench.accuracy"],
+    "accuracy_qwen3": ["bench.accuracy", "--family", "qwen3"],
     "transform_cost": ["bench.transform_cost"],
     "stagger_n2": ["bench.stagger"],
     "stagger_n2_many_tokens": [
@@ -41,8 +44,11 @@ ALL = {
         "--prompt-tokens",
         "1000",
     ],
+    "lock_step_n2": ["bench.lock_step"],
+    "lock_step_n4": ["bench.lock_step", "--workers", "4"],
     "idle": ["bench.idle"],
     "throughput": ["bench.throughput"],
+    "emulation_cost": ["bench.emulation_cost"],
     "faults": ["bench.faults"],
     "soak": ["bench.soak"],
 }

@@ -1,18 +1,22 @@
 """Teacher-forced log-probabilities and NLL of degree-d instances against stock static TP.
 
-    python -m bench.accuracy --model DIR [--workers 4] [--name llama]
+    python -m bench.accuracy [--family llama|qwen3] [--workers 4]
 
 Prompts are fixed token sequences. The elastic server scores them (prefill) at every degree, and
-once more as decode steps; stock SGLang scores them at static --tp-size d on the same platform.
+once more as decode steps; stock SGLang scores them at static --tp-size d on the same platform. The
+Llama is the bundled model, the Qwen3 a small one of random weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import tempfile
+from typing import Any
 
 from bench import results_file
 from bench.servers import MODEL, Server
+from tests.tiny_models import make_tiny_qwen3
 
 COMMON = ("--dtype", "float32", "--max-total-tokens", "4096", "--chunked-prefill-size", "512")
 
@@ -52,21 +56,28 @@ def compare(ours: list[list[float]], theirs: list[list[float]]) -> dict[str, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--family", default="llama", choices=("llama", "qwen3"))
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--vocabulary", type=int, default=40000)
-    parser.add_argument("--name", default="llama")
     options = parser.parse_args()
-    texts = prompts(6, 150, options.vocabulary)
-    degrees = [d for d in (1, 2, 4) if d <= options.workers]
+    with tempfile.TemporaryDirectory(prefix="amoeba-model-") as folder:
+        model = MODEL
+        if options.family == "qwen3":
+            model = str(make_tiny_qwen3(folder, seed=3, tokenizer_dir=MODEL))
+        figures = measure(model, options.workers)
+    results_file.write(f"accuracy_{options.family}", figures)
+
+
+def measure(model: str, workers: int) -> dict[str, Any]:
+    texts = prompts(6, 150, 40000)
+    degrees = [d for d in (1, 2, 4) if d <= workers]
     ours: dict[int, tuple[list, list]] = {}
-    with Server("--tp-size", str(options.workers), *COMMON, model=options.model) as server:
-        ranks = list(range(options.workers))
+    with Server("--tp-size", str(workers), *COMMON, model=model) as server:
+        ranks = list(range(workers))
         for degree in degrees:
             status, reply = server.transform(ranks, degree)
             assert status == 200, reply
             print(f"scoring at degree {degree}", flush=True)
-            homes = [{"routed_dp_rank": i % options.workers} for i in range(len(texts))]
+            homes = [{"routed_dp_rank": i % workers} for i in range(len(texts))]
             ours[degree] = (
                 [score(server, t, **h) for t, h in zip(texts, homes, strict=True)],
                 [decode_scores(server, t, **h) for t, h in zip(texts, homes, strict=True)],
@@ -81,7 +92,7 @@ def main() -> None:
         }  # fmt: skip
         with Server(
             "--tp-size", str(degree), *COMMON,
-            module="sglang.launch_server", model=options.model, env=environment,
+            module="sglang.launch_server", model=model, env=environment,
         ) as stock:  # fmt: skip
             prefill = [score(stock, t) for t in texts]
             decode = [decode_scores(stock, t) for t in texts]
@@ -89,7 +100,7 @@ def main() -> None:
             "prefill": compare(ours[degree][0], prefill),
             "decode": compare(ours[degree][1], decode),
         }
-    results_file.write(f"accuracy_{options.name}", figures)
+    return figures
 
 
 if __name__ == "__main__":

@@ -50,9 +50,13 @@ def main() -> int:
     with Server(
         "--tp-size", str(options.workers), "--dtype", "float32",
         "--max-total-tokens", str(options.pool), "--chunked-prefill-size", "512",
-        # Admit more than fits, so that running requests are retracted.
+        # Admit more than fits, so that running requests are retracted, and forget at once that
+        # they were, so that it happens again.
         "--schedule-conservativeness", "0.1",
-        env={"AMOEBA_AUDIT": str(int(options.audit))},
+        env={
+            "AMOEBA_AUDIT": str(int(options.audit)),
+            "SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS": "1",
+        },
     ) as server:  # fmt: skip
         print(f"ready after {server.start_seconds:.0f} s, log {server.log}", flush=True)
         figures = Soak(server, options).run()

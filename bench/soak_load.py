@@ -117,7 +117,13 @@ class SoakLoad:
             "input_ids": rng.choices(
                 VOCABULARY, k=rng.randint(*(sizes.long if is_long else sizes.short))
             ),
-            "sampling_params": {"max_new_tokens": output, "temperature": 0, "ignore_eos": True},
+            # Not `ignore_eos`: for that SGLang sets all tokens of the output aside when it admits a
+            # request, and then never retracts one.
+            "sampling_params": {
+                "max_new_tokens": output,
+                "min_new_tokens": output,
+                "temperature": 0,
+            },
             "stream": True,
         }
         asked_abort = False

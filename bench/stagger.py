@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import statistics
 import time
@@ -23,8 +24,11 @@ from bench import results_file
 from bench.equality import percentile
 from bench.load import new_session
 from bench.servers import Server
+from bench.stagger_figures import draw
 
 WAYS = {"staggered": "auto", "all at once": "0"}
+# Of what the server says of a transformation.
+_PARTS = ("prepare", "lockstep", "longest_step", "pause", "settle", "copy")
 _SETTLE_S = 1.5
 _TOKENS = 1200
 
@@ -43,12 +47,16 @@ class Session:
 
     def gaps(self, start: float, end: float, inside: bool) -> list[float]:
         """Gaps of all streams within the span, or (not `inside`) that overlap it."""
-        found = []
-        for stream in self.arrivals:
-            for a, b in zip(stream, stream[1:], strict=False):
-                if (start <= a and b <= end) if inside else (a < end and b > start):
-                    found.append(b - a)
-        return found
+        return [b - a for a, b in self.spans(start, end, inside)]
+
+    def spans(self, start: float, end: float, inside: bool) -> list[tuple[float, float]]:
+        """From one token of a stream to the next, for all of these gaps."""
+        return [
+            (a, b)
+            for stream in self.arrivals
+            for a, b in itertools.pairwise(stream)
+            if ((start <= a and b <= end) if inside else (a < end and b > start))
+        ]
 
     def tokens(self, start: float, end: float) -> int:
         return sum(start <= at < end for stream in self.arrivals for at in stream)
@@ -87,10 +95,11 @@ def main() -> None:
             for way, server in servers.items():
                 sessions[way].append(asyncio.run(_measure(server, options)))
                 print(f"{way}: half {half} of 2 done", flush=True)
-    results_file.write(
+    path = results_file.write(
         f"stagger_n{options.workers}{options.name}",
         {"settings": vars(options), **_summarise(sessions, options.workers)},
     )
+    draw(path)
 
 
 def fill_caches(server: Server, options: argparse.Namespace) -> None:
@@ -108,7 +117,16 @@ async def _measure(server: Server, options: argparse.Namespace) -> Session:
     session = Session([[] for _ in range(count)])
     async with new_session() as http:
         streams = [
-            asyncio.create_task(_stream(http, server, options, number, session.arrivals[number]))
+            asyncio.create_task(
+                stream_tokens(
+                    http,
+                    server,
+                    _prompt(number, options.prompt_tokens),
+                    _TOKENS,
+                    number % options.workers,
+                    session.arrivals[number],
+                )
+            )  # fmt: skip
             for number in range(count)
         ]
         while min(map(len, session.arrivals)) < 3:
@@ -144,14 +162,19 @@ def wait_until_idle(server: Server, seconds: float = 60.0) -> None:
     time.sleep(1.0)
 
 
-async def _stream(
-    http: Any, server: Server, options: argparse.Namespace, number: int, arrivals: list[float]
+def _prompt(number: int, length: int) -> list[int]:
+    return [(31 * i + 977 * number) % 40000 + 200 for i in range(length)]
+
+
+async def stream_tokens(
+    http: Any, server: Server, prompt: list[int], output: int, rank: int, arrivals: list[float]
 ) -> None:
+    """Stream one request at `rank`; the arrival of each token is appended, in monotonic seconds."""
     body = {
-        "input_ids": [(31 * i + 977 * number) % 40000 + 200 for i in range(options.prompt_tokens)],
-        "sampling_params": {"max_new_tokens": _TOKENS, "temperature": 0, "ignore_eos": True},
+        "input_ids": prompt,
+        "sampling_params": {"max_new_tokens": output, "temperature": 0, "ignore_eos": True},
         "stream": True,
-        "routed_dp_rank": number % options.workers,
+        "routed_dp_rank": rank,
     }
     async with http.post(f"{server.url}/generate", json=body) as reply:
         async for line in reply.content:
@@ -174,6 +197,9 @@ def _summarise(sessions: dict[str, list[Session]], workers: int) -> dict[str, An
     figures["median_gap_ms"] = {degree: 1e3 * gap for degree, gap in medians.items()}
     figures["p99_gap_ms"] = {d: 1e3 * percentile(gaps, 0.99) for d, gaps in plain.items()}
     figures["longest_gap_ms"] = {d: 1e3 * max(gaps) for d, gaps in plain.items()}
+    figures["gap_percentiles_of_median_gap"] = {
+        degree: _percentiles(gaps, slower) for degree, gaps in plain.items()
+    }
     figures["tokens_per_s"] = {d: statistics.median(each) for d, each in rates.items()}
     for way, each in sessions.items():
         for kind in ("merge", "split"):
@@ -183,19 +209,22 @@ def _summarise(sessions: dict[str, list[Session]], workers: int) -> dict[str, An
         figures[f"longest gap of a {kind}, staggered over all at once"] = ways[0] / ways[1]
         stall = [w - 1e3 * slower for w in ways]
         figures[f"stall of a {kind} beyond a median gap, ms"] = dict(zip(WAYS, stall, strict=True))
+        figures[f"stall of a {kind}, staggered over all at once"] = stall[0] / stall[1]
     return figures
 
 
 def _figures_of(
     sessions: list[Session], kind: str, slower: float, slowest_rate: float
 ) -> dict[str, Any]:
-    longest, all_gaps, shares, replies = [], [], [], []
+    longest, all_gaps, shares, replies, begins = [], [], [], [], []
     for session in sessions:
         for start, end, which, reply in session.operations:
             if which == kind:
-                gaps = session.gaps(start, end, inside=False)
-                longest.append(max(gaps))
-                all_gaps += gaps
+                spans = session.spans(start, end, inside=False)
+                first, last = max(spans, key=lambda span: span[1] - span[0])
+                longest.append(last - first)
+                begins.append(first - start)
+                all_gaps += [b - a for a, b in spans]
                 shares.append(session.tokens(start, end) / (end - start) / slowest_rate)
                 replies.append(reply)
     ms = [1e3 * gap for gap in longest]
@@ -207,6 +236,16 @@ def _figures_of(
             str(edge): sum(gap > edge * slower for gap in all_gaps) for edge in edges
         },
         "gaps": len(all_gaps),
+        "gap_percentiles_of_median_gap": _percentiles(all_gaps, slower),
+        # To see what made the longest gap of each transformation.
+        "each": [
+            {
+                "longest_gap_ms": round(1e3 * gap, 1),
+                "begins_after_post_ms": round(1e3 * begin),
+                **{f"{name}_ms": round(1e3 * reply[f"{name}_seconds"], 1) for name in _PARTS},
+            }
+            for gap, begin, reply in zip(longest, begins, replies, strict=True)
+        ],
         "tokens_of_slower_degree": results_file.spread(shares),
         "seconds": results_file.spread([reply["seconds"] for reply in replies]),
         "lockstep_seconds": results_file.spread([r["lockstep_seconds"] for r in replies]),
@@ -216,6 +255,12 @@ def _figures_of(
         "pace": replies[-1]["pace"],
         "kv_bytes": replies[-1]["bytes_moved"]["kv"],
     }
+
+
+def _percentiles(gaps: list[float], slower: float) -> list[float]:
+    """The 0th to the 100th, as multiples of the median gap of the slower degree."""
+    ordered = sorted(gaps)
+    return [round(ordered[(len(ordered) - 1) * p // 100] / slower, 3) for p in range(101)]
 
 
 if __name__ == "__main__":

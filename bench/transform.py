@@ -3,7 +3,7 @@
     python -m bench.transform [--rounds 10] [--shapes NAME ...] [--live 1024 4096 16384 32768]
 
 Real worker processes with the pages, weights, KV and transformations of the server in the shape of
-a model; the model's MLP products on 16 rows a worker stand in for its steps. Ways alternate within
+a model; the model's MLP products on 8 rows a worker stand in for its steps. Ways alternate within
 a round. A restart of the real server is timed by `bench.transform_cost`.
 
 KV (Figure 9) and weights (Figure 10): seconds of a merge and a split, all layers at once. Overall
@@ -28,7 +28,7 @@ from bench.transform_steps import Steps
 from bench.transform_ways import HostSwap, move_to_second_pool, swap_weights
 from tests.processes import run_workers
 
-_ROWS = 16
+_ROWS = 8
 _WARM_STEPS = 8
 # (layers a step, beside the computation)
 PACES = {
@@ -134,6 +134,13 @@ def _measure(rank: int, n: int, name: str, live: int, rounds: int) -> dict[str, 
                 found["weight_bytes"] = clock.time(
                     f"weights of a {kind}: Amoeba", worker.change, after
                 )
+                # No step runs meanwhile, so the whole time is the cost.
+                for rival in ("Basic", "Seesaw"):
+                    clock.add(
+                        f"overall of a {kind}: {rival}, Partial Swap",
+                        clock.seconds[f"KV of a {kind}: {rival}"][-1]
+                        + clock.seconds[f"weights of a {kind}: Partial Swap"][-1],
+                    )
             _transform(worker, steps, clock, chosen, found)
     found["kv_bytes"] = found.pop("report").kv_bytes
     return {**found, "seconds": clock.seconds, "steps": found.pop("step_seconds")}
@@ -142,24 +149,24 @@ def _measure(rank: int, n: int, name: str, live: int, rounds: int) -> dict[str, 
 def _transform(
     worker: PageWorker, steps: Steps, clock: _Clock, chosen: list[np.ndarray], found: dict
 ) -> None:
-    """Every pace once, merge and split, each between steps at the degrees before and after."""
+    """Every pace once, merge and split; what the same steps cost at degrees 1 and n is measured in
+    the same round."""
     n, layers = worker.n, worker.shape.layers
+    plain, changes = {1: _median_step(steps)}, {}
     for pace, (layers_per_step, overlap) in PACES.items():
-        plain = {1: _median_step(steps)}
-        changes = {}
         for kind, after in (("merge", n), ("split", 1)):
-            changes[kind] = steps.transform(after, chosen[worker.rank], layers_per_step, overlap)
-            plain.setdefault(after, _median_step(steps))
-        found["step_seconds"] = plain
-        for kind, (seconds, boundaries, report) in changes.items():
             way = f"overall of a {kind}: {pace}"
-            expected = [(b * plain[1] + (layers - b) * plain[n]) / layers for b in boundaries]
-            clock.add(way, sum(seconds) - sum(expected))
-            slower = max(plain.values())
-            found["longest"].setdefault(way, []).append(max(seconds) / slower)
-            found["tokens"].setdefault(way, []).append(slower * len(seconds) / sum(seconds))
-            found["moves"][way] = report.moves
-            found["report"] = report
+            changes[way] = steps.transform(after, chosen[worker.rank], layers_per_step, overlap)
+            if after not in plain:
+                plain[after] = _median_step(steps)
+    found["step_seconds"], slower = plain, max(plain.values())
+    for way, (seconds, boundaries, report) in changes.items():
+        expected = [(b * plain[1] + (layers - b) * plain[n]) / layers for b in boundaries]
+        clock.add(way, sum(seconds) - sum(expected))
+        found["longest"].setdefault(way, []).append(max(seconds) / slower)
+        found["tokens"].setdefault(way, []).append(slower * len(seconds) / sum(seconds))
+        found["moves"][way] = report.moves
+        found["report"] = report
 
 
 def _median_step(steps: Steps) -> float:

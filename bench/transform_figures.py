@@ -16,12 +16,13 @@ FIGURES = Path(__file__).parent / "figures"
 _TITLES = {
     "KV of a merge": "transform_kv",
     "weights of a split": "transform_weights",
-    "overall of a merge": "transform_overall",
+    "overall of a merge": "transform_overall_merge",
+    "overall of a split": "transform_overall_split",
 }
 
 
 def draw(result: Path) -> None:
-    """One PNG for each of the paper's Figures 9, 10 and 11 from bench/results/transform.json."""
+    """PNGs of the paper's Figures 9, 10 and 11 from bench/results/transform.json."""
     data = json.loads(result.read_text())
     FIGURES.mkdir(exist_ok=True)
     cases = data["figures"]["cases"]

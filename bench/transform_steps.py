@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from concurrent.futures import Executor
 
@@ -77,6 +78,7 @@ class Steps:
         transformation = Transformation(
             order, worker.chain, worker.rank, self._layers, self, worker.pages, worker.group,
             worker.moving, worker.mover, Pace(layers_per_step, len(self._layers)), self._helper,
+            max(1.0, worker.n / len(os.sched_getaffinity(0))),
         )  # fmt: skip
         transformation.enter()
         seconds, boundaries = [], []

@@ -16,9 +16,9 @@ from amoeba_sglang.worker.page_exchange import PageExchange
 
 PAGE = 4096
 CHAIN = DegreeChain((1, 2, 4))
-# Two layers of gate_up and down; hardly a shard begins or ends where a page does.
-LAYERS, ROWS, ROW_BYTES = 2, 9, 768
-MATRICES = (37_200, 18_600, 37_200, 18_600)
+# Layers of gate_up and down; hardly a shard begins or ends where a page does.
+LAYERS, ROWS, ROW_BYTES = 3, 9, 768
+MATRICES = (37_200, 18_600) * LAYERS
 PAGES = WeightPages(CHAIN, PAGE, MATRICES)
 
 
@@ -91,7 +91,7 @@ class ElasticWorker:
         return [self.ranges.layer(number, shape, torch.uint8) for number in range(LAYERS)]
 
     def matrix(self, number: int) -> torch.Tensor:
-        return self.store.tensor(number, (MATRICES[number],), torch.uint8)
+        return self.store.shards(number, (MATRICES[number] // CHAIN.finest,), torch.uint8).view(-1)
 
     @property
     def degree(self) -> int:

@@ -24,7 +24,7 @@ def test_defaults():
     assert config.degrees == (1, 2, 4)
     assert (config.policy, config.transport, config.initial_degree) == ("amoeba", "peer", 1)
     assert (config.page_size_kib, config.staging_mib, config.layers) == (64, 8, 30)
-    assert config.mlp_elements == 1000
+    assert (config.mlp_elements, config.shard_layout) == (1000, "tight")
     assert config.report_address.startswith("ipc://@")
     assert pickle.loads(pickle.dumps(config)) == config
 
@@ -97,7 +97,14 @@ def test_bad_flags(flags, shape, says):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("flags", [("--amoeba-policy", "best"), ("--amoeba-transport", "tcp")])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--amoeba-policy", "best"),
+        ("--amoeba-transport", "tcp"),
+        ("--amoeba-shard-layout", "loose"),
+    ],
+)
 def test_unknown_choices_end_the_parser(flags, capsys):
     with pytest.raises(SystemExit) as ended:
         make_parser().parse_args(flags)

@@ -1,10 +1,20 @@
-"""Host memory: the pages of a worker are the pages of one anonymous memory file."""
+"""Host memory: the pages of a worker are the pages of one anonymous memory file.
+
+Mapping a file costs a fault for every few of the system's pages, as much as half of the time that
+copying them takes. So an unmapped page is not forgotten but moved, page table entries and all, into
+a mapping of the whole file that nobody touches, the parking, and is moved from there when it is
+mapped again.
+"""
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from weakref import WeakKeyDictionary
+
+import numpy as np
 
 from amoeba_sglang.config import MAPPING_SHARE, MAX_PAGE_SIZE_KIB
 from amoeba_sglang.errors import ConfigError
@@ -13,6 +23,8 @@ from amoeba_sglang.memory.base import Memory, MemoryFault, MemoryHandle
 from amoeba_sglang.memory.runs import find_runs
 
 _LARGEST_PAGE = MAX_PAGE_SIZE_KIB << 10
+# Consecutive to no id.
+_NONE = -2
 
 
 class HostMemory(Memory):
@@ -30,10 +42,18 @@ class HostMemory(Memory):
             )
         self.page_size = page_size
         self._pages = 0
+        # Of every reservation the id of the page at each place, or _NONE.
+        self._mapped: WeakKeyDictionary[mapping.MappedRange, np.ndarray] = WeakKeyDictionary()
+        self._parking: mapping.MappedRange | None = None
+        # Bool by page id: unmapped, and not since the parking was made.
+        self._parked = np.zeros(0, dtype=bool)
         self._descriptor = os.memfd_create("amoeba-pages", os.MFD_CLOEXEC)
 
     def reserve(self, size: int) -> mapping.MappedRange:
-        return mapping.reserve(-(-size // self.page_size) * self.page_size, self.page_size)
+        count = -(-size // self.page_size)
+        where = mapping.reserve(count * self.page_size, self.page_size)
+        self._mapped[where] = np.full(count, _NONE, dtype=np.int64)
+        return where
 
     def create(self, count: int) -> range:
         assert count >= 0, count
@@ -44,16 +64,39 @@ class HostMemory(Memory):
     def map(
         self, where: mapping.MappedRange, offset: int, pages: Sequence[int], populate: bool = False
     ) -> None:
-        address = self._address(where, offset, len(pages))
+        address, places = self._address(where, offset, len(pages)), self._places(where, offset)
+        place = 0
         for first, count in find_runs(pages):
             assert 0 <= first <= self._pages - count, (first, count, self._pages)
-            size = count * self.page_size
-            mapping.map_file_at(address, size, self._descriptor, first * self.page_size, populate)
-            address += size
+            places[place : place + count] = _NONE
+            for start, size, parked in self._by_parking(first, count):
+                there = address + (place + start - first) * self.page_size
+                if parked:
+                    source = self._parking.address + start * self.page_size
+                    mapping.move(source, there, size * self.page_size)
+                    self._parked[start : start + size] = False
+                else:
+                    mapping.map_file_at(
+                        there, size * self.page_size, self._descriptor, start * self.page_size,
+                        populate,
+                    )  # fmt: skip
+            places[place : place + count] = np.arange(first, first + count)
+            place += count
 
     def unmap(self, where: mapping.MappedRange, offset: int, count: int) -> None:
-        if count:
-            mapping.block_at(self._address(where, offset, count), count * self.page_size)
+        if not count:
+            return
+        address, places = self._address(where, offset, count), self._places(where, offset)[:count]
+        self._make_parking()
+        place = 0
+        for first, size in find_runs(places.tolist()):
+            if first != _NONE:
+                target = self._parking.address + first * self.page_size
+                mapping.move(address + place * self.page_size, target, size * self.page_size)
+                self._parked[first : first + size] = True
+                places[place : place + size] = _NONE
+            place += size
+        mapping.block_at(address, count * self.page_size)
 
     def release(self, pages: Sequence[int]) -> None:
         for first, count in find_runs(pages):
@@ -85,7 +128,29 @@ class HostMemory(Memory):
     def close(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
-            self._descriptor = -1
+            self._descriptor, self._parking = -1, None
+
+    def _places(self, where: mapping.MappedRange, offset: int) -> np.ndarray:
+        """The ids of the pages mapped from `offset` on."""
+        return self._mapped[where][offset // self.page_size :]
+
+    def _make_parking(self) -> None:
+        """Have a parking for all pages that exist; a page in a smaller one is touched again."""
+        if len(self._parked) < self._pages:
+            protection = mapping.READ | mapping.WRITE
+            self._parking = mapping.map_file(
+                self._pages * self.page_size, protection, self._descriptor
+            )
+            self._parked = np.zeros(self._pages, dtype=bool)
+
+    def _by_parking(self, first: int, count: int) -> Iterator[tuple[int, int, bool]]:
+        """Runs (first page, count, whether they are in the parking) of consecutive pages."""
+        parked = np.zeros(count, dtype=bool)
+        known = self._parked[first : first + count]
+        parked[: len(known)] = known
+        cuts = [0, *(np.flatnonzero(np.diff(parked)) + 1).tolist(), count]
+        for start, stop in itertools.pairwise(cuts):
+            yield first + start, stop - start, bool(parked[start])
 
     def _address(self, where: mapping.MappedRange, offset: int, count: int) -> int:
         size = count * self.page_size

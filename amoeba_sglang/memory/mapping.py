@@ -18,6 +18,8 @@ READ, WRITE, NONE = mmap.PROT_READ, mmap.PROT_WRITE, 0
 _FIXED = 0x10
 _NORESERVE = 0x4000
 _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
+# MAYMOVE, FIXED, DONTUNMAP: the source's addresses stay taken, so that no other thread gets them.
+_MOVE_LEAVING_ADDRESSES = 1 | 2 | 4
 _FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -29,6 +31,14 @@ _libc.mmap.argtypes = [
     ctypes.c_int,
     ctypes.c_int,
     ctypes.c_int64,
+]
+_libc.mremap.restype = ctypes.c_void_p
+_libc.mremap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_void_p,
 ]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -88,6 +98,16 @@ def block_at(address: int, size: int) -> None:
     _mmap(address, size, NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE | _FIXED)
 
 
+def move(source: int, target: int, size: int) -> None:
+    """Move `size` bytes of a file's mapping to other mapped addresses, replacing what is there.
+
+    What has been touched stays so: moving a page costs some 15 ns, touching one again 600. At the
+    source the file stays mapped, untouched. Linux 5.13 or newer.
+    """
+    if _libc.mremap(source, size, size, _MOVE_LEAVING_ADDRESSES, target) == _FAILED:
+        raise _refusal(f"moving the mapping of {size} bytes")
+
+
 def punch(descriptor: int, offset: int, size: int) -> None:
     """Free the memory behind a part of a memory file; its length stays."""
     if _libc.fallocate(descriptor, _PUNCH_HOLE_KEEP_SIZE, offset, size):
@@ -116,6 +136,11 @@ def _mmap(
     result = _libc.mmap(address, size, protection, flags, descriptor, offset)
     if result != _FAILED:
         return result
+    raise _refusal(f"mapping {size} bytes")
+
+
+def _refusal(what: str) -> MemoryFault:
+    """The error of the system call that has just failed."""
     code = ctypes.get_errno()
     advice = ""
     if code == errno.ENOMEM:
@@ -124,4 +149,4 @@ def _mmap(
             f"{mapping_limit()}: raise --amoeba-page-size-kib, or `sysctl vm.max_map_count`, or "
             f"add memory"
         )
-    raise MemoryFault(f"mapping {size} bytes failed: {os.strerror(code)}{advice}")
+    return MemoryFault(f"{what} failed: {os.strerror(code)}{advice}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # By how much moving layers may stretch a joint step.
-GROWTH_SHARE = 0.2
+GROWTH_SHARE = 0.15
 # Steps without rows are short; nobody waits for them, and a move must not take minutes.
 LEAST_SECONDS = 0.002
 _STEPS_REMEMBERED = 4
@@ -16,7 +16,7 @@ _STEPS_REMEMBERED = 4
 @dataclass(frozen=True)
 class Timing:
     """What one worker measured since the last move: seconds that it took for a layer (0 if nothing
-    has moved yet), and seconds of the joint step after it."""
+    has moved yet), and seconds of the joint step beside it, without those of the move."""
 
     layer_seconds: float
     step_seconds: float

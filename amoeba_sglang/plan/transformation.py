@@ -106,7 +106,7 @@ class TransformPlan:
         slot_bytes = units_per_slot(moves) * unit_bytes
         # Refuses here, before anything is agreed, what the mover would refuse later.
         fit_exchange(most_layers, max(1, *live_tokens), slot_bytes, staging_bytes)
-        return cls(
+        plan = cls(
             kind="merge" if rises[0] else "split",
             ranks=tuple(ranks),
             before=before,
@@ -121,6 +121,13 @@ class TransformPlan:
             ),
             owned_pages=pages.total_pages,
         )
+        assert plan.peak_pages <= plan.owned_pages, (plan.peak_pages, plan.owned_pages)
+        return plan
+
+    @property
+    def peak_pages(self) -> int:
+        """The most weight pages that a worker has mapped at any time."""
+        return max(max(step.mapped_pages) for step in self.steps)
 
     def describe(self) -> str:
         """The plan as lines of text for a person."""
@@ -140,6 +147,13 @@ class TransformPlan:
                 f"then b = {step.boundary}; at most {max(step.mapped_pages)} of "
                 f"{self.owned_pages} weight pages mapped"
             )
+        staging = self.peak_staging_bytes / 2**20
+        lines += [
+            f"peak memory of a worker: {self.peak_pages} of the {self.owned_pages} weight pages",
+            f"that it has had since its start, and {staging:.2f} MiB of staging; the KV gives back",
+            f"those it was lent before step 1, and is lent the unmapped ones after step "
+            f"{len(self.steps)}",
+        ]
         return "\n".join(lines)
 
 

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 # After a refused change the same one is not tried again for so long, twice as long each time.
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
 _DECISIONS_KEPT = 64
+# The base degree is reconsidered so often: it costs more than the other rules and changes rarely.
+_BASE_SECONDS = 1.0
 _PREFIX = "auto-"
 
 
@@ -37,7 +39,7 @@ class LayoutKeeper:
     """Long requests that wait and live, what operators and workers do not want, and the trace.
 
     `base`: the degree without long requests, at first as given. Blocks that an operator brings to
-    another degree are pinned: rules leave them alone until he brings them back to the base degree.
+    another degree are pinned: rules leave them alone until he asks for the base degree again.
     `table`: what steps cost, None until it is known. `arrivals`: how many requests have come.
     """
 
@@ -45,7 +47,7 @@ class LayoutKeeper:
         self, rules: LayoutRules, chain: DegreeChain, operations: Operations, base: int, now: float
     ) -> None:
         self.queue, self.longs = LongQueue(), LongBook(operations.layout.workers, now)
-        self.base, self._base_since = base, now
+        self.base, self._base_since, self._base_due = base, now, now
         self.table: ThroughputTable | None = None
         self.arrivals = 0
         self._traffic = TrafficBook(SETTING.traffic_s)
@@ -54,7 +56,7 @@ class LayoutKeeper:
         self._refused: dict[tuple[tuple[int, ...], int], float] = {}
         self._delays: dict[tuple[tuple[int, ...], int], float] = {}
         self._numbers = itertools.count(1)
-        self._decisions: deque[dict[str, Any]] = deque(maxlen=_DECISIONS_KEPT)
+        self._decisions: deque[tuple[float, str, str]] = deque(maxlen=_DECISIONS_KEPT)
 
     @property
     def reserved(self) -> frozenset[int]:
@@ -86,26 +88,29 @@ class LayoutKeeper:
         decision = self._rules.admit(long, self.scene(loads, now), able)
         if isinstance(decision, Decision):
             self.longs.send(decision.rank, long.request_id, now)
-            self._trace(f"request {long.request_id} goes to rank {decision.rank}", decision.reason)
+            what = f"request {long.request_id} goes to rank {decision.rank}"
+            self._trace(what, decision.reason, now)
         return decision
 
     def next_change(self, loads: tuple[WorkerLoad, ...], now: float) -> TransformRequest | None:
         """A transformation to start now, or None."""
         if self._operations.running is not None:
             return None
-        scene = self.scene(loads, now)
-        new = self._rules.base(scene)
-        if new is not None:
-            self._trace(f"the base degree becomes {new.degree}", new.reason)
-            self.base, self._base_since = new.degree, now
-            scene = self.scene(loads, now)
-        change = self._rules.change(scene)
+        if now >= self._base_due:
+            self._base_due = now + _BASE_SECONDS
+            self._choose_base(self.scene(loads, now))
+        change = self._rules.change(self.scene(loads, now))
         if change is None:
             return None
-        self._trace(f"ranks {list(change.ranks)} to degree {change.degree}", change.reason)
-        return TransformRequest(
-            change.ranks, change.degree, f"{_PREFIX}{next(self._numbers)}", wait=False
-        )
+        self._trace(f"ranks {list(change.ranks)} to degree {change.degree}", change.reason, now)
+        name = f"{_PREFIX}{next(self._numbers)}"
+        return TransformRequest(change.ranks, change.degree, name, wait=False, reason=change.reason)
+
+    def _choose_base(self, scene: Scene) -> None:
+        new = self._rules.base(scene)
+        if new is not None:
+            self._trace(f"the base degree becomes {new.degree}", new.reason, scene.now)
+            self.base, self._base_since = new.degree, scene.now
 
     def finished(self, record: dict[str, Any], now: float) -> None:
         """Take the end of an operation, of these rules or of an operator."""
@@ -113,7 +118,8 @@ class LayoutKeeper:
         key = ranks, degree
         if record["outcome"] in ("done", "unchanged"):
             self._delays.pop(key, None)
-            self.longs.start_layout(ranks, now)
+            if record["outcome"] == "done":
+                self.longs.start_layout(ranks, now)
             if not record["operation_id"].startswith(_PREFIX):
                 others = self._pinned - set(ranks)
                 self._pinned = others if degree == self.base else others | set(ranks)
@@ -124,6 +130,7 @@ class LayoutKeeper:
         self._trace(
             f"ranks {list(ranks)} stay: not tried again for {self._delays[key]:.0f} s",
             record.get("error", record["outcome"]),
+            now,
         )
 
     def describe(self, now: float) -> dict[str, Any]:
@@ -133,9 +140,12 @@ class LayoutKeeper:
             "long_requests": list(self.longs.counts),
             "pinned": sorted(self._pinned),
             "base_degree": self.base,
-            "decisions": list(self._decisions),
+            "decisions": [
+                {"seconds_ago": round(now - at, 3), "decision": decision, "reason": reason}
+                for at, decision, reason in self._decisions
+            ],
         }
 
-    def _trace(self, decision: str, reason: str) -> None:
+    def _trace(self, decision: str, reason: str, now: float) -> None:
         logger.debug("%s: %s", decision, reason)
-        self._decisions.append({"decision": decision, "reason": reason})
+        self._decisions.append((now, decision, reason))

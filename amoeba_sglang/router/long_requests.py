@@ -68,6 +68,15 @@ class LongRequests:
         self.keeper.longs.report(report.rank, report.body["request_ids"], now)
         self.admit(now)
 
+    def no_longer_long(self) -> list[Any]:
+        """Take out what waits although instances of the base degree hold it."""
+
+        def is_short(waiting: Waiting) -> bool:
+            fits_base = waiting.long.degree <= self.keeper.base
+            return fits_base and bool(self._able(size_of(waiting.request)))
+
+        return [waiting.request for waiting in self.keeper.queue.take(is_short)]
+
     def expire(self, now: float) -> None:
         for waiting in self.keeper.queue.expired(now):
             reason = (

@@ -1,4 +1,4 @@
-"""Checks of a worker for tests (`AMOEBA_AUDIT=1`): slot owners, digests of KV and weights."""
+"""Checks of a worker for tests (`AMOEBA_AUDIT=1`): slot owners, digests, what happens when."""
 
 from __future__ import annotations
 
@@ -39,9 +39,11 @@ def audit(scheduler: Any, planned: Iterable[Any]) -> list[str]:
         )
         for req in live_requests(scheduler, planned)
     }
+    # Ended requests leave their slots when all workers have copied what the tree keeps of them.
+    owned["of tokens that move"] = dense(allocator.moves[0])
     return audit_slots(
         size=top + len(leased),
-        free=dense(torch.cat([free_slots(allocator), allocator.free_extra])),
+        free=dense(torch.cat([free_slots(allocator), allocator.free_extra, allocator.withheld])),
         tree=scheduler.tree_cache.all_values_flatten().cpu().numpy(),
         requests=owned,
         leased=allocator.lent.cpu().numpy(),
@@ -59,3 +61,27 @@ def digest(pool: ElasticKVPool, live: np.ndarray, layers: list[LayerShards]) -> 
         for linear in layer.linears:
             weights.update(linear.weight.data.contiguous().view(torch.uint8).numpy())
     return kv.hexdigest()[:16], weights.hexdigest()[:16]
+
+
+class RequestEvents:
+    """What happens to a worker's requests from one step to the next."""
+
+    def __init__(self) -> None:
+        self._live: dict[int, tuple[Any, int]] = {}
+
+    def since_last_step(self, live: Iterable[Any], batch: Any) -> dict[str, int]:
+        """How many have arrived, finished, been aborted or retracted since the last call, and the
+        rows of the planned `batch` (or None). `live`: requests that hold KV now."""
+        before, now = self._live, {id(req): (req, req.retraction_count) for req in live}
+        self._live = now
+        counts = dict.fromkeys(("arrived", "finished", "aborted", "retracted"), 0)
+        counts["arrived"] = len(now.keys() - before.keys())
+        for req, retractions in before.values():
+            if req.retraction_count > retractions:
+                counts["retracted"] += 1
+            elif id(req) not in now and req.finished():
+                aborted = req.finished_reason.to_json()["type"] == "abort"
+                counts["aborted" if aborted else "finished"] += 1
+        rows = 0 if batch is None else len(batch.reqs)
+        extends = batch is not None and batch.forward_mode.is_extend()
+        return {**counts, "prefill": rows * extends, "decode": rows * (not extends)}

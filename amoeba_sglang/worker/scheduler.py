@@ -6,9 +6,11 @@ elastic happens at one point of the loop, after the next batch is planned and be
 
 from __future__ import annotations
 
+import gc
+import json
 import logging
 import os
-import time
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -18,8 +20,12 @@ from sglang.srt.runtime_context import get_parallel
 from sglang.utils import TypeBasedDispatcher
 
 from amoeba_sglang.config import AmoebaConfig
+from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.messages import TransformOrder
-from amoeba_sglang.worker.audit import audit, digest
+from amoeba_sglang.router.limits import Capacity
+from amoeba_sglang.worker.audit import RequestEvents, audit, digest
+from amoeba_sglang.worker.connections import Groups
+from amoeba_sglang.worker.data_plane import DataPlane, make_cpu_plane
 from amoeba_sglang.worker.elastic_runtime import ElasticRuntime
 from amoeba_sglang.worker.leases import Demand
 from amoeba_sglang.worker.router_link import RouterLink
@@ -43,18 +49,33 @@ class ElasticScheduler(Scheduler):
         config: AmoebaConfig = server_args._amoeba
         super().__init__(server_args, port_args)
         rank = get_parallel().dp_rank
+        self.now = config.now
+        # Orders that this worker has yet to vote about, has just voted for, and is to carry out.
+        self.undecided: TransformOrder | None = None
+        self.prepared: TransformOrder | None = None
         self.order: TransformOrder | None = None
         self.order_received = 0.0
         self.has_long_requests = False
         self.known_long_requests: list[str] = []
         self.entered: dict[str, float] = {}
         self.audits = os.environ.get("AMOEBA_AUDIT") == "1"
+        self.request_events = RequestEvents()
+        self.step_events: dict[str, int] = {}
         self.runtime = ElasticRuntime(self, config, rank)
         self.own_slots = self.max_total_num_tokens
         self.tp_worker.model_runner.joint_forward = self.runtime.executor.forward
         self.link = RouterLink(config.report_address, rank)
         assert self.idle_sleeper is not None, "the launcher sets --sleep-on-idle"
         self.idle_sleeper.poller.register(self.runtime.bell.fileno(), 1)
+        # What is here now stays for ever. Looking through it took 0.6 s at every full collection,
+        # in the middle of some step.
+        gc.freeze()
+
+    def make_data_plane(
+        self, config: AmoebaConfig, chain: DegreeChain, rank: int, groups: Groups, size: int
+    ) -> DataPlane:
+        """What computes and moves here; collective over all workers of the world."""
+        return make_cpu_plane(self.tp_worker.model_runner, config, chain, rank, groups, size)
 
     def init_request_dispatcher(self) -> None:
         super().init_request_dispatcher()
@@ -66,19 +87,17 @@ class ElasticScheduler(Scheduler):
         self._request_dispatcher += upstream
 
     def get_init_info(self) -> dict[str, Any]:
-        capacity = {
-            "slots": self.own_slots,
-            "context": self.model_config.context_len,
-            "grown": self.runtime.grown,
-        }
-        return {**super().get_init_info(), "capacity": capacity}
+        rows, capacity = self.max_running_requests, asdict(self.capacity)
+        return {**super().get_init_info(), "capacity": capacity, "max_rows": rows}
 
     def init_req_max_new_tokens(self, req: Any) -> None:
         super().init_req_max_new_tokens(req)
         if self.token_to_kv_pool_allocator.is_long(req):
-            # Its slots go away at the next transformation, and what the tree owns stays.
-            req.skip_radix_cache_insert = True
             self.has_long_requests = True
+
+    @property
+    def capacity(self) -> Capacity:
+        return Capacity(self.own_slots, self.model_config.context_len, self.runtime.grown)
 
     def follow_capacity(self) -> None:
         """Let upstream's limits for new requests follow the slots that this worker has now."""
@@ -89,25 +108,52 @@ class ElasticScheduler(Scheduler):
 
     def refusal(self, order: TransformOrder) -> str | None:
         """Why this worker cannot take part in the order, or None."""
-        place = order.ranks.index(self.runtime.rank)
-        requests = [*live_requests(self, ()), *self.waiting_queue]
-        long = {r.rid for r in requests if self.token_to_kv_pool_allocator.is_long(r)}
-        if long and order.before[place] != order.after[place]:
-            return (
-                f"{len(long)} requests longer than the {self.own_slots} slots of one worker use or "
-                "wait for the KV memory of this instance; wait for their end, or abort them"
-            )
+        rank, place = self.runtime.rank, order.ranks.index(self.runtime.rank)
+        degree = order.after[place]
+        if order.before[place] != degree:
+            most = self.capacity.request_tokens(degree, anchor=rank % degree == 0)
+            for req in (*live_requests(self, ()), *self.waiting_queue):
+                wanted = self.token_to_kv_pool_allocator.tokens_wanted(req)
+                if wanted > most and not self.is_ending(req):
+                    return (
+                        f"request {req.rid} needs up to {wanted} tokens of KV memory, but here one "
+                        f"request can have {most} at degree {degree}; wait for its end, or abort it"
+                    )
         return self.runtime.refusal(order)
 
+    def is_ending(self, req: Any) -> bool:
+        """Whether a request has ended or been aborted, and only has to leave."""
+        aborted = req.to_finish is not None or req is self._pending_chunked_abort_req
+        return aborted or req.finished()
+
     def handle_order(self, order: TransformOrder) -> None:
-        """PREPARE: vote, still serving. COMMIT: perform at the next planned step."""
+        """PREPARE: get ready and vote, still serving. COMMIT: perform at the next planned step."""
         if order.phase == "prepare":
             reason = self.refusal(order)
-            body = {"accept": reason is None, "reason": reason or ""}
-            self.link.report("vote", order.operation_id, order.epoch, body)
+            self.undecided = order
+            if reason is None:
+                self.runtime.prepare(order)
+                reason = self.runtime.verdict
+            self.vote(reason)
         elif order.phase == "commit":
             assert self.order is None, f"{self.order} is still waiting"
-            self.order, self.order_received = order, time.monotonic()
+            self.order, self.order_received = order, self.now()
+        else:
+            self.undecided = self.prepared = None
+            self.runtime.stand_down()
+
+    def vote(self, reason: str | None) -> None:
+        """Vote about the order being prepared; `reason`: why not, "" for yes, None for later."""
+        order = self.undecided
+        if order is None or reason is None:
+            return
+        self.undecided = None
+        if reason:
+            self.runtime.stand_down()
+        else:
+            self.prepared = order
+        body = {"accept": not reason, "reason": reason}
+        self.link.report("vote", order.operation_id, order.epoch, body)
 
     def update_weights(self, upstream: TypeBasedDispatcher, request: Any) -> Any:
         """Upstream loads by name into upstream's row order; the router allows it at degree 1."""
@@ -135,19 +181,28 @@ class ElasticScheduler(Scheduler):
 
     def step_with_peers(self, batch: Any, running_batch: Any) -> None:
         """Take the next step of a committed order, and agree with the peers on what runs now."""
-        planned = (batch, running_batch)
-        demand = Demand(self.waiting_queue, partial(live_requests, self, planned))
+        planned, ready = (batch, running_batch), False
+        live = partial(live_requests, self, planned)
+        if self.audits:
+            self.step_events = self.request_events.since_last_step(live(), batch)
+        if self.prepared is not None:
+            self.runtime.approach(self.prepared)
+            self.prepared = None
+        demand = Demand(self.waiting_queue, live, self.is_ending)
         self.report_long_requests(demand)
-        if self.order is not None and self.runtime.lock_step is None:
-            if not self.runtime.clock.should_defer(self.order.ranks):
+        if self.order is not None:
+            ready = not self.runtime.clock.should_defer(self.runtime.strangers(self.order))
+            if ready and self.runtime.lock_step is None:
                 self.enter(planned)
         self.advance(planned)
-        records = self.runtime.synchronise(batch, self.order, demand)
+        records = self.runtime.synchronise(batch, self.order, ready, demand)
+        self.vote(self.runtime.verdict)
         if self.order is not None and records is not None:
             if all(record.order == self.order.epoch for record in records):
                 self.enter(planned)
                 self.advance(planned)
-                records = self.runtime.synchronise(batch, None, demand)
+                records = self.runtime.synchronise(batch, None, False, demand)
+        self.report_steps()
         self.runtime.run_or_follow(batch, records)
 
     def enter(self, planned: tuple[Any, Any]) -> None:
@@ -155,8 +210,7 @@ class ElasticScheduler(Scheduler):
         yet."""
         order, self.order = self.order, None
         assert order is not None
-        if self.device != "cpu":
-            self.forward_stream.synchronize()
+        self.runtime.executor.synchronize()
         if self.audits:
             self.require_clean_slots(*planned)
             self.log_digest("before")
@@ -164,7 +218,7 @@ class ElasticScheduler(Scheduler):
         self.runtime.enter(order)
         self.follow_capacity()
         self.entered = {
-            "lockstep_seconds": time.monotonic() - self.order_received,
+            "lockstep_seconds": self.now() - self.order_received,
             "step_seconds": step_seconds,
         }
 
@@ -173,11 +227,11 @@ class ElasticScheduler(Scheduler):
         under_way = self.runtime.transformation
         if under_way is None:
             return
-        if self.device != "cpu":
-            self.forward_stream.synchronize()
+        self.runtime.executor.synchronize()
         ended = self.runtime.advance()
         if self.audits:
             self.require_clean_slots(*planned)
+            self.log_step(under_way)
         if ended is None:
             self.report_progress(under_way)
             return
@@ -187,7 +241,7 @@ class ElasticScheduler(Scheduler):
         report = ended.report
         body = {
             **self.entered,
-            "seconds": time.monotonic() - self.order_received,
+            "seconds": self.now() - self.order_received,
             "bytes_moved": {"kv": report.kv_bytes, "weights": report.weight_bytes},
             "longest_step_seconds": report.longest_pause_seconds,
             "moves": report.moves,
@@ -210,6 +264,16 @@ class ElasticScheduler(Scheduler):
             self.known_long_requests = found
         self.has_long_requests = bool(found)
 
+    def report_steps(self) -> None:
+        """Tell the router now and then what steps cost here."""
+        sums = self.runtime.meter.take()
+        if sums is not None:
+            self.link.report("steps", "", 0, {"sums": sums, **self.emulation_times()})
+
+    def emulation_times(self) -> dict[str, float]:
+        """Of an emulated device; nothing on a real one."""
+        return {}
+
     def report_progress(self, under_way: Transformation) -> None:
         """Tell the router where b is; one worker of the block is enough."""
         order = under_way.order
@@ -221,6 +285,14 @@ class ElasticScheduler(Scheduler):
         """Stop the worker if any slot has no owner or two (`AMOEBA_AUDIT=1`, for tests)."""
         problems = audit(self, planned)
         assert not problems, "slot audit failed:\n" + "\n".join(problems)
+
+    def log_step(self, under_way: Transformation) -> None:
+        """Say what happens to the requests of this worker in a step, and with which b it runs."""
+        order, boundary = under_way.order, under_way.boundary
+        if under_way.layers:
+            boundary = boundary.after(under_way.layers)
+        place = {"b": boundary.b, "before": order.before, "after": order.after}
+        logger.info("joint step %s", json.dumps({**place, **self.step_events}))
 
     def log_digest(self, when: str) -> None:
         # Only idle: under load the KV changes anyway, and hashing all weights takes a second.

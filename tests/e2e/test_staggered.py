@@ -14,41 +14,62 @@ from bench.servers import Server
 _RETRACTED = re.compile(r"#retracted_reqs: (\d+)")
 
 
-@pytest.fixture(scope="module")
-def server():
-    with Server(
-        "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", "700",
-        "--chunked-prefill-size", "64", "--max-running-requests", "16",
+# (ranks, degree) of the transformations, one after the other.
+_TOURS = {
+    2: [([0, 1], 2), ([0, 1], 1)],
+    4: [([0, 1], 2), ([0, 1, 2, 3], 4), ([0, 1, 2, 3], 2), ([0, 1, 2, 3], 1)],
+}
+
+
+def start_server(workers):
+    return Server(
+        "--tp-size", str(workers), "--dtype", "float32", "--max-total-tokens", "700",
+        "--chunked-prefill-size", "64", "--max-running-requests", "32",
         # Admits more than fits, so that running requests are retracted.
         "--schedule-conservativeness", "0.05",
         "--amoeba-policy", "static", "--amoeba-layers-per-step", "1",
         env={"AMOEBA_AUDIT": "1"},
-    ) as running:  # fmt: skip
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server():
+    with start_server(2) as running:
         yield running
 
 
-def test_streams_are_equal_token_for_token_at_every_boundary(server):
+def test_streams_of_two_workers_are_equal_token_for_token_at_every_boundary(server):
+    check_streams(server, 2)
+
+
+def test_streams_of_four_workers_are_equal_token_for_token_at_every_boundary():
+    with start_server(4) as server:
+        check_streams(server, 4)
+
+
+def check_streams(server, workers):
     """Slots are audited at every b; with one layer a step all 30 are passed, in both directions."""
     # One is prefilled in many chunks, so layers move in the middle of a prompt, too.
-    prompts = chat_prompts(20, seed=11)
+    prompts, tour = chat_prompts(10 * workers, seed=11), _TOURS[workers]
     prompts[3] = "Tell me this again: " + "a long story with a clock in it. " * 35
-    plain = asyncio.run(run_clients(server.url, prompts, 10, 100))
+    plain = asyncio.run(run_clients(server.url, prompts, 5 * workers, 100))
     assert not [s.error for s in plain if s.error]
     made, chance = [], random.Random(4)
 
     async def disturb(done):
         """Transform without pause, beside clients that leave in the middle."""
         async with new_session() as session:
-            while not done.is_set() or len(made) % 2:
+            while not done.is_set() or len(made) % len(tour):
                 leaver = asyncio.create_task(
                     stream_chat(session, server.url, chance.choice(prompts), 60,
                                 stop_after=chance.randint(1, 30))
                 )  # fmt: skip
-                made.append(await asyncio.to_thread(server.transform, [0, 1], 2 - len(made) % 2))
+                change = tour[len(made) % len(tour)]
+                made.append(await asyncio.to_thread(server.transform, *change))
                 await leaver
 
     seen = len(server.log.read_text())
-    moved = asyncio.run(run_clients(server.url, prompts, 10, 100, beside=disturb))
+    moved = asyncio.run(run_clients(server.url, prompts, 5 * workers, 100, beside=disturb))
     assert len(made) >= 4
     assert [status for status, _ in made] == [200] * len(made), made
     assert {reply["moves"] for _, reply in made} == {30}

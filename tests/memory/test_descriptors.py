@@ -36,10 +36,11 @@ def talk(server, message):
     """What the server answers to any message; nothing if it hangs up."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.connect(f"\0{server.number:05x}")
-        connection.sendall(message)
         try:
+            # The server may hang up before it has everything.
+            connection.sendall(message)
             return connection.recv(100)
-        except ConnectionResetError:
+        except (BrokenPipeError, ConnectionResetError):
             return b""
 
 

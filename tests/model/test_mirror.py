@@ -42,6 +42,11 @@ class Owner:
         self.rows[row] = np.concatenate([self.rows[row][:old], self.new_slots(end - old)])
         self.protected[row] = end
 
+    def relocate(self, row):
+        """Its tokens move to other slots."""
+        self.rows[row] = self.new_slots(len(self.rows[row]))
+        self.ledger.forget(row)
+
     def release(self, row):
         del self.rows[row]
         self.free.add(row)
@@ -51,7 +56,7 @@ class Owner:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3), st.integers(1, 30))))
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 4), st.integers(1, 30))))
 def test_mirror_follows_every_history(history):
     owner = Owner()
     for row, action, tokens in history:
@@ -61,6 +66,8 @@ def test_mirror_follows_every_history(history):
             owner.release(row)
         elif action == 1:
             owner.deduplicate(row)
+        elif action == 2:
+            owner.relocate(row)
         else:
             owner.step(row, tokens)
         owner.collect()

@@ -16,6 +16,7 @@ import torch
 from amoeba_sglang.kv.mover import PeerKVMover
 from amoeba_sglang.kv.units import UnitBuffers
 from amoeba_sglang.layout.weight_pages import layer_matrices
+from amoeba_sglang.memory.base import MemoryFault
 from amoeba_sglang.messages import TransformOrder
 from amoeba_sglang.plan.capacity import growth_pages
 from amoeba_sglang.plan.pace import Pace
@@ -60,6 +61,22 @@ class ThreadGroup:
         return received
 
 
+class Reluctant:
+    """A page exchange that refuses one move of layers, before which it counts down, as it is."""
+
+    def __init__(self, exchange):
+        self.moves_until_fault = None
+        self.shrink, self.grow, self._move = exchange.shrink, exchange.grow, exchange.move_layers
+
+    def move_layers(self, layers, degree):
+        if self.moves_until_fault is not None:
+            self.moves_until_fault -= 1
+            if self.moves_until_fault < 0:
+                self.moves_until_fault = None
+                raise MemoryFault("no more moves")
+        return self._move(layers, degree)
+
+
 class Member(ElasticWorker):
     """A worker with all that a transformation needs; it knows its peers by their handles."""
 
@@ -67,6 +84,7 @@ class Member(ElasticWorker):
         self.group, self.moving_group = group, moving_group
         self.helper = ThreadPoolExecutor(1)
         self.meet({index: handle for index, handle in enumerate(handles) if index != self.index})
+        self.exchange = Reluctant(self.exchange)
         own = UnitBuffers(self.blocks, CHAIN.finest)
         pools = [
             None if index == self.index else self.pool_of(index, handle)
@@ -138,7 +156,7 @@ class Member(ElasticWorker):
 def walk(steps):
     """By worker and step: (its report, b after each move, what is ever wrong).
 
-    A step is (before, after, layers a move, failing worker or None, its mappings before the fault).
+    A step is (before, after, layers a move, failing worker or None, what makes it fail).
     """
     members = [Member(rank) for rank in range(CHAIN.finest)]
     handles = [member.memory.export() for member in members]
@@ -151,9 +169,9 @@ def walk(steps):
 
     def work(member):
         found = []
-        for epoch, (before, after, pace, failing, maps) in enumerate(steps, 1):
+        for epoch, (before, after, pace, failing, fail) in enumerate(steps, 1):
             if member.index == failing:
-                member.memory.maps_until_fault = maps
+                fail(member)
             lower, upper = (tuple(map(f, zip(before, after, strict=True))) for f in (min, max))
             moving = member.start(epoch, before, after, pace)
             moving.enter()
@@ -184,6 +202,20 @@ def walk(steps):
         return list(executor.map(work, members))
 
 
+def mapping_fails(count):
+    def fail(member):
+        member.memory.maps_until_fault = count
+
+    return fail
+
+
+def move_fails(count):
+    def fail(member):
+        member.exchange.moves_until_fault = count
+
+    return fail
+
+
 PATHS = {
     "all at once": [(ONES, FOUR), (FOUR, ONES)],
     "step by step": [(ONES, MIXED), (MIXED, FOUR), (FOUR, PAIRS), (PAIRS, ONES)],
@@ -194,7 +226,7 @@ PATHS = {
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 @pytest.mark.parametrize("pace", (0, 1, None))
 def test_kv_and_weights_are_where_the_boundary_says_after_every_move(path, pace):
-    results = walk([(*step, pace, None, 0) for step in path])
+    results = walk([(*step, pace, None, None) for step in path])
     for rank, by_step in enumerate(results):
         for (before, after), (report, boundaries, wrong) in zip(path, by_step, strict=True):
             assert (report.error, wrong) == ("", [])
@@ -213,26 +245,27 @@ def test_every_way_to_cut_a_transformation_moves_the_same_bytes():
     moved = [
         [(report.kv_bytes, report.weight_bytes) for report, _, _ in by_step]
         for pace in (0, 1)
-        for by_step in walk([(*step, pace, None, 0) for step in PATHS["all at once"]])
+        for by_step in walk([(*step, pace, None, None) for step in PATHS["all at once"]])
     ]
     assert moved[: CHAIN.finest] == moved[CHAIN.finest :]
 
 
-@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-@pytest.mark.parametrize("pace", (0, 1))
-def test_a_fault_anywhere_turns_the_boundary_round_and_the_next_try_succeeds(path, pace):
+@pytest.mark.parametrize(("name", "pace"), [("all at once", 0), *((name, 1) for name in PATHS)])
+def test_a_fault_anywhere_turns_the_boundary_round_and_the_next_try_succeeds(name, pace):
     """The fault comes at every mapping in turn, so b turns round wherever one can fail."""
-    turned = set()
+    path, turned = PATHS[name], set()
     for number, (before, after) in enumerate(path):
         # A worker whose degree stays maps nothing, so it cannot fail.
         victim = next(r for r in (3 - number, 0, 3) if before[r] != after[r])
         for maps in range(FOREVER):
-            steps = [(*step, pace, None, 0) for step in path[:number]]
-            failing = (before, after, pace, victim, maps)
+            steps = [(*step, pace, None, None) for step in path[:number]]
+            failing = (before, after, pace, victim, mapping_fails(maps))
             by_worker = walk([*steps, failing])
             if not any(by_step[-1][0].error for by_step in by_worker):
                 break
-            for rank, by_step in enumerate(walk([*steps, failing, (before, after, pace, None, 0)])):
+            for rank, by_step in enumerate(
+                walk([*steps, failing, (before, after, pace, None, None)])
+            ):
                 (failed, boundaries, wrong), (again, _, wrong_again) = by_step[-2:]
                 assert wrong == wrong_again == [] and again.error == ""
                 others = f"ranks [{victim}] ran into a memory fault"
@@ -244,6 +277,25 @@ def test_a_fault_anywhere_turns_the_boundary_round_and_the_next_try_succeeds(pat
         assert maps > 0
     # Merges can fail only when the pool grows at the end, splits at every b.
     assert len(turned) >= len(path) + (LAYERS - 1 if pace else 0)
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_from_every_boundary_the_layers_that_moved_go_back(path):
+    """In both directions; a merge of a real system has nothing that fails in its middle."""
+    for number, (before, after) in enumerate(path):
+        victim = next(r for r in (number, 0, 3) if before[r] != after[r])
+        order = list(range(LAYERS + 1))
+        if after > before:
+            order.reverse()
+        for moved in range(LAYERS):
+            steps = [(*step, 1, None, None) for step in path[:number]]
+            steps.append((before, after, 1, victim, move_fails(moved)))
+            steps.append((before, after, 1, None, None))
+            for by_step in walk(steps):
+                (failed, boundaries, wrong), (again, _, wrong_again) = by_step[-2:]
+                assert failed.error and not again.error
+                assert wrong == wrong_again == []
+                assert boundaries == order[: moved + 1] + order[:moved][::-1]
 
 
 def test_a_block_that_mixes_up_two_orders_stops_before_it_moves_anything():
