@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
 from collections.abc import Callable
 
@@ -21,39 +19,13 @@ from amoeba_sglang.policy import (
 )
 from amoeba_sglang.policy.setting import SETTING
 from amoeba_sglang.policy.traffic import TrafficBook
+from bench.simulation.clock import Clock
 from bench.simulation.mechanisms import Mechanism
 from bench.simulation.worker import Batching, Instance, Request, Worker
 
 # The router looks at the layout so often while long requests wait or a layout is not at its base.
 TICK_S, IDLE_TICK_S = 0.1, 5.0
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
-
-
-class Clock:
-    """The events of all hosts, in order."""
-
-    def __init__(self) -> None:
-        self._events: list[tuple[float, int, Callable[[float], None], Instance | None, int]] = []
-        self._numbers = itertools.count()
-
-    def at(
-        self,
-        time: float,
-        action: Callable[[float], None],
-        instance: Instance | None = None,
-    ) -> None:
-        """Call `action(time)` then, unless the instance has begun another step by then."""
-        epoch = 0 if instance is None else instance.epoch
-        heapq.heappush(self._events, (time, next(self._numbers), action, instance, epoch))
-
-    @property
-    def next_time(self) -> float:
-        return self._events[0][0] if self._events else math.inf
-
-    def run_next(self) -> None:
-        time, _, action, instance, epoch = heapq.heappop(self._events)
-        if instance is None or instance.epoch == epoch:
-            action(time)
 
 
 class Host:
@@ -118,18 +90,13 @@ class Host:
             self.waiting.setdefault(request.degree, {})[request.number] = long, request
             self.control(now)
         else:
-            able = self._able(request)
-            self._place(request, size, able or self._able_later(request), now)
+            self._place(request, size, self._able(request), now)
 
     def _able(self, request: Request) -> tuple[int, ...]:
+        """All if none holds it yet: while the base degree rises, it waits for that at a worker."""
         tokens, degrees = self.mechanism.tokens, self.layout.degrees
-        return tuple(
-            rank for rank, degree in enumerate(degrees) if tokens[degree] >= request.tokens
-        )
-
-    def _able_later(self, request: Request) -> tuple[int, ...]:
-        """While the base degree rises, a request waits at a worker that has not got there yet."""
-        return tuple(range(len(self.workers)))
+        able = [rank for rank, degree in enumerate(degrees) if tokens[degree] >= request.tokens]
+        return tuple(able or range(len(degrees)))
 
     def _place(
         self, request: Request, size: RequestSize, able: tuple[int, ...], now: float
@@ -244,8 +211,7 @@ class Host:
         for held in [held for need, held in self.waiting.items() if need <= degree]:
             for _, request in held.values():
                 size = RequestSize(request.prompt, request.output)
-                able = self._able(request) or self._able_later(request)
-                self._place(request, size, able, now)
+                self._place(request, size, self._able(request), now)
             held.clear()
 
     def _longs_at(self, worker: Worker) -> int:

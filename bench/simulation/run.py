@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.policy import Policy
-from bench.simulation.host import Clock, Host
+from bench.simulation.clock import Clock
+from bench.simulation.host import Host
 from bench.simulation.mechanisms import Mechanism
 from bench.simulation.requests import Workload
 from bench.simulation.worker import Batching, Request

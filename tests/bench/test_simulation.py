@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from amoeba_sglang.device import load_device
 from amoeba_sglang.policy import POLICIES
+from bench.simulation.clock import Clock
 from bench.simulation.contenders import contenders
-from bench.simulation.host import Clock
 from bench.simulation.mechanisms import mechanisms
 from bench.simulation.requests import Workload, alternate, mix_long, read_trace, workloads_of
 from bench.simulation.run import Run
