@@ -14,6 +14,8 @@ from amoeba_sglang.plan.relocation import Refuge
 if TYPE_CHECKING:
     from amoeba_sglang.worker.leases import Demand
 
+_STEPS_UNTIL_LENT = 3
+
 
 class Relocation:
     """Moves the tokens of an anchor's long requests to slots that stay, step by step.
@@ -71,7 +73,9 @@ class Relocation:
             self._asked = False
         elif len(self._workers) > 1 and (self._lacked is None or refuge.lacking < self._lacked):
             self._lacked, self._asked = refuge.lacking, True
-            return {"slots_missing": refuge.lacking, "lenders": len(self._workers)}
+            # Every one of them computes a token in each step until the answer has been heard.
+            missing = refuge.lacking + _STEPS_UNTIL_LENT * len(long)
+            return {"slots_missing": missing, "lenders": len(self._workers)}
         else:
             ranks, leased = list(self._workers), len(allocator.free_extra)
             self.verdict = (

@@ -21,7 +21,7 @@ class Serving(Instance):
     def __init__(self, degree, first=0):
         super().__init__(degree, first)
         self.table = torch.zeros((8, MOST), dtype=torch.int32)
-        self.memory, self.told = {}, []
+        self.memory, self.told, self.before_step = {}, [], lambda: None
         self.next_token = 1
 
     def grow(self, req, tokens):
@@ -78,6 +78,7 @@ class Serving(Instance):
         for _ in range(12):
             if relocation.verdict is not None:
                 return relocation.verdict
+            self.before_step()
             assert self.step(), "peers must not fall asleep before the vote"
             self.check()
         return None
@@ -175,6 +176,17 @@ def test_peers_that_stay_lend_what_the_anchor_lacks_and_the_others_do_not():
         False,
     ]
     assert world.grow(req, 2), "the tokens that come had been counted"
+
+
+def test_tokens_computed_while_the_anchor_waits_for_leases_do_not_make_it_refuse():
+    """It asked for what it lacked, and lacked as much again when that had come."""
+    world = Serving(4)
+    req = long_request(SIZE * 2 + GROWN)
+    assert world.grow(req, GROWN)
+    taken = world.allocators[0].alloc(SIZE)
+    world.used = lambda place: [] if place else [world.row(req), taken]
+    world.before_step = lambda: world.grow(req, 1)
+    assert world.prepare(2, headroom=2) == ""
 
 
 @pytest.mark.parametrize(("tokens", "refused"), [(2 * SIZE, False), (2 * SIZE + 1, True)])
