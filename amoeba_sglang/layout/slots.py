@@ -1,4 +1,9 @@
-"""Slot arithmetic: which worker holds which unit of a token's KV at every degree."""
+"""Slot arithmetic: which worker holds which unit of a slot's KV at every degree.
+
+A slot holds one token, or with `--page-size` P the P tokens of a KV page, heads outermost, so that
+its head shards are contiguous runs as those of one token are. Slots never change what they hold, so
+nothing here depends on P.
+"""
 
 from __future__ import annotations
 

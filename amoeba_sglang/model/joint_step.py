@@ -43,7 +43,8 @@ class JointExecutor:
 
     `layers`: the model's layers with their current degree; ranges of equal degree are the segments
     of a step, the lower degree first. `size`: slots of a worker's own pool; `grown`: by degree the
-    grown slots of an instance. `attention`: backend that takes explicit slots per row.
+    grown slots of an instance; `page`: tokens of a slot. `attention`: backend that takes explicit
+    slots per row.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class JointExecutor:
         chain: DegreeChain,
         size: int,
         grown: Mapping[int, int],
+        page: int,
         groups: dict[int, Any],
         transports: dict[int, TransportGroup],
         attention: Any,
     ) -> None:
         self.model, self.stack = model, model.model
-        self.layers, self.chain, self.size, self.grown = layers, chain, size, grown
+        self.layers, self.chain = layers, chain
+        self.size, self.grown, self.page = size, grown, page
         self.groups, self.transports, self.attention = groups, transports, attention
         self.index = layers[0].index
         self.mirrors = [RowMirror() for _ in range(chain.finest)]
@@ -185,6 +188,7 @@ class JointExecutor:
             degree,
             self.size,
             self.grown[degree],
+            self.page,
         )
 
     def _run_layers(

@@ -11,7 +11,7 @@ class ElasticPrefillBudget(PrefillBudget):
 
     def __init__(self, allocator, tree_cache, *, num_mixed_decode_tokens=0):
         super().__init__(allocator, tree_cache, num_mixed_decode_tokens=num_mixed_decode_tokens)
-        self._extra_total = self._extra_now = len(allocator.free_extra)
+        self._extra_total = self._extra_now = len(allocator.free_extra) * allocator.page_size
         self._long = False
 
     def consider(self, req) -> None:

@@ -68,8 +68,9 @@ class ElasticRuntime:
             model,
             layers,
             self.chain,
-            self.allocator.size,
+            self.allocator.num_pages,
             self.grown,
+            self.allocator.page_size,
             groups.coordinators,
             groups.transports,
             CpuAttention(runner),
@@ -165,7 +166,7 @@ class ElasticRuntime:
         place = self.index % self.degree
         self.leases = Leases(self.allocator, self.tree_cache, self.chain, self.degree, place)
         if place == 0:
-            leasable = (self.degree - 1) * self.allocator.size
+            leasable = (self.degree - 1) * self.allocator.num_pages
             self.allocator.start_layout(self.grown[self.degree], leasable)
         else:
             self.allocator.start_layout(0, 0)
@@ -254,6 +255,7 @@ class ElasticRuntime:
         extends = batch.extend_lens if batch.forward_mode.is_extend() else [1] * len(row_numbers)
         assert len(batch.reqs) == len(row_numbers), "rows without a request are not served"
         table, generations = self.requests.req_to_token, self.requests.req_generation
+        page = self.allocator.page_size
         rows = []
         for req, row, seq_len, extend in zip(
             batch.reqs, row_numbers, seq_lens, extends, strict=True
@@ -265,6 +267,7 @@ class ElasticRuntime:
                 seq_len - extend,
                 seq_len,
             )
-            slots = table[row, known:seq_len].to("cpu", torch.int64).numpy()
-            rows.append(Row(row, seq_len, extend, known, slots))
+            first = known // page
+            slots = table[row, first * page : seq_len : page].to("cpu", torch.int64) // page
+            rows.append(Row(row, seq_len, extend, first, slots.numpy()))
         return tuple(rows)

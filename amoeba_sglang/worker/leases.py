@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from amoeba_sglang.layout.locations import slots_filled
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.model.kv_allocator import SPARE_SLOTS, ElasticAllocator
 from amoeba_sglang.model.step_record import StepRecord
@@ -73,9 +74,10 @@ class Leases:
         first = next((req for req in demand.waiting if allocator.is_long(req)), None)
         if first is None:
             return 0
-        own = allocator.available_size() + self._tree_cache.evictable_size() - self._kept(demand)
+        own = allocator.available_size() + self._tree_cache.evictable_size()
+        own = own // allocator.page_size - self._kept(demand)
         have = len(allocator.free_extra) + max(0, own)
-        lacking = allocator.tokens_wanted(first) + SPARE_SLOTS - have
+        lacking = allocator.slots_wanted(first) + SPARE_SLOTS - have
         return max(0, min(lacking, allocator.leasable - len(allocator.leased)))
 
     def _must_return(self, demand: Demand) -> bool:
@@ -87,7 +89,7 @@ class Leases:
         """Own slots that live short requests may still take."""
         allocator = self._allocator
         return sum(
-            allocator.tokens_wanted(req) - req.kv.kv_allocated_len
+            allocator.slots_wanted(req) - slots_filled(req.kv.kv_allocated_len, allocator.page_size)
             for req in demand.live()
             if not allocator.is_long(req)
         )
@@ -98,8 +100,9 @@ class Leases:
             return np.empty(0, dtype=np.int64)
         share = -(-self._asked // (self._degree - 1))
         kept = self._kept(demand)
-        self._allocator.evict_to_free_tokens(self._tree_cache, share + kept)
-        spare = max(0, self._allocator.available_size() - kept)
+        page = self._allocator.page_size
+        self._allocator.evict_to_free_tokens(self._tree_cache, (share + kept) * page)
+        spare = max(0, self._allocator.available_size() // page - kept)
         return self._allocator.lend(min(share, spare)).numpy()
 
     def settle(self, records: list[StepRecord]) -> None:
@@ -120,4 +123,4 @@ class Leases:
             self._allocator.take_home(torch.tensor(mine, dtype=torch.int64))
 
     def _first_leased(self) -> int:
-        return self._allocator.size + 1 + self._allocator.grown
+        return self._allocator.num_pages + 1 + self._allocator.grown

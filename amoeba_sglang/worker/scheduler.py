@@ -74,10 +74,12 @@ class ElasticScheduler(Scheduler):
         self._request_dispatcher += upstream
 
     def get_init_info(self) -> dict[str, Any]:
+        page = self.page_size
         capacity = {
             "slots": self.own_slots,
             "context": self.model_config.context_len,
-            "grown": self.runtime.grown,
+            "grown": {degree: slots * page for degree, slots in self.runtime.grown.items()},
+            "page": page,
         }
         return {**super().get_init_info(), "capacity": capacity}
 
@@ -91,8 +93,8 @@ class ElasticScheduler(Scheduler):
     def follow_capacity(self) -> None:
         """Let upstream's limits for new requests follow the slots that this worker has now."""
         allocator = self.token_to_kv_pool_allocator
-        slots = self.own_slots + allocator.grown + allocator.leasable
-        self.max_req_len = min(self.model_config.context_len, slots) - 1
+        tokens = self.own_slots + (allocator.grown + allocator.leasable) * self.page_size
+        self.max_req_len = min(self.model_config.context_len, tokens) - 1
         self.max_req_input_len = self.max_req_len - 5
 
     def refusal(self, order: TransformOrder) -> str | None:

@@ -14,15 +14,17 @@ from amoeba_sglang.worker.leases import Demand, Leases
 from tests.model.allocators import Tree, make, request
 
 SIZE, GROWN = 10, 6
+PAGES = (1, 16)
+"""Tokens of a slot."""
 CHAIN = DegreeChain((1, 2, 4))
 
 
 class Instance:
     """The leases of all workers of one instance, without their schedulers."""
 
-    def __init__(self, degree):
-        self.degree = degree
-        self.allocators = [make(grown=GROWN if i == 0 else 0) for i in range(degree)]
+    def __init__(self, degree, page=1):
+        self.degree, self.page = degree, page
+        self.allocators = [make(grown=GROWN if i == 0 else 0, page=page) for i in range(degree)]
         self.allocators[0].leasable = (degree - 1) * SIZE
         self.leases = [
             Leases(allocator, Tree(allocator), CHAIN, degree, index)
@@ -68,24 +70,25 @@ def long_request(tokens):
     return request(tokens, prompt=1)
 
 
-def instance_with_leases():
-    instance = Instance(2)
-    instance.waiting[0] = [long_request(SIZE + GROWN + 4)]
+def instance_with_leases(page=1):
+    instance = Instance(2, page)
+    instance.waiting[0] = [long_request((SIZE + GROWN + 4) * page)]
     for _ in range(3):
         instance.step()
     return instance
 
 
 @pytest.mark.parametrize("degree", [2, 4])
-def test_the_anchor_gets_what_its_waiting_request_lacks_and_returns_it(degree):
-    instance = Instance(degree)
+@pytest.mark.parametrize("page", PAGES)
+def test_the_anchor_gets_what_its_waiting_request_lacks_and_returns_it(degree, page):
+    instance = Instance(degree, page)
     anchor = instance.allocators[0]
     wanted = SIZE + GROWN + 4
-    instance.waiting[0] = [long_request(wanted)]
+    instance.waiting[0] = [long_request(wanted * page - page // 2)]
     for _ in range(3):
         assert instance.step()
         instance.check()
-    assert len(anchor.free_extra) + anchor.available_size() >= wanted + 2
+    assert len(anchor.free_extra) + anchor.available_size() // page >= wanted + 2
     instance.waiting[0] = []
     assert instance.step(), "the instance must not fall asleep with slots away from home"
     instance.check()
@@ -103,19 +106,21 @@ def test_short_requests_ask_for_nothing():
     assert not len(instance.allocators[0].leased)
 
 
-def test_a_peer_keeps_what_its_running_requests_may_still_take():
-    instance = Instance(2)
-    running = request(7, prompt=1)
-    running.kv.kv_allocated_len = 2
+@pytest.mark.parametrize("page", PAGES)
+def test_a_peer_keeps_what_its_running_requests_may_still_take(page):
+    instance = Instance(2, page)
+    running = request(7 * page - page // 2, prompt=1)
+    running.kv.kv_allocated_len = 2 * page - page // 3
     instance.live[1] = [running]
-    instance.waiting[0] = [long_request(100)]
+    instance.waiting[0] = [long_request(100 * page)]
     for _ in range(4):
         instance.step()
-    assert instance.allocators[1].available_size() == 7 - 2
+    assert instance.allocators[1].available_size() == (7 - 2) * page
 
 
-def test_a_flush_gives_nothing_lent_away_a_second_time():
-    instance = instance_with_leases()
+@pytest.mark.parametrize("page", PAGES)
+def test_a_flush_gives_nothing_lent_away_a_second_time(page):
+    instance = instance_with_leases(page)
     for allocator in instance.allocators:
         allocator.clear()
     instance.check()
@@ -132,13 +137,14 @@ def test_a_new_layout_ends_all_leases():
 @settings(deadline=None)
 @given(
     st.sampled_from([2, 4]),
+    st.sampled_from(PAGES),
     st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3), st.integers(0, 8)), max_size=12),
 )
-def test_no_slot_is_lost_or_doubled_in_any_history(degree, history):
-    instance = Instance(degree)
+def test_no_slot_is_lost_or_doubled_in_any_history(degree, page, history):
+    instance = Instance(degree, page)
     for wanted, worker, short in history:
-        instance.waiting[0] = [long_request(wanted)] if wanted > SIZE else []
-        peer = request(short, prompt=1)
+        instance.waiting[0] = [long_request(wanted * page)] if wanted > SIZE else []
+        peer = request(short * page - page // 2, prompt=1)
         peer.kv.kv_allocated_len = 0
         instance.live[worker % degree] = [peer] if short else []
         instance.step()
@@ -146,4 +152,4 @@ def test_no_slot_is_lost_or_doubled_in_any_history(degree, history):
     instance.waiting[0] = []
     for _ in range(3):
         instance.step()
-    assert all(a.available_size() == SIZE for a in instance.allocators)
+    assert all(a.available_size() == SIZE * page for a in instance.allocators)
