@@ -14,10 +14,11 @@ LONG = random.Random(5).choices(range(100, 5000), k=2 * POOL + 100)
 SHORT = LONG[:90]
 
 
-def start(pool):
+def start(pool, page=1):
     return Server(
         "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", str(pool),
-        "--chunked-prefill-size", "256", "--amoeba-policy", "static", env={"AMOEBA_AUDIT": "1"},
+        "--chunked-prefill-size", "256", "--amoeba-policy", "static", "--page-size", str(page),
+        env={"AMOEBA_AUDIT": "1"},
     )  # fmt: skip
 
 
@@ -29,8 +30,8 @@ def expected():
 
 
 @pytest.fixture(scope="module")
-def server():
-    with start(POOL) as running:
+def server(page):
+    with start(POOL, page) as running:
         yield running
 
 
@@ -87,13 +88,13 @@ def test_a_split_waits_for_the_long_request_and_says_so(merged):
     assert server.transform([0, 1], 1)[0] == 200
 
 
-def test_what_does_not_fit_gets_400_with_the_numbers_and_the_way_out(server):
+def test_what_does_not_fit_gets_400_with_the_numbers_and_the_way_out(server, page):
     split_all(server)
     status, reply = server.post("/generate", long_body())
     assert status == 400
     message = reply["error"]["message"]
     assert f"{len(LONG) + 8} tokens" in message
-    assert "at most 510" in message
+    assert f"at most {POOL - 2 * page}" in message
     assert "/amoeba/transform" in message
     status, reply = server.post("/generate", {**long_body(), "input_ids": LONG * 6})
     assert status == 400
