@@ -10,10 +10,12 @@ import uuid
 from dataclasses import dataclass
 
 from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.layout.slots import MOST_TOKENS
 from amoeba_sglang.plan.pace import GROWTH_SHARE
 
 POLICIES = ("amoeba", "round_robin", "least_load", "static")
 TRANSPORTS = ("peer", "collective")
+SHARD_LAYOUTS = ("tight", "padded")
 MAX_PAGE_SIZE_KIB = 2048
 # Of vm.max_map_count for the pages of a worker; the rest is for libraries, threads and malloc.
 MAPPING_SHARE = 0.8
@@ -43,6 +45,7 @@ class AmoebaConfig:
     layers_per_step: int | None = None
     transport: str = "peer"
     page_size_kib: int = 64
+    shard_layout: str = "tight"
     staging_mib: int = 8
     prepare_timeout_s: float = 20.0
     finish_timeout_s: float = 120.0
@@ -117,6 +120,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="page of weights and KV, a power of two up to 2048 (default: 64)",
     )
     group.add_argument(
+        "--amoeba-shard-layout",
+        choices=SHARD_LAYOUTS,
+        default="tight",
+        help="MLP shards one after the other, or each padded to whole pages, which costs memory "
+        "and a product per shard (default: tight)",
+    )
+    group.add_argument(
         "--amoeba-staging-mib",
         type=int,
         default=8,
@@ -169,9 +179,12 @@ def build_config(
     # Sending and receiving share it where workers cannot read each other's memory.
     most = (staging << 20) // (1 if options.amoeba_transport == "peer" else 2) // heads.kv_bytes
     _require(
-        1 <= kv_page <= most,
-        f"--page-size {kv_page}: not from 1 to {most}, the tokens of one layer that "
-        f"--amoeba-staging-mib {staging} holds",
+        1 <= kv_page <= MOST_TOKENS,
+        f"--page-size {kv_page}: not from 1 to {MOST_TOKENS}",
+    )
+    _require(
+        kv_page <= most,
+        f"--page-size {kv_page}: --amoeba-staging-mib {staging} holds {most} tokens of one layer",
     )
     timeout = options.amoeba_prepare_timeout_s
     _require(timeout > 0, f"--amoeba-prepare-timeout-s {timeout:g}: must be positive")
@@ -191,6 +204,7 @@ def build_config(
         layers_per_step=parse_layers_per_step(options.amoeba_layers_per_step, heads.layers),
         transport=options.amoeba_transport,
         page_size_kib=page,
+        shard_layout=options.amoeba_shard_layout,
         staging_mib=staging,
         prepare_timeout_s=timeout,
     )

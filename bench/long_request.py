@@ -77,9 +77,11 @@ def measure(workers: int) -> dict[str, Any]:
     return found
 
 
-def score(server: Server, tokens: list[int]) -> tuple[list[float], list[float]]:
+def score(
+    server: Server, tokens: list[int], output: int = LONG_OUTPUT
+) -> tuple[list[float], list[float]]:
     """Log-probabilities of the prompt, and of the greedy tokens after it."""
-    reply = server.generate(tokens, LONG_OUTPUT, return_logprob=True, logprob_start_len=0)
+    reply = server.generate(tokens, output, return_logprob=True, logprob_start_len=0)
     meta = reply["meta_info"]
     return (
         [entry[0] for entry in meta["input_token_logprobs"][1:]],

@@ -61,8 +61,8 @@ class PageWorker:
         # The same model on every worker, as the server has it.
         noise = torch.Generator().manual_seed(7)
         self.weights = [
-            self.store.tensor(m, (size // shape.dtype.itemsize,), shape.dtype)
-            .uniform_(-0.02, 0.02, generator=noise)
+            self.store.shards(m, (size // n // shape.dtype.itemsize,), shape.dtype)
+            .view(-1).uniform_(-0.02, 0.02, generator=noise)
             for m, size in enumerate(shape.matrices)
         ]  # fmt: skip
         self.kv_shape = (slots + 1, shape.kv_heads, shape.head_dim)

@@ -91,7 +91,7 @@ class ElasticWorker:
         return [self.ranges.layer(number, shape, torch.uint8) for number in range(LAYERS)]
 
     def matrix(self, number: int) -> torch.Tensor:
-        return self.store.tensor(number, (MATRICES[number],), torch.uint8)
+        return self.store.shards(number, (MATRICES[number] // CHAIN.finest,), torch.uint8).view(-1)
 
     @property
     def degree(self) -> int:

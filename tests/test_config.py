@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -26,7 +27,7 @@ def test_defaults():
     assert config.degrees == (1, 2, 4)
     assert (config.policy, config.transport, config.initial_degree) == ("amoeba", "peer", 1)
     assert (config.page_size_kib, config.staging_mib, config.layers) == (64, 8, 30)
-    assert config.mlp_elements == 1000
+    assert (config.mlp_elements, config.shard_layout) == (1000, "tight")
     assert config.report_address.startswith("ipc://@")
     assert pickle.loads(pickle.dumps(config)) == config
 
@@ -88,12 +89,17 @@ def test_bad_degrees(text, says):
         (("--amoeba-layers-per-step", "few"), {}, "--amoeba-layers-per-step few: neither auto nor"),
         (("--amoeba-page-size-kib", "48"), {}, "--amoeba-page-size-kib 48"),
         (("--amoeba-page-size-kib", "4096"), {}, "--amoeba-page-size-kib 4096"),
-        ((), {"kv_page": 0}, "--page-size 0: not from 1 to 4096"),
-        (("--amoeba-staging-mib", "1"), {"kv_page": 513}, "--page-size 513: not from 1 to 512"),
+        ((), {"kv_page": 0}, "--page-size 0: not from 1 to 128"),
+        ((), {"kv_page": 129}, "--page-size 129: not from 1 to 128"),
         (
-            ("--amoeba-transport", "collective"),
-            {"kv_page": 2049},
-            "2049: not from 1 to 2048",
+            ("--amoeba-staging-mib", "1"),
+            {"kv_page": 128, "heads": replace(HEADS, kv_bytes=16384)},
+            "--page-size 128: --amoeba-staging-mib 1 holds 64 tokens of one layer",
+        ),
+        (
+            ("--amoeba-staging-mib", "1", "--amoeba-transport", "collective"),
+            {"kv_page": 64, "heads": replace(HEADS, kv_bytes=16384)},
+            "--amoeba-staging-mib 1 holds 32 tokens",
         ),
         (("--amoeba-staging-mib", "0"), {}, "--amoeba-staging-mib 0"),
         (("--amoeba-prepare-timeout-s", "0"), {}, "--amoeba-prepare-timeout-s 0"),
@@ -106,7 +112,14 @@ def test_bad_flags(flags, shape, says):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("flags", [("--amoeba-policy", "best"), ("--amoeba-transport", "tcp")])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--amoeba-policy", "best"),
+        ("--amoeba-transport", "tcp"),
+        ("--amoeba-shard-layout", "loose"),
+    ],
+)
 def test_unknown_choices_end_the_parser(flags, capsys):
     with pytest.raises(SystemExit) as ended:
         make_parser().parse_args(flags)

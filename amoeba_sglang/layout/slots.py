@@ -14,6 +14,11 @@ import numpy as np
 
 from amoeba_sglang.errors import ConfigError
 
+# Above all own and grown slots, and low enough for int32 tables of the locations of slots that hold
+# as many tokens as they may.
+FIRST_LEASED = 1 << 23
+MOST_TOKENS = 128
+
 
 @dataclass(frozen=True)
 class DegreeChain:
@@ -72,19 +77,33 @@ class DegreeChain:
         return slots * degree + self.shard(degree, worker)
 
     def joint_slots_of_ids(
-        self, degree: int, worker: int, ids: np.ndarray, size: int, grown: int
+        self, degree: int, worker: int, ids: np.ndarray, size: int
     ) -> np.ndarray:
         """Joint slots of what a worker calls its slots; same shape and dtype.
 
-        1..`size` are its own. The anchor calls the `grown` grown slots of its instance on from
-        there, in their joint order, which begins at degree * (size + 1), and then a leased joint
-        slot g size + 1 + grown + g.
+        1..`size` are its own. The anchor calls the grown slots of its instance on from there, in
+        their joint order, which begins at degree * (size + 1), and leased ones by `leased_ids`.
         """
         own = self.joint_slots(degree, worker, ids)
         above = np.where(
-            ids > size + grown, ids - (size + 1 + grown), ids + (degree - 1) * (size + 1)
+            # Finest joint slots nest: a super-slot of `finest` holds `degree` of this degree.
+            ids >= FIRST_LEASED,
+            (ids - FIRST_LEASED) * degree // self.finest,
+            ids + (degree - 1) * (size + 1),
         )
         return np.where(ids > size, above, own)
+
+    def leased_ids(self, worker: int, slots: np.ndarray) -> np.ndarray:
+        """What an anchor calls the local slots of `worker` that it leases, at every degree."""
+        return self.joint_slots(self.finest, worker, slots) + FIRST_LEASED
+
+    def leased_from(self, worker: int, ids: np.ndarray) -> np.ndarray:
+        """Which of the leased `ids` are slots of `worker`; bool, same shape."""
+        return (ids - FIRST_LEASED) % self.finest == self.shard(self.finest, worker)
+
+    def lent_slots(self, ids: np.ndarray) -> np.ndarray:
+        """Local slots, at the worker that lends them, of leased `ids`."""
+        return (ids - FIRST_LEASED) // self.finest
 
     def home(self, degree: int, joint_slot: int) -> tuple[int, int]:
         """Inverse of `joint_slot`: (index of the home worker in the instance, its local slot)."""

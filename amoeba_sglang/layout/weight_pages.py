@@ -73,7 +73,12 @@ class WeightPages:
     def offset(self, matrix: int, finest_shard: int) -> int:
         """Byte at which `finest_shard` of `matrix` starts."""
         assert 0 <= finest_shard < self.chain.finest, (finest_shard, self.chain.finest)
-        return self._bounds[matrix] + finest_shard * self._stride(self.matrices[matrix])
+        return self._bounds[matrix] + finest_shard * self.stride(matrix)
+
+    def stride(self, matrix: int) -> int:
+        """Bytes from the start of one finest shard of `matrix` to the start of the next."""
+        shard = self.matrices[matrix] // self.chain.finest
+        return _round_up(shard, self.page_size) if self.padded else shard
 
     def shard_range(self, matrix: int, degree: int, worker: int) -> tuple[int, int]:
         """Bytes [start, stop) of the shard of `matrix` that `worker` holds at `degree`.
@@ -157,10 +162,6 @@ class WeightPages:
         for begin, end in edges.reshape(-1, 2).tolist():
             yield max(start, begin * self.page_size), min(stop, end * self.page_size)
 
-    def _stride(self, size: int) -> int:
-        shard = size // self.chain.finest
-        return _round_up(shard, self.page_size) if self.padded else shard
-
     @cached_property
     def _page_spans(self) -> dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]:
         """By (degree, shard): the first page of the shard of every matrix, and the one after the
@@ -180,9 +181,9 @@ class WeightPages:
     def _bounds(self) -> tuple[int, ...]:
         """The start of every matrix, then the end of the last."""
         starts, end = [], 0
-        for size in self.matrices:
+        for matrix in range(len(self.matrices)):
             starts.append(_round_up(end, ALIGNMENT))
-            end = starts[-1] + self.chain.finest * self._stride(size)
+            end = starts[-1] + self.chain.finest * self.stride(matrix)
         return (*starts, end)
 
 

@@ -6,7 +6,7 @@ file: `start_layer`, `end_layer`, the first/last-rank flags and PPProxyTensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -42,9 +42,8 @@ class JointExecutor:
     """Runs the joint steps of one worker.
 
     `layers`: the model's layers with their current degree; ranges of equal degree are the segments
-    of a step, the lower degree first. `size`: slots of a worker's own pool; `grown`: by degree the
-    grown slots of an instance; `page`: tokens of a slot. `attention`: backend that takes explicit
-    slots per row.
+    of a step, the lower degree first. `size`: slots of a worker's own pool; `page`: tokens of a
+    slot. `attention`: backend that takes explicit slots per row.
     """
 
     def __init__(
@@ -53,15 +52,13 @@ class JointExecutor:
         layers: list[LayerShards],
         chain: DegreeChain,
         size: int,
-        grown: Mapping[int, int],
         page: int,
         groups: dict[int, Any],
         transports: dict[int, TransportGroup],
         attention: Any,
     ) -> None:
         self.model, self.stack = model, model.model
-        self.layers, self.chain = layers, chain
-        self.size, self.grown, self.page = size, grown, page
+        self.layers, self.chain, self.size, self.page = layers, chain, size, page
         self.groups, self.transports, self.attention = groups, transports, attention
         self.index = layers[0].index
         self.mirrors = [RowMirror() for _ in range(chain.finest)]
@@ -187,7 +184,6 @@ class JointExecutor:
             self.chain,
             degree,
             self.size,
-            self.grown[degree],
             self.page,
         )
 

@@ -38,8 +38,10 @@ class ElasticKVPool(MHATokenToKVPool):
             self.layer_num,
             slots,
             self.head_num * self.page_size * self.head_dim * self.store_dtype.itemsize,
-            # At most all MLP weights of a layer, in the widest dtype, half for K and half for V.
-            config.mlp_elements * torch.float32.itemsize // 2,
+            # At most all MLP weights of a layer, in the widest dtype, and less than a page of
+            # padding for each finest shard of both matrices; half for K and half for V.
+            config.mlp_elements * torch.float32.itemsize // 2
+            + config.group_size * self.memory.page_size,
         )
         self.blocks = [
             self.ranges.layer(layer, self._shape, self.store_dtype)
@@ -60,3 +62,11 @@ class ElasticKVPool(MHATokenToKVPool):
         shape = (self.ranges.rows * degree, heads // degree, page, head_dim)
         views = self.ranges.layer(layer, shape, self.store_dtype)
         self.k_buffer[layer], self.v_buffer[layer] = views
+
+    def copy_slots(self, source: torch.Tensor, target: torch.Tensor, staging_bytes: int) -> None:
+        """Copy the KV of joint slots in all layers, which are at one degree; [n] int64 each, no
+        slot twice. `staging_bytes` bounds the extra memory."""
+        for buffer in (*self.k_buffer, *self.v_buffer):
+            count = max(1, staging_bytes // buffer[0].nbytes)
+            for taken, put in zip(source.split(count), target.split(count), strict=True):
+                buffer[put] = buffer[taken]

@@ -58,6 +58,10 @@ class RowLedger:
             del self._sent[row]
         return dead
 
+    def forget(self, row: int) -> None:
+        """Tell the peers all of this row again: its slots have changed."""
+        self._sent.pop(row, None)
+
     def clear(self) -> None:
         self._sent.clear()
 

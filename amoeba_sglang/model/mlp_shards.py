@@ -1,11 +1,13 @@
-"""The MLP of a layer in the weight store: every shard of every degree lies in one piece."""
+"""The MLP of a layer in the weight store: a shard of any degree is a range of its rows."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from sglang.srt.layers.linear import MergedColumnParallelLinear, RowParallelLinear
+from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod
 from torch import nn
 
 from amoeba_sglang.errors import ConfigError
@@ -56,13 +58,37 @@ def find_mlp(layer: nn.Module) -> Any:
     return found[0]
 
 
+class ProductPerShard(UnquantizedLinearMethod):
+    """gate_up as one product for each finest shard: padding lies between their rows."""
+
+    def apply(
+        self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """[tokens, hidden] -> [tokens, 2 I / d] for weights [shards, rows, hidden]."""
+        assert bias is None
+        return torch.cat([F.linear(x, shard) for shard in layer.weight], dim=-1)
+
+
+class SumOfShards(UnquantizedLinearMethod):
+    """down as the sum of one product for each finest shard."""
+
+    def apply(
+        self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """[tokens, I / d] -> [tokens, hidden] for weights [shards, columns, hidden]."""
+        parts = x.chunk(len(layer.weight), dim=-1)
+        out = sum(part @ shard for part, shard in zip(parts, layer.weight, strict=True))
+        return out if bias is None else out + bias
+
+
 class MLPShards:
     """gate_up and down of one layer, moved into the store and switchable between degrees.
 
     gate_up is kept with its rows in the order (finest shard, gate | up), down transposed, so a
     shard of any degree is a range of rows of both. The product with the transposed matrix costs
     3-7 % more in bf16 at 8 rows than with upstream's and 20 % less in fp32; blocks of columns, each
-    in upstream's orientation, cost 16-35 % more in bf16 (bench/mlp_layout.py).
+    in upstream's orientation, cost 16-35 % more in bf16 (bench/mlp_layout.py). With padded pages
+    the finest shards lie apart, and each is a product of its own.
     """
 
     def __init__(
@@ -71,40 +97,47 @@ class MLPShards:
         mlp = find_mlp(layer)
         self.gate_up: MergedColumnParallelLinear = mlp.gate_up_proj
         self.down: RowParallelLinear = mlp.down_proj
-        self._chain, self._index = chain, index
+        self._chain, self._index, self._padded = chain, index, store.pages.padded
         hidden, intermediate = self.down.weight.shape
         if self.gate_up.bias is not None:
             raise ConfigError("models with a bias in gate_up_proj are not served")
-        dtype = self.down.weight.dtype
+        dtype, width = self.down.weight.dtype, intermediate // chain.finest
         gate_up, down = layer_matrices(number)
-        self._gate_up = store.tensor(gate_up, (2 * intermediate, hidden), dtype)
-        self._down = store.tensor(down, (intermediate, hidden), dtype)
-        self._gate_up.copy_(self.gate_up.weight.data)
-        self._down_as_upstream().copy_(self.down.weight.data)
-        mlp.act_fn = ShardedActivation(mlp.act_fn, 2 * intermediate // chain.finest)
-        self.adopt_weights()
+        self._gate_up = store.shards(gate_up, (2 * width, hidden), dtype)
+        self._down = store.shards(down, (width, hidden), dtype)
+        mlp.act_fn = ShardedActivation(mlp.act_fn, 2 * width)
+        if self._padded:
+            self.gate_up.quant_method, self.down.quant_method = ProductPerShard(), SumOfShards()
+        self._take(self.gate_up.weight.data, self.down.weight.data)
 
     def adopt_weights(self) -> None:
         """Take freshly loaded weights (degree 1) from upstream's order into the store's."""
-        by_shard = self._gate_up.view(2, self._chain.finest, -1, self._gate_up.shape[1])
-        self._gate_up.copy_(by_shard.transpose(0, 1).reshape(self._gate_up.shape))
-        self._down.copy_(self._down_as_upstream().t().contiguous())
-        self.switch(1)
+        # They may lie in the same bytes.
+        self._take(self.gate_up.weight.data.clone(), self.down.weight.data.clone())
 
     def restore_upstream_order(self) -> None:
-        """Inverse of `adopt_weights`, for upstream code that loads weights by name."""
-        by_shard = self._gate_up.view(self._chain.finest, 2, -1, self._gate_up.shape[1])
-        self._gate_up.copy_(by_shard.transpose(0, 1).reshape(self._gate_up.shape))
-        upstream = self._down_as_upstream()
-        upstream.copy_(self._down.t().contiguous())
-        self.down.weight.data = upstream
+        """Inverse of `adopt_weights`, for upstream code that loads weights by name. With padded
+        pages there is a second copy of the weights until they are adopted."""
+        finest, hidden = self._chain.finest, self._down.shape[-1]
+        gate_up = self._gate_up.view(finest, 2, -1, hidden).transpose(0, 1).reshape(-1, hidden)
+        down = self._down.reshape(-1, hidden).t().contiguous()
+        if not self._padded:
+            gate_up = self._gate_up.view(gate_up.shape).copy_(gate_up)
+            down = self._down.view(down.shape).copy_(down)
+        self.gate_up.weight.data, self.down.weight.data = gate_up, down
 
     def switch(self, degree: int) -> None:
         """Point both linears at this worker's shard of `degree`."""
         shard = self._chain.shard(degree, self._index % degree)
-        self.gate_up.weight.data = self._gate_up.chunk(degree)[shard]
-        self.down.weight.data = self._down.chunk(degree)[shard].t()
+        gate_up, down = self._gate_up.chunk(degree)[shard], self._down.chunk(degree)[shard]
+        if not self._padded:
+            gate_up, down = gate_up.flatten(0, 1), down.flatten(0, 1).t()
+        self.gate_up.weight.data, self.down.weight.data = gate_up, down
 
-    def _down_as_upstream(self) -> torch.Tensor:
-        """The bytes of down as the [out, in] matrix that upstream knows."""
-        return self._down.view(self._down.shape[1], self._down.shape[0])
+    def _take(self, gate_up: torch.Tensor, down: torch.Tensor) -> None:
+        """Fill the store from [2 I, hidden] and [hidden, I]."""
+        finest, hidden = self._chain.finest, self._down.shape[-1]
+        by_shard = gate_up.view(2, finest, -1, hidden).transpose(0, 1)
+        self._gate_up.view(by_shard.shape).copy_(by_shard)
+        self._down.copy_(down.t().contiguous().view(self._down.shape))
+        self.switch(1)

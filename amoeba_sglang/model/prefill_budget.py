@@ -11,32 +11,53 @@ class ElasticPrefillBudget(PrefillBudget):
 
     def __init__(self, allocator, tree_cache, *, num_mixed_decode_tokens=0):
         super().__init__(allocator, tree_cache, num_mixed_decode_tokens=num_mixed_decode_tokens)
-        self._extra_total = self._extra_now = len(allocator.free_extra) * allocator.page_size
+        # The extra part of upstream's two offsets; the free ones are counted anew each time, since
+        # a preemption frees some.
+        self._total_extra = self._current_extra = 0
+        self._running_extra: dict[str, float] = {}
         self._long = False
 
     def consider(self, req) -> None:
         self._long = self.allocator.is_long(req)
 
-    def reserve_running(self, req, tokens: int) -> None:
-        taken = min(tokens, self._extra_total) if self.allocator.is_long(req) else 0
-        self._extra_total -= taken
+    def reserve_running(self, req, tokens: float) -> None:
+        taken = min(tokens, self._free_total) if self.allocator.is_long(req) else 0
+        self._running_extra[req.rid] = taken
+        self._total_extra += taken
         self.total_offset += tokens - taken
+
+    def release_running(self, req, tokens: float) -> None:
+        taken = self._running_extra.pop(req.rid)
+        self._total_extra -= taken
+        self.total_offset -= tokens - taken
 
     @property
     def remaining_total(self):
-        return super().remaining_total + (self._extra_total if self._long else 0)
+        return super().remaining_total + (self._free_total if self._long else 0)
 
     @property
     def remaining_current(self):
-        return super().remaining_current + (self._extra_now if self._long else 0)
+        return super().remaining_current + (self._free_current if self._long else 0)
+
+    @property
+    def _free_total(self) -> float:
+        return self._free_extra - self._total_extra
+
+    @property
+    def _free_current(self) -> float:
+        return self._free_extra - self._current_extra
+
+    @property
+    def _free_extra(self) -> int:
+        return len(self.allocator.free_extra) * self.page_size
 
     def reserve(self, extend_input_len: int, max_new_tokens: int, **kwargs) -> None:
         total, current = self.total_offset, self.current_offset
         super().reserve(extend_input_len, max_new_tokens, **kwargs)
         if self._long:
-            taken = min(self.total_offset - total, self._extra_total)
-            self._extra_total -= taken
+            taken = min(self.total_offset - total, self._free_total)
+            self._total_extra += taken
             self.total_offset -= taken
-            taken = min(self.current_offset - current, self._extra_now)
-            self._extra_now -= taken
+            taken = min(self.current_offset - current, self._free_current)
+            self._current_extra += taken
             self.current_offset -= taken

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
 
-_HEADER = 13
+_HEADER = 15
 _ROW = 5
 
 
@@ -42,8 +43,11 @@ class StepRecord:
     order: epoch of the transformation this worker is ready to perform, 0 for none.
     extend: the rows are (also) prefill rows. scores_prompts: logits of more than the last token of
     each row are wanted. dead_rows: rows that peers may forget.
-    slots_missing: slots that the anchor would lease. slots_lent: local slots that this worker lends
-    to the anchor from now on; slots_returned: joint slots that the anchor gives back; int64 [n].
+    slots_missing: slots that the anchor would lease from the first `lenders` workers of its
+    instance, 0 for all. slots_lent: local slots that this worker lends to the anchor from now on;
+    slots_returned: leases that the anchor gives back, by its ids; int64 [n].
+    moved_from, moved_to: the anchor's ids of slots whose KV all workers of the instance copy before
+    they compute; int64 [n], no slot twice.
     """
 
     epoch: int
@@ -57,15 +61,18 @@ class StepRecord:
     rows: tuple[Row, ...] = ()
     dead_rows: tuple[int, ...] = ()
     slots_missing: int = 0
+    lenders: int = 0
     slots_lent: np.ndarray = field(default_factory=_no_slots)
     slots_returned: np.ndarray = field(default_factory=_no_slots)
+    moved_from: np.ndarray = field(default_factory=_no_slots)
+    moved_to: np.ndarray = field(default_factory=_no_slots)
 
     @property
     def tokens(self) -> int:
         return sum(row.extend_len for row in self.rows)
 
     def encode(self) -> np.ndarray:
-        """One int64 vector: header, rows, dead rows, slots of the rows, lent, returned."""
+        """One int64 vector: header, rows, dead rows, slots of the rows, lent, returned, moved."""
         header = [
             self.epoch,
             self.step,
@@ -78,22 +85,25 @@ class StepRecord:
             len(self.rows),
             len(self.dead_rows),
             self.slots_missing,
+            self.lenders,
             len(self.slots_lent),
             len(self.slots_returned),
+            len(self.moved_from),
         ]
         words = [
             w for r in self.rows for w in (r.row, r.seq_len, r.extend_len, r.known, len(r.slots))
         ]
         head = np.array([*header, *words, *self.dead_rows], dtype=np.int64)
         slots = (r.slots for r in self.rows)
-        return np.concatenate([head, *slots, self.slots_lent, self.slots_returned])
+        leases = (self.slots_lent, self.slots_returned, self.moved_from, self.moved_to)
+        return np.concatenate([head, *slots, *leases])
 
     @classmethod
     def decode(cls, words: np.ndarray) -> StepRecord:
         """Inverse of `encode`; slot vectors are views of `words`."""
         (
-            epoch, step, first, boundary, work, order, extend, scores, rows, dead, missing, lent,
-            returned,
+            epoch, step, first, boundary, work, order, extend, scores, rows, dead, missing, lenders,
+            lent, returned, moved,
         ) = words[:_HEADER].tolist()  # fmt: skip
         at = _HEADER + rows * _ROW
         dead_rows = tuple(words[at : at + dead].tolist())
@@ -104,11 +114,12 @@ class StepRecord:
         ):
             parsed.append(Row(row, seq_len, extend_len, known, words[at : at + count]))
             at += count
-        end = at + lent + returned
-        assert end == len(words), f"record of {len(words)} words, parsed {end}"
+        ends = np.cumsum([at, lent, returned, moved, moved])
+        assert ends[-1] == len(words), f"record of {len(words)} words, parsed {ends[-1]}"
         return cls(
             epoch, step, first, boundary, bool(work), order, bool(extend), bool(scores),
-            tuple(parsed), dead_rows, missing, words[at : at + lent], words[at + lent : end],
+            tuple(parsed), dead_rows, missing, lenders,
+            *(words[start:end] for start, end in itertools.pairwise(ends.tolist())),
         )  # fmt: skip
 
 

@@ -35,13 +35,11 @@ def build_union(
     chain: DegreeChain,
     degree: int,
     size: int,
-    grown: int,
     page: int,
 ) -> UnionBatch | None:
     """Build the union of one instance from its workers' records (rank order), or None if empty.
 
-    `size`: slots of a worker's own pool; `grown`: grown slots of the instance; `page`: tokens of a
-    slot.
+    `size`: slots of a worker's own pool; `page`: tokens of a slot.
 
     Decode rows beside prefill rows run as one-token extends. Sampling fields stay with the
     owners' own batches; `input_ids` has the right length only, since embeddings are gathered.
@@ -52,7 +50,7 @@ def build_union(
     for index, (record, mirror) in enumerate(zip(records, mirrors, strict=True)):
         for row in record.rows:
             local = mirror.apply(row.row, row.known, row.slots)
-            slots.append(chain.joint_slots_of_ids(degree, index, local, size, grown))
+            slots.append(chain.joint_slots_of_ids(degree, index, local, size))
             seq_lens.append(row.seq_len)
             extend_lens.append(row.extend_len)
     tokens = [record.tokens for record in records]

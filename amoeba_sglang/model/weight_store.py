@@ -33,10 +33,15 @@ class WeightStore:
         # Always the same few changes, and the split should not wait for the arithmetic.
         self._missing = lru_cache(_REMEMBERED_STEPS)(pages.missing_ranges)
 
-    def tensor(self, matrix: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """One matrix as a contiguous view; at degree d only the worker's own shard is there."""
-        assert torch.Size(shape).numel() * dtype.itemsize == self.pages.matrices[matrix], shape
-        return self._range.tensor(self.pages.offset(matrix, 0), shape, dtype)
+    def shards(self, matrix: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """The finest shards of one matrix, `shape` each, as a view [finest, *shape] that is
+        contiguous unless pages are padded; at degree d only the worker's own shard is there."""
+        size, finest = torch.Size(shape).numel(), self.pages.chain.finest
+        assert finest * size * dtype.itemsize == self.pages.matrices[matrix], shape
+        stride = self.pages.stride(matrix) // dtype.itemsize
+        whole = ((finest - 1) * stride + size,)
+        flat = self._range.tensor(self.pages.offset(matrix, 0), whole, dtype)
+        return flat.as_strided((finest, size), (stride, 1)).view(finest, *shape)
 
     def lent_pages(self, degree: int) -> list[int]:
         """Page ids, rising, that this worker does not need at `degree`."""

@@ -43,9 +43,12 @@ def audit(scheduler: Any, planned: Iterable[Any]) -> list[str]:
         )
         for req in live_requests(scheduler, planned)
     }
+    # Ended requests leave their slots when all workers have copied what the tree keeps of them.
+    owned["of tokens that move"] = dense(allocator.moves[0].cpu().numpy())
+    free = torch.cat([free_slots(allocator), allocator.free_extra, allocator.withheld])
     return audit_slots(
         size=top + len(leased),
-        free=dense(torch.cat([free_slots(allocator), allocator.free_extra]).cpu().numpy()),
+        free=dense(free.cpu().numpy()),
         tree=held(scheduler.tree_cache.all_values_flatten()),
         requests=owned,
         leased=allocator.lent.cpu().numpy(),

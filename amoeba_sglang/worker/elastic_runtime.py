@@ -23,11 +23,13 @@ from amoeba_sglang.model.mlp_shards import elastic_matrices
 from amoeba_sglang.model.step_record import Row, StepRecord
 from amoeba_sglang.model.weight_store import WeightStore
 from amoeba_sglang.plan.pace import Pace
+from amoeba_sglang.plan.relocation import kept_width
 from amoeba_sglang.platform.attention import CpuAttention
 from amoeba_sglang.transport import Bell
 from amoeba_sglang.worker.connections import Groups, Movers, share_words
 from amoeba_sglang.worker.leases import Demand, Leases
 from amoeba_sglang.worker.lock_step import LockStep
+from amoeba_sglang.worker.relocation import Relocation
 from amoeba_sglang.worker.slots import live_slots
 from amoeba_sglang.worker.step_clock import StepClock
 from amoeba_sglang.worker.transformation import Transformation
@@ -51,7 +53,8 @@ class ElasticRuntime:
         model = runner.model
         stack = list(model.model.layers)
         matrices = elastic_matrices(stack, self.chain.finest)
-        pages = WeightPages(self.chain, self.pool.memory.page_size, matrices)
+        padded = config.shard_layout == "padded"
+        pages = WeightPages(self.chain, self.pool.memory.page_size, matrices, padded)
         store = WeightStore(self.pool.memory, pages, self.index)
         layers = [
             LayerShards(layer, number, self.chain, self.index, groups.coordinators, store)
@@ -69,7 +72,6 @@ class ElasticRuntime:
             layers,
             self.chain,
             self.allocator.num_pages,
-            self.grown,
             self.allocator.page_size,
             groups.coordinators,
             groups.transports,
@@ -120,6 +122,36 @@ class ElasticRuntime:
             time.sleep(seconds)
             self.clock.start_late()
 
+    def prepare(self, order: TransformOrder) -> None:
+        """Get ready to vote: from the next steps on nothing of this worker may be on slots that the
+        order takes away. `verdict` says when."""
+        place = order.ranks.index(self.rank)
+        before, after = order.before[place], order.after[place]
+        if before == after or self.leases is None or not self.leases.is_anchor:
+            return
+        width = kept_width(before, after, self.index)
+        self.leases.relocation = Relocation(
+            self.allocator,
+            self.tree_cache,
+            self.chain,
+            range(self.index, self.index + width),
+            self.requests.req_to_token,
+            self.ledger.forget,
+            2 * self.config.layers,
+        )
+
+    @property
+    def verdict(self) -> str | None:
+        """Of what `prepare` began: None while undecided, "" for yes, else why not."""
+        relocation = None if self.leases is None else self.leases.relocation
+        return "" if relocation is None else relocation.verdict
+
+    def stand_down(self) -> None:
+        """Inverse of `prepare`: the order will not be carried out."""
+        if self.leases is not None:
+            self.leases.relocation = None
+        self.allocator.open()
+
     def enter(self, order: TransformOrder) -> None:
         """Leave the instance and step together with the whole block of the order from now on."""
         place, width = order.ranks.index(self.rank), len(order.ranks)
@@ -140,6 +172,8 @@ class ElasticRuntime:
         self.clock.meet()
         self.transformation.enter()
         if order.before[place] != order.after[place]:
+            if self.leases is not None:
+                self.leases.leave(order.after[place])
             self.leases = None
             self.allocator.start_layout(0, 0)
         self._step_with(width, order.epoch)
@@ -163,13 +197,11 @@ class ElasticRuntime:
     def _share_slots(self) -> None:
         """Offer what the layout has beyond the worker's own slots: all of it to the anchor, the
         first worker of the instance."""
-        place = self.index % self.degree
-        self.leases = Leases(self.allocator, self.tree_cache, self.chain, self.degree, place)
-        if place == 0:
+        self.leases = Leases(self.allocator, self.tree_cache, self.chain, self.degree, self.index)
+        if self.leases.is_anchor:
             leasable = (self.degree - 1) * self.allocator.num_pages
             self.allocator.start_layout(self.grown[self.degree], leasable)
-        else:
-            self.allocator.start_layout(0, 0)
+        self.allocator.open()
 
     def _step_with(self, width: int, epoch: int) -> None:
         """Run in lock-step with the block of `width` workers; alone if it is 1."""
@@ -213,8 +245,23 @@ class ElasticRuntime:
         if records is not None and leases is not None:
             # While a wider block is in step, the instance is a part of it.
             at = self.index % len(records) // self.degree * self.degree
-            leases.settle(records[at : at + self.degree])
+            instance = records[at : at + self.degree]
+            leases.settle(instance)
+            self._copy_moved(instance[0])
         return records
+
+    def _copy_moved(self, anchor: StepRecord) -> None:
+        """Copy what the anchor of this instance moves; every worker has its shard of each slot."""
+        if not len(anchor.moved_from):
+            return
+        first, size = self.index // self.degree * self.degree, self.allocator.num_pages
+        source, target = (
+            torch.from_numpy(self.chain.joint_slots_of_ids(self.degree, first, ids, size))
+            for ids in (anchor.moved_from, anchor.moved_to)
+        )
+        self.pool.copy_slots(source, target, self.config.staging_mib << 20)
+        if self.index == first:
+            self.allocator.finish_moves()
 
     def run_or_follow(self, batch: Any, records: list[StepRecord] | None) -> None:
         """Arrange the joint step: own forward will run it, or take part without rows now."""

@@ -18,6 +18,8 @@ from amoeba_sglang.layout.locations import slots_filled
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.model.kv_allocator import SPARE_SLOTS, ElasticAllocator
 from amoeba_sglang.model.step_record import StepRecord
+from amoeba_sglang.plan.relocation import kept_width
+from amoeba_sglang.worker.relocation import Relocation
 
 
 @dataclass(frozen=True)
@@ -25,17 +27,20 @@ class Demand:
     """The requests of a scheduler before a step.
 
     `waiting`: not yet admitted, in order. `live`: gives those that hold KV; asked for only when
-    leases depend on them, since it costs a walk over all.
+    leases depend on them, since it costs a walk over all. `is_ending`: whether a request that holds
+    KV will not compute much more, as it has been aborted.
     """
 
     waiting: Sequence[Any]
     live: Callable[[], list[Any]]
+    is_ending: Callable[[Any], bool]
 
 
 class Leases:
     """One worker's side of the leases of its instance, from one transformation to the next.
 
-    `index`: of the worker in its instance of `degree`; the anchor has index 0.
+    `worker`: its index in its group. The first worker of an instance is the anchor. `relocation`:
+    the anchor's, while an order waits for its vote.
     """
 
     def __init__(
@@ -44,46 +49,63 @@ class Leases:
         tree_cache: Any,
         chain: DegreeChain,
         degree: int,
-        index: int,
+        worker: int,
     ) -> None:
         self._allocator, self._tree_cache, self._chain = allocator, tree_cache, chain
-        self._degree, self._index = degree, index
-        self._asked = 0
+        self._degree, self._worker = degree, worker
+        self._anchor, self._place = worker // degree * degree, worker % degree
+        self._asked, self._lenders = 0, degree
+        self.relocation: Relocation | None = None
+
+    @property
+    def is_anchor(self) -> bool:
+        return not self._place
 
     def has_news(self, missing: int) -> bool:
         """Whether peers must hear of this worker's leases although it has no rows to run.
 
         Nobody falls asleep while slots are away from home: an idle scheduler counts its slots.
         """
-        return len(self._allocator.leased) > 0 or missing > 0
+        allocator = self._allocator
+        undecided = self.relocation is not None and self.relocation.verdict is None
+        return missing > 0 or undecided or len(allocator.leased) + len(allocator.moves[0]) > 0
 
     def offer(self, demand: Demand, missing: int) -> dict[str, Any]:
         """The fields of the next step record that are about leases; slots change hands now."""
-        if self._index:
+        if self._place:
             return {"slots_lent": self._lend(demand)}
-        if self._must_return(demand):
-            ids = self._allocator.return_leases().numpy()
-            return {"slots_returned": ids - self._first_leased()}
-        return {"slots_missing": missing}
+        if self.relocation is not None and self.relocation.verdict is None:
+            fields = self.relocation.offer(demand, self._own_room(demand))
+        elif self._must_return(demand):
+            fields = {"slots_returned": self._allocator.leased.numpy()}
+            self._allocator.end_leases(self._allocator.leased)
+        else:
+            fields = {"slots_missing": missing}
+        source, target = self._allocator.moves
+        return {**fields, "moved_from": source.numpy(), "moved_to": target.numpy()}
 
     def missing(self, demand: Demand) -> int:
         """Slots that the anchor lacks for the first long request that waits; 0 for its peers."""
         allocator = self._allocator
-        if self._index:
+        if self._place or allocator.closed:
             return 0
         first = next((req for req in demand.waiting if allocator.is_long(req)), None)
         if first is None:
             return 0
-        own = allocator.available_size() + self._tree_cache.evictable_size()
-        own = own // allocator.page_size - self._kept(demand)
-        have = len(allocator.free_extra) + max(0, own)
+        have = len(allocator.free_extra) + max(0, self._own_room(demand))
         lacking = allocator.slots_wanted(first) + SPARE_SLOTS - have
         return max(0, min(lacking, allocator.leasable - len(allocator.leased)))
 
     def _must_return(self, demand: Demand) -> bool:
-        if not len(self._allocator.leased):
+        allocator = self._allocator
+        if not len(allocator.leased) or allocator.closed or allocator.extra_in_use:
             return False
-        return not any(map(self._allocator.is_long, (*demand.waiting, *demand.live())))
+        return not any(map(allocator.is_long, (*demand.waiting, *demand.live())))
+
+    def _own_room(self, demand: Demand) -> int:
+        """Own slots that are free or can be, without those that short requests may still take."""
+        free = self._allocator.available_size() + self._tree_cache.evictable_size()
+        return free // self._allocator.page_size - self._kept(demand)
 
     def _kept(self, demand: Demand) -> int:
         """Own slots that live short requests may still take."""
@@ -96,9 +118,9 @@ class Leases:
 
     def _lend(self, demand: Demand) -> np.ndarray:
         """Own slots for what the anchor lacked a step ago; what is not lent is asked again."""
-        if not self._asked:
+        if not self._asked or self._place >= self._lenders:
             return np.empty(0, dtype=np.int64)
-        share = -(-self._asked // (self._degree - 1))
+        share = -(-self._asked // (self._lenders - 1))
         kept = self._kept(demand)
         page = self._allocator.page_size
         self._allocator.evict_to_free_tokens(self._tree_cache, (share + kept) * page)
@@ -108,19 +130,29 @@ class Leases:
     def settle(self, records: list[StepRecord]) -> None:
         """Carry out what the records of one step say, in rank order."""
         anchor = records[0]
-        self._asked = anchor.slots_missing
-        if self._index == 0:
+        self._asked, self._lenders = anchor.slots_missing, anchor.lenders or self._degree
+        if not self._place:
             lent = [
-                self._chain.joint_slots(self._degree, index, record.slots_lent)
-                for index, record in enumerate(records)
+                self._chain.leased_ids(self._anchor + place, record.slots_lent)
+                for place, record in enumerate(records)
             ]
-            ids = np.concatenate(lent) + self._first_leased()
+            ids = np.concatenate(lent)
             if len(ids):
                 self._allocator.lease(torch.from_numpy(ids))
         elif len(anchor.slots_returned):
-            homes = [self._chain.home(self._degree, g) for g in anchor.slots_returned.tolist()]
-            mine = [slot for index, slot in homes if index == self._index]
-            self._allocator.take_home(torch.tensor(mine, dtype=torch.int64))
+            mine = self._chain.leased_from(self._worker, anchor.slots_returned)
+            home = self._chain.lent_slots(anchor.slots_returned[mine])
+            self._allocator.take_home(torch.from_numpy(home))
 
-    def _first_leased(self) -> int:
-        return self._allocator.num_pages + 1 + self._allocator.grown
+    def leave(self, after: int) -> None:
+        """End the leases that do not outlast the change of the instance to degree `after`; nobody
+        of the instance uses them any more."""
+        width, allocator = kept_width(self._degree, after, self._anchor), self._allocator
+        if self._place >= width:
+            allocator.take_home(allocator.lent)
+        elif not self._place:
+            ids = allocator.leased
+            kept = torch.zeros_like(ids, dtype=torch.bool)
+            for worker in range(self._anchor + 1, self._anchor + width):
+                kept |= self._chain.leased_from(worker, ids)
+            allocator.end_leases(ids[~kept])

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import time
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from sglang.utils import TypeBasedDispatcher
 
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.messages import TransformOrder
+from amoeba_sglang.router.limits import Capacity
 from amoeba_sglang.worker.audit import RequestEvents, audit, digest
 from amoeba_sglang.worker.elastic_runtime import ElasticRuntime
 from amoeba_sglang.worker.leases import Demand
@@ -45,6 +47,8 @@ class ElasticScheduler(Scheduler):
         config: AmoebaConfig = server_args._amoeba
         super().__init__(server_args, port_args)
         rank = get_parallel().dp_rank
+        # Orders that this worker has yet to vote about, has just voted for, and is to carry out.
+        self.undecided: TransformOrder | None = None
         self.prepared: TransformOrder | None = None
         self.order: TransformOrder | None = None
         self.order_received = 0.0
@@ -74,21 +78,18 @@ class ElasticScheduler(Scheduler):
         self._request_dispatcher += upstream
 
     def get_init_info(self) -> dict[str, Any]:
-        page = self.page_size
-        capacity = {
-            "slots": self.own_slots,
-            "context": self.model_config.context_len,
-            "grown": {degree: slots * page for degree, slots in self.runtime.grown.items()},
-            "page": page,
-        }
-        return {**super().get_init_info(), "capacity": capacity}
+        return {**super().get_init_info(), "capacity": asdict(self.capacity)}
 
     def init_req_max_new_tokens(self, req: Any) -> None:
         super().init_req_max_new_tokens(req)
         if self.token_to_kv_pool_allocator.is_long(req):
-            # Its slots go away at the next transformation, and what the tree owns stays.
-            req.skip_radix_cache_insert = True
             self.has_long_requests = True
+
+    @property
+    def capacity(self) -> Capacity:
+        page = self.page_size
+        grown = {degree: slots * page for degree, slots in self.runtime.grown.items()}
+        return Capacity(self.own_slots, self.model_config.context_len, grown, page)
 
     def follow_capacity(self) -> None:
         """Let upstream's limits for new requests follow the slots that this worker has now."""
@@ -99,27 +100,52 @@ class ElasticScheduler(Scheduler):
 
     def refusal(self, order: TransformOrder) -> str | None:
         """Why this worker cannot take part in the order, or None."""
-        place = order.ranks.index(self.runtime.rank)
-        requests = [*live_requests(self, ()), *self.waiting_queue]
-        long = {r.rid for r in requests if self.token_to_kv_pool_allocator.is_long(r)}
-        if long and order.before[place] != order.after[place]:
-            return (
-                f"{len(long)} requests longer than the {self.own_slots} slots of one worker use or "
-                "wait for the KV memory of this instance; wait for their end, or abort them"
-            )
+        rank, place = self.runtime.rank, order.ranks.index(self.runtime.rank)
+        degree = order.after[place]
+        if order.before[place] != degree:
+            most = self.capacity.request_tokens(degree, anchor=rank % degree == 0)
+            for req in (*live_requests(self, ()), *self.waiting_queue):
+                wanted = self.token_to_kv_pool_allocator.tokens_wanted(req)
+                if wanted > most and not self.is_ending(req):
+                    return (
+                        f"request {req.rid} needs up to {wanted} tokens of KV memory, but here one "
+                        f"request can have {most} at degree {degree}; wait for its end, or abort it"
+                    )
         return self.runtime.refusal(order)
 
+    def is_ending(self, req: Any) -> bool:
+        """Whether a request has ended or been aborted, and only has to leave."""
+        aborted = req.to_finish is not None or req is self._pending_chunked_abort_req
+        return aborted or req.finished()
+
     def handle_order(self, order: TransformOrder) -> None:
-        """PREPARE: vote, still serving. COMMIT: perform at the next planned step."""
+        """PREPARE: get ready and vote, still serving. COMMIT: perform at the next planned step."""
         if order.phase == "prepare":
             reason = self.refusal(order)
+            self.undecided = order
             if reason is None:
-                self.prepared = order
-            body = {"accept": reason is None, "reason": reason or ""}
-            self.link.report("vote", order.operation_id, order.epoch, body)
+                self.runtime.prepare(order)
+                reason = self.runtime.verdict
+            self.vote(reason)
         elif order.phase == "commit":
             assert self.order is None, f"{self.order} is still waiting"
             self.order, self.order_received = order, time.monotonic()
+        else:
+            self.undecided = self.prepared = None
+            self.runtime.stand_down()
+
+    def vote(self, reason: str | None) -> None:
+        """Vote about the order being prepared; `reason`: why not, "" for yes, None for later."""
+        order = self.undecided
+        if order is None or reason is None:
+            return
+        self.undecided = None
+        if reason:
+            self.runtime.stand_down()
+        else:
+            self.prepared = order
+        body = {"accept": not reason, "reason": reason}
+        self.link.report("vote", order.operation_id, order.epoch, body)
 
     def update_weights(self, upstream: TypeBasedDispatcher, request: Any) -> Any:
         """Upstream loads by name into upstream's row order; the router allows it at degree 1."""
@@ -148,13 +174,13 @@ class ElasticScheduler(Scheduler):
     def step_with_peers(self, batch: Any, running_batch: Any) -> None:
         """Take the next step of a committed order, and agree with the peers on what runs now."""
         planned, ready = (batch, running_batch), False
+        live = partial(live_requests, self, planned)
         if self.audits:
-            live = live_requests(self, planned)
-            self.step_events = self.request_events.since_last_step(live, batch)
+            self.step_events = self.request_events.since_last_step(live(), batch)
         if self.prepared is not None:
             self.runtime.approach(self.prepared)
             self.prepared = None
-        demand = Demand(self.waiting_queue, partial(live_requests, self, planned))
+        demand = Demand(self.waiting_queue, live, self.is_ending)
         self.report_long_requests(demand)
         if self.order is not None:
             ready = not self.runtime.clock.should_defer(self.runtime.strangers(self.order))
@@ -162,6 +188,7 @@ class ElasticScheduler(Scheduler):
                 self.enter(planned)
         self.advance(planned)
         records = self.runtime.synchronise(batch, self.order, ready, demand)
+        self.vote(self.runtime.verdict)
         if self.order is not None and records is not None:
             if all(record.order == self.order.epoch for record in records):
                 self.enter(planned)

@@ -77,18 +77,28 @@ def test_own_and_grown_slots_are_a_bijection_onto_the_rows_of_the_grown_pool(
     degree = data.draw(st.sampled_from(chain.degrees))
     local = [np.arange(1, size + 1)] * degree
     local[0] = np.arange(1, size + 1 + degree * growth)
-    count = degree * growth
-    joint = [
-        chain.joint_slots_of_ids(degree, i, slots, size, count) for i, slots in enumerate(local)
-    ]
+    joint = [chain.joint_slots_of_ids(degree, i, slots, size) for i, slots in enumerate(local)]
     assert sorted(np.concatenate(joint)) == list(range(degree, degree * (size + 1 + growth)))
     # The views of the own slots do not change: grown slots come behind all of them, in order.
     assert all(slots[slots < degree * (size + 1)].size == size for slots in joint)
     grown = joint[0][size:]
     assert grown.tolist() == list(range(degree * (size + 1), degree * (size + 1 + growth)))
-    leased = np.arange(degree, degree * (size + 1))
-    ids = leased + size + 1 + count
-    assert np.array_equal(chain.joint_slots_of_ids(degree, 0, ids, size, count), leased)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(CHAINS), st.integers(1, 9), st.data())
+def test_a_leased_slot_has_one_name_at_every_degree(chain, size, data):
+    """So a long request keeps its leases while its layers are at two degrees."""
+    worker = data.draw(st.integers(0, chain.finest - 1))
+    slots = np.arange(1, size + 1)
+    ids = chain.leased_ids(worker, slots)
+    assert (ids > size * chain.finest).all() and (ids < 1 << 31).all()
+    for degree in chain.degrees:
+        joint = chain.joint_slots_of_ids(degree, 0, ids, size)
+        assert np.array_equal(joint, chain.joint_slots(degree, worker, slots))
+    for other in range(chain.finest):
+        assert chain.leased_from(other, ids).tolist() == [other == worker] * size
+    assert np.array_equal(chain.lent_slots(ids), slots)
 
 
 @settings(deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 import torch
@@ -26,11 +27,26 @@ def upstreams(page=1):
     return make(kind=PagedTokenToKVPoolAllocator, page=page)
 
 
+_numbers = itertools.count()
+
+
+class Request(SimpleNamespace):
+    """Equal to itself only, as upstream's."""
+
+    __eq__, __hash__ = object.__eq__, object.__hash__
+
+
 def request(tokens, prompt=1):
-    return SimpleNamespace(
+    """`tokens` of prompt and output together."""
+    return Request(
+        rid=f"request {next(_numbers)}",
         origin_input_ids=[1] * prompt,
+        output_ids=[],
         sampling_params=SimpleNamespace(max_new_tokens=tokens - prompt),
-        kv=SimpleNamespace(kv_allocated_len=0, kv_committed_len=0),
+        kv=SimpleNamespace(
+            kv_allocated_len=0, kv_committed_len=0, cache_protected_len=0, req_pool_idx=0
+        ),
+        finished=lambda: False,
     )
 
 

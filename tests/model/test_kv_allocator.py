@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from amoeba_sglang.layout.locations import slots_filled, slots_of
+from amoeba_sglang.layout.slots import FIRST_LEASED
 from tests.model.allocators import GROWN, LONG, SHORT, SIZE, Tree, make, request, upstreams
 
 
@@ -107,7 +108,7 @@ def test_grown_slots_in_use_cannot_be_taken_away():
     allocator = make()
     (slots,) = take(allocator, (LONG, 1))
     for count in (0, 2 * GROWN):
-        with pytest.raises(AssertionError, match="1 extra slots are in use"):
+        with pytest.raises(AssertionError, match="1 grown slots are in use"):
             allocator.start_layout(count, 0)
     allocator.free(torch.tensor(slots))
     allocator.start_layout(2, 0)
@@ -168,6 +169,102 @@ def test_an_output_may_be_as_long_as_own_and_grown_slots_allow():
     assert make().max_new_tokens_for_memory(3, 99, **clip) == SIZE + GROWN - 3 - 2
     clip["token_capacity"] = 4 * SIZE
     assert make(page=4).max_new_tokens_for_memory(3, 99, **clip) == 4 * (SIZE + GROWN) - 4 - 5
+
+
+def ended(tokens=SIZE - 1):
+    req = request(tokens)
+    req.finished = lambda: True
+    return req
+
+
+def test_the_tree_gets_a_long_request_s_tokens_on_own_slots_when_it_has_ended():
+    allocator, req = make(), ended()
+    (slots,) = take(allocator, (req, GROWN + 2))
+    row = torch.tensor(slots, dtype=torch.int32)
+    assert allocator.prepare_checkpoint(req, row) == len(row)
+    assert sorted(row.tolist()) == list(range(1, GROWN + 3))
+    source, target = allocator.moves
+    assert source.tolist() == slots[:GROWN]
+    assert target.tolist() == row.tolist()[:GROWN]
+    # Nobody may use the old slots before all workers have copied them.
+    assert allocator.extra_in_use == GROWN
+    allocator.finish_moves()
+    assert allocator.extra_in_use == 0
+    assert allocator.available_size() == SIZE - GROWN - 2
+
+
+def test_the_tree_gets_full_slots_of_a_long_request_that_has_ended():
+    allocator, req = make(page=4), ended(4 * SIZE)
+    (locations,) = take(allocator, (req, 4 * 3 + 2))
+    row = torch.tensor(locations, dtype=torch.int32)
+    assert allocator.prepare_checkpoint(req, row) == len(row)
+    source, target = allocator.moves
+    assert source.tolist() == [SIZE + 1, SIZE + 2, SIZE + 3]
+    assert row.tolist() == [4 * slot + n for slot in target.tolist() for n in range(4)] + [56, 57]
+    allocator.free_segment(row[12:].long(), start_pos=12)
+    allocator.finish_moves()
+    assert allocator.extra_in_use == 0
+    allocator.alloc(4 * (SIZE - 4))
+    (locations,) = take(allocator, (req, 4 * 3 + 2))
+    row = torch.tensor(locations, dtype=torch.int32)
+    assert allocator.prepare_checkpoint(req, row) == 4
+    assert row.tolist()[4:] == locations[4:]
+
+
+def test_what_does_not_fit_into_free_own_slots_stays_out_of_the_tree():
+    allocator, req = make(), ended()
+    allocator.alloc(SIZE - 3)
+    (slots,) = take(allocator, (req, GROWN + 1))
+    row = torch.tensor(slots, dtype=torch.int32)
+    assert allocator.prepare_checkpoint(req, row) == 2
+    assert row.tolist()[2:] == slots[2:]
+    assert allocator.available_size() == 0
+    allocator.free(row[2:].long())
+    allocator.finish_moves()
+    assert allocator.extra_in_use == 0
+
+
+def test_the_tree_gets_nothing_of_a_long_request_that_runs_and_all_of_a_short_one():
+    allocator, running = make(), request(SIZE - 1)
+    (slots,) = take(allocator, (running, 3))
+    assert allocator.prepare_checkpoint(running, torch.tensor(slots)) == 0
+    (slots,) = take(allocator, (SHORT, 3))
+    assert allocator.prepare_checkpoint(SHORT, torch.tensor(slots)) == 3
+    assert not len(allocator.moves[0])
+
+
+def test_nothing_moves_into_the_tree_while_a_transformation_is_under_way():
+    """No worker would copy it before another request could read it."""
+    allocator, req = make(), ended()
+    allocator.lease(torch.tensor([FIRST_LEASED + 9]))
+    (slots,) = take(allocator, (req, GROWN + 2))
+    row = torch.tensor([*slots[-1:], *slots[:-1]])
+    allocator.close(lambda extra: extra >= FIRST_LEASED)
+    assert allocator.prepare_checkpoint(req, row) == 1
+    assert not len(allocator.moves[0])
+
+
+def test_closed_extra_slots_are_withheld_however_they_become_free():
+    allocator = make()
+    allocator.lease(torch.tensor([FIRST_LEASED + 9]))
+    (slots,) = take(allocator, (LONG, 2))
+    allocator.close(lambda extra: extra >= FIRST_LEASED)
+    assert allocator.free_extra.tolist() == [FIRST_LEASED + 9]
+    allocator.free(torch.tensor(slots))
+    allocator.lease(torch.tensor([FIRST_LEASED + 11]))
+    assert take(allocator, (LONG, 3)) == [[FIRST_LEASED + 9, FIRST_LEASED + 11, 1]]
+    allocator.open()
+    assert sorted(allocator.free_extra.tolist()) == list(range(SIZE + 1, SIZE + GROWN + 1))
+
+
+def test_a_flush_forgets_what_was_to_be_copied():
+    allocator, req = make(), ended()
+    (slots,) = take(allocator, (req, 4))
+    allocator.prepare_checkpoint(req, torch.tensor(slots))
+    allocator.clear()
+    assert not len(allocator.moves[0])
+    assert allocator.extra_in_use == 0
+    assert allocator.available_size() == SIZE
 
 
 class AnyHistory(RuleBasedStateMachine):

@@ -20,7 +20,7 @@ def page(request):
 
 @pytest.fixture
 def pools(monkeypatch, page):
-    config = SimpleNamespace(page_size_kib=4, mlp_elements=4096)
+    config = SimpleNamespace(page_size_kib=4, mlp_elements=4096, group_size=4)
     monkeypatch.setattr(kv_pool, "get_server_args", lambda: SimpleNamespace(_amoeba=config))
     return [
         ElasticKVPool(SLOTS * page, page, torch.float32, HEADS, HEAD_DIM, LAYERS, "cpu", False)
@@ -73,6 +73,21 @@ def test_views_follow_growth_and_the_first_rows_stay(pools, page):
     pool.ranges.shrink()
     pool.view_layer(0, 1)
     assert len(pool.k_buffer[0]) == SLOTS + 1
+
+
+@pytest.mark.parametrize("staging_bytes", [1, 100, 1 << 20])
+def test_slots_are_copied_in_every_layer_with_little_extra_memory(pools, staging_bytes):
+    pool = pools[0]
+    numbered(pool)
+    for layer in range(LAYERS):
+        pool.view_layer(layer, 2)
+    before = [buffer.clone() for buffer in (*pool.k_buffer, *pool.v_buffer)]
+    source, target = torch.tensor([3, 9, 4]), torch.tensor([10, 2, 13])
+    pool.copy_slots(source, target, staging_bytes)
+    for buffer, old in zip((*pool.k_buffer, *pool.v_buffer), before, strict=True):
+        assert torch.equal(buffer[target], old[source])
+        old[target] = old[source]
+        assert torch.equal(buffer, old)
 
 
 def test_a_peers_blocks_are_its_own_in_the_same_order(pools):

@@ -57,6 +57,11 @@ class Owner:
         self.rows[row] = np.concatenate([self.rows[row][:old], new, self.rows[row][end:]])
         self.protected[row] = end
 
+    def relocate(self, row):
+        """Its tokens move to other slots."""
+        self.rows[row] = self.new_locations(0, len(self.rows[row]))
+        self.ledger.forget(row)
+
     def release(self, row):
         del self.rows[row]
         self.free.add(row)
@@ -68,7 +73,7 @@ class Owner:
 @settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from([1, 16]),
-    st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3), st.integers(1, 30))),
+    st.lists(st.tuples(st.integers(0, 7), st.integers(0, 4), st.integers(1, 30))),
 )
 def test_mirror_follows_every_history(page, history):
     owner = Owner(page)
@@ -79,6 +84,8 @@ def test_mirror_follows_every_history(page, history):
             owner.release(row)
         elif action == 1:
             owner.deduplicate(row)
+        elif action == 2:
+            owner.relocate(row)
         else:
             owner.step(row, tokens)
         owner.collect()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod
 from torch import nn
 
 from amoeba_sglang.errors import ConfigError
@@ -16,6 +17,17 @@ from amoeba_sglang.model.weight_store import WeightStore
 
 CHAINS = [DegreeChain(degrees) for degrees in [(1, 2, 4), (1, 4), (1, 2, 6)]]
 HIDDEN, INTERMEDIATE = 20, 48
+
+
+class Linear(nn.Linear):
+    """As upstream's: the method computes, whatever the form of the weights."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.quant_method = UnquantizedLinearMethod()
+
+    def forward(self, x):
+        return self.quant_method.apply(self, x, self.bias)
 
 
 class SiluAndMul(nn.Module):
@@ -34,8 +46,8 @@ class Layer(nn.Module):
         torch.manual_seed(seed)
         self.norm = nn.LayerNorm(HIDDEN)
         self.mlp = nn.Module()
-        self.mlp.gate_up_proj = nn.Linear(HIDDEN, 2 * INTERMEDIATE, bias=bias)
-        self.mlp.down_proj = nn.Linear(INTERMEDIATE, HIDDEN, bias=False)
+        self.mlp.gate_up_proj = Linear(HIDDEN, 2 * INTERMEDIATE, bias=bias)
+        self.mlp.down_proj = Linear(INTERMEDIATE, HIDDEN, bias=False)
         self.mlp.act_fn = SiluAndMul()
 
     @torch.no_grad()
@@ -44,10 +56,10 @@ class Layer(nn.Module):
         return mlp.down_proj(mlp.act_fn(mlp.gate_up_proj(x)))
 
 
-def make_worker(chain, index):
+def make_worker(chain, index, padded=False):
     """The layers of one worker and their shards."""
     layers = [Layer(seed=number) for number in range(2)]
-    pages = WeightPages(chain, 4096, elastic_matrices(layers, chain.finest))
+    pages = WeightPages(chain, 4096, elastic_matrices(layers, chain.finest), padded)
     store = WeightStore(HostMemory(4096), pages, index)
     return layers, [MLPShards(layer, n, chain, index, store) for n, layer in enumerate(layers)]
 
@@ -56,9 +68,13 @@ def tokens(count=5):
     return torch.randn(count, HIDDEN, generator=torch.Generator().manual_seed(9))
 
 
+padded_or_tight = pytest.mark.parametrize("padded", [False, True], ids=["tight", "padded"])
+
+
+@padded_or_tight
 @pytest.mark.parametrize("chain", CHAINS, ids=str)
-def test_the_shards_of_every_instance_sum_to_the_whole_product(chain):
-    workers = [make_worker(chain, index) for index in range(chain.finest)]
+def test_the_shards_of_every_instance_sum_to_the_whole_product(chain, padded):
+    workers = [make_worker(chain, index, padded) for index in range(chain.finest)]
     for number in range(2):
         whole = Layer(seed=number)(tokens())
         for degree in (*chain.degrees, 1):
@@ -72,25 +88,34 @@ def test_the_shards_of_every_instance_sum_to_the_whole_product(chain):
             assert degree == 1 or not torch.allclose(outputs[0], whole, atol=1e-3)
 
 
+@padded_or_tight
 @pytest.mark.parametrize("chain", CHAINS, ids=str)
-def test_a_shard_is_a_view_of_the_range_that_its_worker_keeps(chain):
+def test_a_shard_is_a_view_of_the_range_that_its_worker_keeps(chain, padded):
     """What lies outside may be unmapped at any moment."""
     for index in range(chain.finest):
-        layers, shards = make_worker(chain, index)
+        _, shards = make_worker(chain, index, padded)
         start = shards[0].gate_up.weight.data_ptr()
-        pages = WeightPages(chain, 4096, elastic_matrices(layers, chain.finest))
+        matrices = elastic_matrices([Layer(seed=0), Layer(seed=1)], chain.finest)
+        pages = WeightPages(chain, 4096, matrices, padded)
         for degree in chain.degrees:
             for number, part in enumerate(shards):
                 part.switch(degree)
                 for matrix, linear in enumerate((part.gate_up, part.down)):
                     weight = linear.weight.data
                     first, stop = pages.shard_range(2 * number + matrix, degree, index)
-                    assert (weight.data_ptr() - start, weight.nbytes) == (first, stop - first)
+                    # Down is a transposed view, so the ends are looked for in the storage.
+                    span = 1 + sum(
+                        (size - 1) * step
+                        for size, step in zip(weight.shape, weight.stride(), strict=True)
+                    )
+                    assert weight.data_ptr() - start == first
+                    assert span * weight.itemsize == stop - first
 
 
-def test_upstreams_order_comes_back_bit_for_bit_and_new_weights_are_adopted():
+@padded_or_tight
+def test_upstreams_order_comes_back_bit_for_bit_and_new_weights_are_adopted(padded):
     chain = CHAINS[0]
-    layers, (shards, _) = make_worker(chain, 1)
+    layers, (shards, _) = make_worker(chain, 1, padded)
     mlp, original = layers[0].mlp, Layer(seed=0).mlp
     shards.switch(2)
     shards.switch(1)

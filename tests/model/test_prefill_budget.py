@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from tests.model.allocators import GROWN, LONG, SHORT, SIZE, Tree, make
+from types import SimpleNamespace
+
+from hypothesis import given
+from hypothesis import strategies as st
+from sglang.srt.managers import schedule_policy
+
+from tests.model.allocators import GROWN, LONG, SHORT, SIZE, Tree, make, request
 
 
 def budget_of(allocator, running=()):
@@ -72,3 +78,75 @@ def test_the_next_chunk_of_a_long_prompt_counts_on_grown_slots():
     assert budget.remaining_current == budget.remaining_total == GROWN - 4
     budget.consider(SHORT)
     assert not budget.has_capacity()
+
+
+def test_a_preempted_request_gives_back_what_it_had_reserved_of_each_class():
+    """Preemption took a long request's share of grown slots out of the own ones."""
+    allocator = make()
+    allocator.alloc(SIZE - 2)
+    preempted = request(SIZE + GROWN)
+    budget = budget_of(allocator, [(preempted, GROWN + 1), (LONG, 0)])
+    before = budget_of(allocator)
+    budget.release_running(preempted, GROWN + 1)
+    for req in (SHORT, LONG):
+        budget.consider(req)
+        before.consider(req)
+        assert budget.remaining_total == before.remaining_total
+        assert budget.remaining_current == before.remaining_current
+
+
+def test_upstreams_preemption_tells_the_budget_which_request_it_preempts(monkeypatch):
+    """It used to change one offset by itself, as if all slots were own ones."""
+    schedule = SimpleNamespace(schedule_low_priority_values_first=False)
+    monkeypatch.setattr(schedule_policy, "get_schedule", lambda: schedule)
+    allocator = make()
+    running, urgent = request(SIZE + GROWN), request(SIZE + GROWN, prompt=4)
+    held = allocator.alloc_for_requests(Tree(allocator), [running], [2])
+    batch = SimpleNamespace(
+        reqs=[running],
+        release_req=lambda index, left: allocator.free(held),
+        filter_batch=lambda keep_indices: None,
+    )
+    for req, priority in ((running, 0), (urgent, 9)):
+        req.priority = priority
+        req.time_stats = SimpleNamespace(wait_queue_entry_time=0.0)
+    urgent.full_untruncated_fill_ids, urgent.prefix_len = urgent.origin_input_ids, 0
+    budget = budget_of(allocator, [(running, 40)])
+    adder = SimpleNamespace(
+        running_batch=batch,
+        preempt_list=[],
+        memory_budget=budget,
+        priority_scheduling_preemption_threshold=0,
+        rem_total_tokens=-1,
+        _request_slot_reserve_for_req=lambda req: 0,
+        _get_running_request_total_token_offset=lambda req: 40,
+    )
+    assert schedule_policy.PrefillAdder.preempt_to_schedule(adder, urgent)
+    assert budget.remaining_total == SIZE + GROWN
+    budget.consider(SHORT)
+    assert budget.remaining_total == SIZE
+
+
+def test_the_grown_slots_of_a_preempted_request_can_be_had_at_once():
+    allocator = make()
+    preempted = request(SIZE + GROWN)
+    held = allocator.alloc_for_requests(Tree(allocator), [preempted], [GROWN])
+    budget = budget_of(allocator, [(preempted, 4)])
+    assert not admits(budget, LONG, GROWN, SIZE - 2)
+    budget.release_running(preempted, 4)
+    allocator.free(held)
+    assert admits(budget, LONG, GROWN, SIZE - 2)
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=5), st.randoms(), st.booleans()
+)
+def test_reserving_and_releasing_in_any_order_ends_where_it_began(running, chance, long):
+    allocator = make()
+    reserved = [(request(SIZE + GROWN if is_long else 2), tokens) for is_long, tokens in running]
+    budget = budget_of(allocator, reserved)
+    chance.shuffle(reserved)
+    for req, tokens in reserved:
+        budget.release_running(req, tokens)
+    budget.consider(LONG if long else SHORT)
+    assert budget.remaining_total == SIZE + (GROWN if long else 0)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from amoeba_sglang.layout.locations import slots_filled
 from amoeba_sglang.model.step_record import Row, StepRecord, require_agreement
 
 words = st.integers(0, 2**40)
+slots = st.lists(words, max_size=5).map(lambda values: np.array(values, np.int64))
 
 
 @st.composite
@@ -32,6 +35,18 @@ records = st.builds(
     scores_prompts=st.booleans(),
     rows=st.lists(rows(), max_size=5).map(tuple),
     dead_rows=st.lists(words, max_size=5).map(tuple),
+    slots_missing=words,
+    lenders=st.integers(0, 64),
+    slots_lent=slots,
+    slots_returned=slots,
+).flatmap(
+    lambda record: st.lists(st.tuples(words, words), max_size=5).map(
+        lambda moves: replace(
+            record,
+            moved_from=np.array([a for a, _ in moves], np.int64),
+            moved_to=np.array([b for _, b in moves], np.int64),
+        )
+    )
 )
 
 
@@ -47,8 +62,12 @@ def test_decode_inverts_encode(record):
         "order",
         "extend",
         "scores_prompts",
+        "slots_missing",
+        "lenders",
     ):
         assert getattr(again, name) == getattr(record, name)
+    for name in ("slots_lent", "slots_returned", "moved_from", "moved_to"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(record, name))
     assert again.dead_rows == record.dead_rows
     assert again.tokens == record.tokens
     assert len(again.rows) == len(record.rows)

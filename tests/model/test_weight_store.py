@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from amoeba_sglang.layout.weight_pages import WeightPages
 from amoeba_sglang.memory.base import MemoryFault
+from amoeba_sglang.memory.host import HostMemory
+from amoeba_sglang.model.weight_store import WeightStore
 from tests.elastic_workers import CHAIN, MATRICES, PAGE, PAGES, make_group
 
 STEPS = [(1, 2), (1, 4), (2, 4)]
@@ -26,13 +29,26 @@ def mapped_pages(worker):
     return sorted(page - first for page in worker.memory.mapped.values() if page >= first)
 
 
-def test_a_matrix_is_one_contiguous_view_of_any_type(workers):
+def test_the_shards_of_a_matrix_follow_each_other_in_any_type(workers):
     store = workers[0].store
-    view = store.tensor(1, (MATRICES[1] // 12, 3), torch.float32)
-    assert view.is_contiguous()
+    view = store.shards(1, (MATRICES[1] // 4 // 6, 3), torch.int16)
+    assert view.shape == (4, MATRICES[1] // 24, 3) and view.is_contiguous()
     assert torch.equal(view.view(torch.uint8).view(-1), workers[0].weights[1])
     with pytest.raises(AssertionError):
-        store.tensor(1, (MATRICES[0] // 4,), torch.float32)
+        store.shards(1, (MATRICES[0] // 4,), torch.int16)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_padded_shards_begin_pages_of_their_own(padded):
+    pages = WeightPages(CHAIN, PAGE, MATRICES, padded)
+    store = WeightStore(HostMemory(PAGE), pages, 0)
+    for matrix, size in enumerate(MATRICES):
+        view = store.shards(matrix, (size // 4,), torch.uint8)
+        assert view.is_contiguous() != padded
+        for shard, part in enumerate(view):
+            start = store.shards(0, (MATRICES[0] // 4,), torch.uint8).data_ptr()
+            assert part.data_ptr() - start == pages.offset(matrix, shard)
+            assert not padded or part.data_ptr() % PAGE == 0
 
 
 @pytest.mark.parametrize(("low", "high"), STEPS)

@@ -1,0 +1,118 @@
+"""An anchor's way from PREPARE to its vote: long requests leave the slots that the order takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from amoeba_sglang.layout.locations import slots_filled, slots_of
+from amoeba_sglang.layout.slots import FIRST_LEASED, DegreeChain
+from amoeba_sglang.model.kv_allocator import ElasticAllocator
+from amoeba_sglang.plan.relocation import Refuge
+
+if TYPE_CHECKING:
+    from amoeba_sglang.worker.leases import Demand
+
+
+class Relocation:
+    """Moves the tokens of an anchor's long requests to slots that stay, step by step.
+
+    Until the vote is taken back or the layout changes, long requests get only slots that stay.
+
+    `workers`: indices in the group of those whose slots stay, the anchor first. `table`: the
+    anchor's `req_to_token`; `forget(row)`: peers must be told this row of it again. `headroom`:
+    output tokens of a request to have slots for, besides its prompt, until the change is over.
+    `verdict`: None while undecided, "" when nothing is left on slots that go away, else why not.
+    """
+
+    def __init__(
+        self,
+        allocator: ElasticAllocator,
+        tree_cache: Any,
+        chain: DegreeChain,
+        workers: range,
+        table: torch.Tensor,
+        forget: Callable[[int], None],
+        headroom: int,
+    ) -> None:
+        self._allocator, self._tree_cache, self._table = allocator, tree_cache, table
+        self._workers, self._forget, self._headroom = workers, forget, headroom
+        self._finest = chain.finest
+        lenders = [chain.shard(chain.finest, worker) for worker in workers[1:]]
+        self._lenders = torch.tensor(lenders, dtype=torch.int64)
+        allocator.close(self.stays)
+        self.verdict: str | None = None if allocator.extra_in_use else ""
+        self._lacked: int | None = None
+        self._asked = False
+
+    def stays(self, extra: torch.Tensor) -> torch.Tensor:
+        """Which of these extra slots are still there at every layer during the change; bool."""
+        lender = (extra.to(torch.int64) - FIRST_LEASED) % self._finest
+        return (extra >= FIRST_LEASED) & torch.isin(lender, self._lenders)
+
+    def offer(self, demand: Demand, own_room: int) -> dict[str, Any]:
+        """What the anchor's next step record says about it. `own_room`: own slots that are free, or
+        can be, and that no short request may still take."""
+        allocator = self._allocator
+        long = [req for req in demand.live() if allocator.is_long(req)]
+        if len(allocator.moves[0]) or any(map(demand.is_ending, long)):
+            # They will be gone in a step or two.
+            return {}
+        strays = [(req, self._strays(req)) for req in long]
+        count = sum(len(numbers) for _, numbers in strays)
+        coming = sum(map(self._coming, long))
+        refuge = Refuge.find(count, coming, own_room, len(allocator.free_extra))
+        if not refuge.lacking:
+            self._move(strays, refuge)
+            self.verdict = ""
+        elif self._asked:
+            # The answer comes with this exchange.
+            self._asked = False
+        elif len(self._workers) > 1 and (self._lacked is None or refuge.lacking < self._lacked):
+            self._lacked, self._asked = refuge.lacking, True
+            return {"slots_missing": refuge.lacking, "lenders": len(self._workers)}
+        else:
+            ranks, page = list(self._workers), allocator.page_size
+            leased = len(allocator.free_extra) * page
+            self.verdict = (
+                f"{len(long)} running requests longer than one worker's {allocator.size} slots "
+                f"have {count * page} tokens on slots that the change takes away and compute up to "
+                f"{coming * page} more meanwhile, but workers {ranks} have "
+                f"{max(0, own_room) * page} own slots and {leased} leased ones to spare; wait for "
+                "their end, or abort them"
+            )
+        return {}
+
+    def _row(self, req: Any) -> torch.Tensor:
+        """Locations of the tokens that the tree does not own; a view."""
+        start = req.kv.cache_protected_len
+        return self._table[req.kv.req_pool_idx, start : req.kv.kv_allocated_len]
+
+    def _strays(self, req: Any) -> torch.Tensor:
+        """Which slots of `_row` go away, counted from its start; int64."""
+        row, page = self._row(req), self._allocator.page_size
+        slots = torch.from_numpy(slots_of(row.cpu().numpy(), page))
+        return ((slots > self._allocator.num_pages) & ~self.stays(slots)).nonzero().flatten()
+
+    def _coming(self, req: Any) -> int:
+        """Slots that the request will need besides those that it has."""
+        held, page = req.kv.kv_allocated_len, self._allocator.page_size
+        prompt = len(req.origin_input_ids) - held
+        output = req.sampling_params.max_new_tokens - len(req.output_ids)
+        tokens = max(0, prompt) + min(max(0, output), self._headroom)
+        return slots_filled(held + tokens, page) - slots_filled(held, page)
+
+    def _move(self, strays: Iterable[tuple[Any, torch.Tensor]], refuge: Refuge) -> None:
+        allocator = self._allocator
+        allocator.evict_to_free_tokens(self._tree_cache, refuge.own * allocator.page_size)
+        own = allocator.take_own(refuge.own)
+        assert own is not None, f"{allocator.available_size()} own slots, not {refuge.own}"
+        targets = torch.cat([own, allocator.take_extra(refuge.leased)])
+        for req, numbers in strays:
+            if not len(numbers):
+                continue
+            target, targets = targets[: len(numbers)], targets[len(numbers) :]
+            allocator.put_into(self._row(req), numbers, target)
+            self._forget(req.kv.req_pool_idx)

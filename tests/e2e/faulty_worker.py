@@ -1,0 +1,40 @@
+"""A worker whose mappings fail, or that dies in one, when a file says so."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from amoeba_sglang.memory.base import MemoryFault
+from amoeba_sglang.worker.scheduler import ElasticScheduler
+
+FAULTY_RANK = 1
+
+
+class FaultyScheduler(ElasticScheduler):
+    """The file TEST_FAULT_FILE orders a fault of rank 1: "fail 3" lets the third mapping from now
+    on fail half way, "kill 3" ends the process there. The worker removes the file then."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        if self.runtime.rank == FAULTY_RANK:
+            memory, order = self.runtime.pool.memory, Path(os.environ["TEST_FAULT_FILE"])
+            map_pages, calls = memory.map, 0
+
+            def map_or_fail(where, offset, pages, populate=False):
+                nonlocal calls
+                if not order.exists():
+                    calls = 0
+                    return map_pages(where, offset, pages, populate)
+                calls += 1
+                kind, count = order.read_text().split()
+                if calls < int(count):
+                    return map_pages(where, offset, pages, populate)
+                order.unlink()
+                map_pages(where, offset, list(pages)[: len(pages) // 2], populate)
+                if kind == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise MemoryFault("a mapping was made to fail")
+
+            memory.map = map_or_fail

@@ -1,0 +1,94 @@
+"""A page that cannot be mapped undoes the change; a worker that dies in one leaves nothing.
+
+The weight shards are padded to pages, as in no other test of whole servers that merge.
+"""
+
+import asyncio
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from bench.fault_clients import Remains, strike_under_load
+from bench.servers import Server
+
+POOL = 512
+LONG = random.Random(3).choices(range(100, 5000), k=2 * POOL + 100)
+SHORT = LONG[:80]
+
+
+@pytest.fixture(scope="module")
+def order(tmp_path_factory):
+    return tmp_path_factory.mktemp("faults") / "order"
+
+
+@pytest.fixture(scope="module")
+def server(order):
+    with Server(
+        "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", str(POOL),
+        "--chunked-prefill-size", "256", "--amoeba-policy", "static",
+        "--amoeba-shard-layout", "padded",
+        module="tests.e2e.faulty_server",
+        env={"AMOEBA_AUDIT": "1", "TEST_FAULT_FILE": str(order)},
+    ) as running:  # fmt: skip
+        yield running
+
+
+def degrees(server):
+    return [instance["degree"] for instance in server.state()["instances"]]
+
+
+def fail_once(server, order, degree, mapping):
+    """A change in which one mapping of rank 1 fails, beside a request; (its output, the reply)."""
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(server.generate, SHORT, 30, routed_dp_rank=1)
+        time.sleep(0.3)
+        order.write_text(f"fail {mapping}")
+        status, reply = server.transform([0, 1], degree)
+        assert not order.exists(), "no mapping was so late"
+        assert (status, reply["outcome"]) == (500, "undone"), reply
+        assert "rank 1: a mapping was made to fail" in reply["error"]
+        return beside.result()["output_ids"]
+
+
+# A merge maps once behind each K and V range of its 30 layers, a split at least once a matrix.
+@pytest.mark.parametrize("mapping", [1, 45])
+def test_a_mapping_that_fails_undoes_the_change_and_serving_goes_on(server, order, mapping):
+    expected = server.generate(SHORT, 30, routed_dp_rank=1)["output_ids"]
+    assert fail_once(server, order, 2, mapping) == expected
+    assert degrees(server) == [1, 1]
+    assert server.generate(SHORT, 30, routed_dp_rank=0)["output_ids"] == expected
+
+    assert server.transform([0, 1], 2)[0] == 200
+    long = server.generate(LONG, 8)["output_ids"]
+    assert fail_once(server, order, 1, mapping) == expected
+    assert degrees(server) == [2]
+    # The grown slots are back as well.
+    server.post("/flush_cache", {})
+    assert server.generate(LONG, 8)["output_ids"] == long
+    assert server.transform([0, 1], 1)[0] == 200
+    assert server.generate(SHORT, 30, routed_dp_rank=1)["output_ids"] == expected
+
+
+def test_a_worker_killed_in_the_middle_of_a_mapping_leaves_nothing_behind(server, order):
+    """The last test: the server ends."""
+    assert server.transform([0, 1], 2)[0] == 200
+    remains = Remains(server)
+    victim = server.workers()[1]
+    split = ThreadPoolExecutor(1)
+
+    def strike():
+        order.write_text("kill 30")
+        split.submit(server.transform, [0, 1], 1)
+        victim.wait(30)
+        return time.monotonic()
+
+    when, endings = asyncio.run(strike_under_load(server, [0, 1], strike, 10, tokens=400))
+    assert not order.exists()
+    assert all(ending.error for ending in endings), endings
+    assert max(ending.when - when for ending in endings) < 2
+    assert server.process.wait(10) not in (0, None), server.tail()
+    split.shutdown()
+    assert remains.processes() == []
+    assert remains.files() == []
