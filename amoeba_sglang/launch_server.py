@@ -22,7 +22,7 @@ EXTENSION_CLASSES = {
     "scheduler": "amoeba_sglang.worker.scheduler.ElasticScheduler",
     "data_parallel_controller": "amoeba_sglang.router.controller.ElasticController",
     "mha_kv_pool": "amoeba_sglang.model.kv_pool.ElasticKVPool",
-    "token_allocator": "amoeba_sglang.model.kv_allocator.ElasticAllocator",
+    "paged_allocator": "amoeba_sglang.model.kv_allocator.ElasticAllocator",
 }
 
 
@@ -91,7 +91,8 @@ def prepare(server_args: Any, options: argparse.Namespace) -> AmoebaConfig:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"--model-path {server_args.model_path}: {reason}") from error
     heads = require_supported_model(model)
-    config = build_config(options, server_args.tp_size, server_args.dp_size, heads)
+    page = 1 if server_args.page_size is None else server_args.page_size
+    config = build_config(options, server_args.tp_size, server_args.dp_size, heads, page)
     server_args.tp_size, server_args.dp_size = 1, config.workers
     # An idle worker must sleep in its poller: that is where its peers' bells wake it.
     server_args.sleep_on_idle = True

@@ -42,8 +42,8 @@ class JointExecutor:
     """Runs the joint steps of one worker.
 
     `layers`: the model's layers with their current degree; ranges of equal degree are the segments
-    of a step, the lower degree first. `size`: slots of a worker's own pool. `attention`: backend
-    that takes explicit slots per row.
+    of a step, the lower degree first. `size`: slots of a worker's own pool; `page`: tokens of a
+    slot. `attention`: backend that takes explicit slots per row.
     """
 
     def __init__(
@@ -52,12 +52,13 @@ class JointExecutor:
         layers: list[LayerShards],
         chain: DegreeChain,
         size: int,
+        page: int,
         groups: dict[int, Any],
         transports: dict[int, TransportGroup],
         attention: Any,
     ) -> None:
         self.model, self.stack = model, model.model
-        self.layers, self.chain, self.size = layers, chain, size
+        self.layers, self.chain, self.size, self.page = layers, chain, size, page
         self.groups, self.transports, self.attention = groups, transports, attention
         self.index = layers[0].index
         self.mirrors = [RowMirror() for _ in range(chain.finest)]
@@ -183,6 +184,7 @@ class JointExecutor:
             self.chain,
             degree,
             self.size,
+            self.page,
         )
 
     def _run_layers(

@@ -71,7 +71,8 @@ class ElasticRuntime:
             model,
             layers,
             self.chain,
-            self.allocator.size,
+            self.allocator.num_pages,
+            self.allocator.page_size,
             groups.coordinators,
             groups.transports,
             CpuAttention(runner),
@@ -198,7 +199,7 @@ class ElasticRuntime:
         first worker of the instance."""
         self.leases = Leases(self.allocator, self.tree_cache, self.chain, self.degree, self.index)
         if self.leases.is_anchor:
-            leasable = (self.degree - 1) * self.allocator.size
+            leasable = (self.degree - 1) * self.allocator.num_pages
             self.allocator.start_layout(self.grown[self.degree], leasable)
         self.allocator.open()
 
@@ -253,7 +254,7 @@ class ElasticRuntime:
         """Copy what the anchor of this instance moves; every worker has its shard of each slot."""
         if not len(anchor.moved_from):
             return
-        first, size = self.index // self.degree * self.degree, self.allocator.size
+        first, size = self.index // self.degree * self.degree, self.allocator.num_pages
         source, target = (
             torch.from_numpy(self.chain.joint_slots_of_ids(self.degree, first, ids, size))
             for ids in (anchor.moved_from, anchor.moved_to)
@@ -301,6 +302,7 @@ class ElasticRuntime:
         extends = batch.extend_lens if batch.forward_mode.is_extend() else [1] * len(row_numbers)
         assert len(batch.reqs) == len(row_numbers), "rows without a request are not served"
         table, generations = self.requests.req_to_token, self.requests.req_generation
+        page = self.allocator.page_size
         rows = []
         for req, row, seq_len, extend in zip(
             batch.reqs, row_numbers, seq_lens, extends, strict=True
@@ -312,6 +314,7 @@ class ElasticRuntime:
                 seq_len - extend,
                 seq_len,
             )
-            slots = table[row, known:seq_len].to("cpu", torch.int64).numpy()
-            rows.append(Row(row, seq_len, extend, known, slots))
+            first = known // page
+            slots = table[row, first * page : seq_len : page].to("cpu", torch.int64) // page
+            rows.append(Row(row, seq_len, extend, first, slots.numpy()))
         return tuple(rows)
