@@ -6,12 +6,18 @@ import argparse
 import itertools
 import os
 import socket
+import time
 import uuid
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.layout.slots import MOST_TOKENS
 from amoeba_sglang.plan.pace import GROWTH_SHARE
+
+if TYPE_CHECKING:
+    from amoeba_sglang.device.emulation import Emulation
+    from amoeba_sglang.policy.throughput import ThroughputTable
 
 POLICIES = ("amoeba", "round_robin", "least_load", "static")
 TRANSPORTS = ("peer", "collective")
@@ -29,7 +35,9 @@ class AmoebaConfig:
     layers: decoder layers of the model; mlp_elements: of one layer's MLP weights. layers_per_step:
     None chooses by measurement, 0 means all. page_size_kib: page of weights and KV; staging_mib:
     staging buffer of a worker; both in binary units. Times in seconds. report_address: where
-    workers report to the router; rendezvous: of the one torch.distributed world.
+    workers report to the router; rendezvous: of the one torch.distributed world. emulation: None on
+    a server that computes. throughput_table: a saved one, from
+    throughput_file or still to be measured and written there.
     """
 
     group_size: int
@@ -50,11 +58,24 @@ class AmoebaConfig:
     prepare_timeout_s: float = 20.0
     finish_timeout_s: float = 120.0
     freeze_timeout_s: float = 8.0
+    emulation: Emulation | None = None
+    throughput_table: ThroughputTable | None = None
+    throughput_file: str | None = None
 
     @property
     def workers(self) -> int:
         """W = N * M, the ranks 0..W-1."""
         return self.group_size * self.groups
+
+    @property
+    def dilation(self) -> float:
+        """Real seconds of a second of `now`."""
+        return 1.0 if self.emulation is None else self.emulation.dilation
+
+    def now(self) -> float:
+        """The clock that all times of the router, of the workers and of transformations are of:
+        seconds since the host's start, emulated ones on an emulated server."""
+        return time.monotonic() / self.dilation
 
 
 @dataclass(frozen=True)
@@ -140,11 +161,35 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="how long a transformation waits for every vote before it gives up (default: 20)",
     )
+    group.add_argument(
+        "--amoeba-emulate",
+        metavar="FILE",
+        help="a device file, or the name of one that comes with the package: EMULATE its model on "
+        "it, so that steps and transformations take their time and compute nothing",
+    )
+    group.add_argument(
+        "--amoeba-emulate-dilation",
+        type=float,
+        metavar="X",
+        help="real seconds in which one emulated second passes (with --amoeba-emulate, no default)",
+    )
+    group.add_argument(
+        "--amoeba-throughput-table",
+        metavar="FILE",
+        help="what steps cost at every degree, to start from; if there is no such file, measure it "
+        "by a warm-up at every degree and write it",
+    )
     return parser
 
 
 def build_config(
-    options: argparse.Namespace, group_size: int, groups: int, heads: ModelHeads, kv_page: int
+    options: argparse.Namespace,
+    group_size: int,
+    groups: int,
+    heads: ModelHeads,
+    kv_page: int,
+    emulation: Emulation | None = None,
+    throughput_table: ThroughputTable | None = None,
 ) -> AmoebaConfig:
     """Check the flags against each other and the model, and draw the names of this run.
 
@@ -168,6 +213,9 @@ def build_config(
         initial in degrees,
         f"--amoeba-initial-degree {initial}: not one of the degrees {_join(degrees)}",
     )
+    if emulation is not None:
+        for degree in degrees:
+            emulation.device.require_degree(degree)
     page = options.amoeba_page_size_kib
     smallest = os.sysconf("SC_PAGE_SIZE") // 1024
     _require(
@@ -207,6 +255,9 @@ def build_config(
         shard_layout=options.amoeba_shard_layout,
         staging_mib=staging,
         prepare_timeout_s=timeout,
+        emulation=emulation,
+        throughput_table=throughput_table,
+        throughput_file=options.amoeba_throughput_table,
     )
 
 

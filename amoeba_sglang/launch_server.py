@@ -16,6 +16,7 @@ from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.patch.state import require_patched
 from amoeba_sglang.platform import NAME as CPU_PLATFORM
 from amoeba_sglang.platform import cpu_bindings, threads_per_worker
+from amoeba_sglang.policy.throughput import ThroughputTable
 from amoeba_sglang.router.limits import RequestLimits
 
 EXTENSION_CLASSES = {
@@ -73,6 +74,8 @@ def prepare(server_args: Any, options: argparse.Namespace) -> AmoebaConfig:
     import msgspec
     from sglang.srt.configs.model_config import ModelConfig
 
+    from amoeba_sglang.emulation.launch import EXTENSION_CLASSES as EMULATED_CLASSES
+    from amoeba_sglang.emulation.launch import heads_of, pretend, read_emulation
     from amoeba_sglang.frontend.ending import end_start
     from amoeba_sglang.supported import require_supported_flags, require_supported_model
 
@@ -85,20 +88,30 @@ def prepare(server_args: Any, options: argparse.Namespace) -> AmoebaConfig:
         {field.name: getattr(server_args, field.name) for field in fields},
         {field.name: field.default for field in fields},
     )
+    emulation = read_emulation(options)
+    if emulation is not None:
+        pretend(server_args, emulation.device)
     try:
         model = ModelConfig.from_server_args(server_args)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"--model-path {server_args.model_path}: {reason}") from error
     heads = require_supported_model(model)
+    if emulation is not None:
+        heads = heads_of(emulation.device)
     page = 1 if server_args.page_size is None else server_args.page_size
-    config = build_config(options, server_args.tp_size, server_args.dp_size, heads, page)
+    table = read_table(options.amoeba_throughput_table)
+    sizes = server_args.tp_size, server_args.dp_size
+    config = build_config(options, *sizes, heads, page, emulation, table)
     server_args.tp_size, server_args.dp_size = 1, config.workers
     # An idle worker must sleep in its poller: that is where its peers' bells wake it.
     server_args.sleep_on_idle = True
     server_args.custom_sigquit_handler = end_start
     server_args._amoeba = config
     server_args._extension_classes = EXTENSION_CLASSES
+    if emulation is not None:
+        server_args.max_total_tokens = emulation.device.elastic_tokens(config.degrees)[1]
+        server_args._extension_classes = EXTENSION_CLASSES | EMULATED_CLASSES
     server_args._one_world = True
     prepare_environment(config)
     return config
@@ -117,6 +130,17 @@ def prepare_environment(config: AmoebaConfig) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
+def read_table(file: str | None) -> ThroughputTable | None:
+    """The saved table; None without a file."""
+    if file is None or not os.path.exists(file):
+        return None
+    try:
+        with open(file) as text:
+            return ThroughputTable.from_json(text.read())
+    except (OSError, ConfigError) as error:
+        raise ConfigError(f"--amoeba-throughput-table {file}: {error}") from error
+
+
 def serve(server_args: Any, config: AmoebaConfig) -> None:
     """Run the server; whatever ends it, its processes end with it."""
     from sglang.srt.entrypoints import http_server
@@ -125,6 +149,7 @@ def serve(server_args: Any, config: AmoebaConfig) -> None:
     from amoeba_sglang.frontend.ending import kill_children
     from amoeba_sglang.frontend.routes import add_routes
     from amoeba_sglang.frontend.tokenizer_manager import init_elastic_tokenizer_manager
+    from amoeba_sglang.frontend.warm_up import measure_throughput
 
     def manager() -> Any:
         return http_server.get_global_state().tokenizer_manager
@@ -134,6 +159,8 @@ def serve(server_args: Any, config: AmoebaConfig) -> None:
 
     def announce() -> None:
         manager().forget_load_file()
+        if config.throughput_file is not None and config.throughput_table is None:
+            measure_throughput(server_args, config, manager().limits.own_tokens)
         print(describe(config, manager().limits, server_args.url()), flush=True)
 
     try:
@@ -150,8 +177,9 @@ def describe(config: AmoebaConfig, limits: RequestLimits, url: str) -> str:
     """The line that says that the server is ready."""
     degree = str(config.initial_degree)
     layout = "+".join([degree] * (config.workers // config.initial_degree))
+    emulated = "" if config.emulation is None else f"{config.emulation.sentence}; "
     return (
-        f"Amoeba is ready at {url}: {config.workers} workers, layout {layout}, "
+        f"Amoeba is ready at {url}: {emulated}{config.workers} workers, layout {layout}, "
         f"degrees {','.join(map(str, config.degrees))}, transport {config.transport}, "
         f"policy {config.policy}, requests of up to {limits.own_tokens} tokens, "
         f"{limits.largest_tokens} when merged"

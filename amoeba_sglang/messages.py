@@ -66,6 +66,9 @@ class WorkerReport(io_struct.BaseReq, kw_only=True):
     kind "beat": the process is alive (once a second, from a thread of its own); body empty.
     kind "long requests": other ones than before wait or live at the worker; body {"request_ids":
         all of them}.
+    kind "steps": what steps have cost since the last such report, from the first worker of an
+        instance; body {"sums": of StepMeter.take}, on an emulated server also {"busy_seconds",
+        "late_seconds"} of its Timeline since the start.
     kind "vote": body {"accept": bool, "reason": str}.
     kind "progress": from the first rank of the block, after every move of layers but the last; body
         {"boundary": b, "pace": why as many layers move at a time}.

@@ -68,7 +68,6 @@ _FEATURES = {
     "weight offloading": ("cpu_offload_gb", "offload_group_size", "weight_cache_mode"),
     "torch.compile": ("enable_torch_compile",),
     "batch overlap": ("enable_two_batch_overlap", "enable_single_batch_overlap"),
-    "mixed prefill and decode batches": ("enable_mixed_chunk",),
     "hidden states in answers": (
         "enable_return_hidden_states",
         "return_hidden_states_mode",

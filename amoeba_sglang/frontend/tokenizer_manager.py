@@ -18,6 +18,7 @@ from sglang.srt.managers.tokenizer_manager import ServerStatus, SignalHandler, T
 from sglang.utils import TypeBasedDispatcher
 
 from amoeba_sglang.config import AmoebaConfig
+from amoeba_sglang.emulation.launch import refuse_emulated
 from amoeba_sglang.errors import RequestError
 from amoeba_sglang.frontend.ending import end_process, remove_file, watch_children
 from amoeba_sglang.messages import AdminReply, AdminRequest, Fatal, LimitsChanged
@@ -128,6 +129,8 @@ class ElasticTokenizerManager(TokenizerManager):
         super()._validate_one_request(obj, input_ids)
         if isinstance(obj, GenerateReqInput):
             refusal = refuse_request(obj)
+            if refusal is None and self.config.emulation is not None:
+                refusal = refuse_emulated(obj)
             if refusal is None and not self.allow_auto_truncate:
                 refusal = self.limits.refusal_by_all(len(input_ids or ()), self.asked_tokens(obj))
             if refusal is not None:

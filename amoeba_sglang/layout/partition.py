@@ -54,9 +54,10 @@ class Layout:
     @property
     def instances(self) -> tuple[tuple[int, ...], ...]:
         """The ranks of every instance, in rank order."""
-        found = []
-        while (start := sum(map(len, found))) < self.workers:
+        found, start = [], 0
+        while start < self.workers:
             found.append(tuple(range(start, start + self.degrees[start])))
+            start += self.degrees[start]
         return tuple(found)
 
     def instance_of(self, rank: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from sglang.srt.distributed.parallel_state import patch_tensor_parallel_group
@@ -21,29 +21,17 @@ from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.model.joint_head import JointHead, rows_of_joint_head
 from amoeba_sglang.model.layer_shards import LayerShards
 from amoeba_sglang.model.mirror import RowMirror
+from amoeba_sglang.model.step_executor import LayerMove, StepExecutor
 from amoeba_sglang.model.step_record import StepRecord
 from amoeba_sglang.model.union_batch import UnionBatch, build_union
 from amoeba_sglang.transport import TransportGroup
 
 
-class LayerMove(Protocol):
-    """Layers on their way to another degree, which move beside the others from `begin` on.
-    `settle` returns when they can compute; the executor calls it before the first of them."""
+class JointExecutor(StepExecutor):
+    """Runs the joint steps of one worker on a CPU.
 
-    @property
-    def layers(self) -> range: ...
-
-    def begin(self) -> None: ...
-
-    def settle(self) -> None: ...
-
-
-class JointExecutor:
-    """Runs the joint steps of one worker.
-
-    `layers`: the model's layers with their current degree; ranges of equal degree are the segments
-    of a step, the lower degree first. `size`: slots of a worker's own pool; `page`: tokens of a
-    slot. `attention`: backend that takes explicit slots per row.
+    `size`: slots of a worker's own pool; `page`: tokens of a slot. `attention`: backend that takes
+    explicit slots per row.
     """
 
     def __init__(
@@ -57,34 +45,13 @@ class JointExecutor:
         transports: dict[int, TransportGroup],
         attention: Any,
     ) -> None:
+        super().__init__(layers, layers[0].index)
         self.model, self.stack = model, model.model
-        self.layers, self.chain, self.size, self.page = layers, chain, size, page
+        self.chain, self.size, self.page = chain, size, page
         self.groups, self.transports, self.attention = groups, transports, attention
-        self.index = layers[0].index
         self.mirrors = [RowMirror() for _ in range(chain.finest)]
-        self._expected: tuple[list[StepRecord], LayerMove | None] | None = None
-
-    @property
-    def degree(self) -> int:
-        """The higher degree while layers are at two."""
-        return self.layers[-1].degree
-
-    def expect(self, records: list[StepRecord], move: LayerMove | None) -> None:
-        """Hand over what the next `forward` or `follow` runs.
-
-        `records`: one for every worker that is in step, by rank. `move`: layers that change degree
-        while those before them compute, or None.
-        """
-        assert self._expected is None, "the previous joint step never ran"
-        self._expected = records, move
-
-    def forget(self) -> None:
-        """Drop what is known of the peers' rows, when the instance changes."""
-        for mirror in self.mirrors:
-            mirror.clear()
 
     def forward(self, own: ForwardBatch) -> Any | None:
-        """`ModelRunner.joint_forward`: logits of this worker's rows, None at degree 1."""
         if self._expected is None:
             assert self.degree == 1, "a worker of an instance must not run alone"
             return None
@@ -105,7 +72,6 @@ class JointExecutor:
 
     @torch.no_grad()
     def follow(self) -> None:
-        """Take part in a joint step without rows of one's own."""
         records, move = self._take_expected()
         weight = self.stack.embed_tokens.weight
         nothing = torch.zeros(0, weight.shape[1], dtype=weight.dtype)
@@ -114,10 +80,8 @@ class JointExecutor:
         if head is not None:
             head.apply(None, nothing)
 
-    def _take_expected(self) -> tuple[list[StepRecord], LayerMove | None]:
-        assert self._expected is not None
-        expected, self._expected = self._expected, None
-        return expected
+    def synchronize(self) -> None:
+        """Nothing: a forward returns when it has run."""
 
     def _joint_head(self, records: list[StepRecord]) -> JointHead | None:
         """The head that the workers who ran the last layer together share, if they do."""
@@ -136,16 +100,8 @@ class JointExecutor:
         x: torch.Tensor,
     ) -> torch.Tensor:
         """Own embeddings [tokens, H] -> hidden states beside residual [tokens, 2 H]."""
-        if move is not None:
-            move.begin()
-        present, union, mine, first = 0, None, slice(None), 0
-        while first < len(self.layers):
-            if move is not None and first == move.layers.start:
-                move.settle()
-                move = None
-            degree = self.layers[first].degree
-            assert degree >= present, "layers below the boundary must be at the lower degree"
-            end = self._segment_end(first, len(self.layers) if move is None else move.layers.start)
+        present, union, mine = 0, None, slice(None)
+        for degree, first, end in self._segments(move):
             if degree != present:
                 x, present = x[mine], degree
                 union = self._join(own, records, degree)
@@ -160,15 +116,7 @@ class JointExecutor:
                 x = x.new_zeros(0, 2 * self.stack.embed_tokens.weight.shape[1])
             else:
                 x = self._run_layers(union, degree, first, end, x)
-            first = end
         return x[mine]
-
-    def _segment_end(self, first: int, limit: int) -> int:
-        """The end of the layers from `first` on, before `limit`, that are at its degree."""
-        degree, end = self.layers[first].degree, first + 1
-        while end < len(self.layers) and end != limit and self.layers[end].degree == degree:
-            end += 1
-        return end
 
     def _join(
         self, own: ForwardBatch | None, records: list[StepRecord], degree: int

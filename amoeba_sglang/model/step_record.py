@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from amoeba_sglang.device.step_work import StepWork
 
 _HEADER = 15
 _ROW = 5
@@ -132,3 +135,8 @@ def require_agreement(records: list[StepRecord]) -> None:
     assert len(set(headers)) == 1, (
         f"workers disagree about the joint step (epoch, step, first rank, boundary): {headers}"
     )
+
+
+def work_of_records(records: Sequence[StepRecord]) -> StepWork:
+    """What the workers of these records compute together."""
+    return StepWork.of_rows((r.seq_len, r.extend_len) for one in records for r in one.rows)

@@ -9,6 +9,7 @@ from amoeba_sglang.policy.base import (
     Hold,
     LayoutRules,
     LongRequest,
+    NewBase,
     Policy,
     RequestSize,
     Scene,
@@ -16,13 +17,13 @@ from amoeba_sglang.policy.base import (
     WorkerLoad,
 )
 from amoeba_sglang.policy.least_load import place_on_least_loaded
+from amoeba_sglang.policy.plain_rules import PlainRules
 from amoeba_sglang.policy.round_robin import place_in_turn
 
 POLICIES: dict[str, Policy] = {
     "amoeba": Policy(place_beside_long_requests, LongRequestRules()),
-    # The paper's baselines: they merge for long requests, too, but leave no instance to them.
-    "least_load": Policy(place_on_least_loaded, LongRequestRules()),
-    "round_robin": Policy(place_in_turn, LongRequestRules()),
+    "least_load": Policy(place_on_least_loaded, PlainRules(in_turn=False)),
+    "round_robin": Policy(place_in_turn, PlainRules(in_turn=True)),
     "static": Policy(place_on_least_loaded),
 }
 
@@ -33,6 +34,7 @@ __all__ = [
     "Hold",
     "LayoutRules",
     "LongRequest",
+    "NewBase",
     "Policy",
     "RequestSize",
     "Scene",

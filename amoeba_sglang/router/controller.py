@@ -32,6 +32,7 @@ from amoeba_sglang.messages import (
     WorkerReport,
 )
 from amoeba_sglang.policy import POLICIES
+from amoeba_sglang.router.calibration import Calibration
 from amoeba_sglang.router.effects import Answer, Effect, Finished, Order
 from amoeba_sglang.router.guard import Guard
 from amoeba_sglang.router.limits import Capacity
@@ -40,7 +41,7 @@ from amoeba_sglang.router.long_requests import LongRequests
 from amoeba_sglang.router.metrics import NoMetrics, RouterMetrics
 from amoeba_sglang.router.operation import Operations
 from amoeba_sglang.router.placement import Placement
-from amoeba_sglang.router.state import describe_server
+from amoeba_sglang.router.state import describe_server, late_share
 from amoeba_sglang.router.transform_request import TransformRequest
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,9 @@ class ElasticController(DataParallelController):
             info["capacity"] == self._scheduler_init_infos[0]["capacity"]
             for info in self._scheduler_init_infos
         ), self._scheduler_init_infos
+        max_rows = self._scheduler_init_infos[0]["max_rows"]
+        self.calibration = Calibration(self.capacity, max_rows, config.throughput_table)
+        self.emulation_times: dict[int, tuple[float, float]] = {}
         self.load_book = LoadBook(config.workers)
         self.placement = self.make_placement()
         self.metrics = (
@@ -98,6 +102,7 @@ class ElasticController(DataParallelController):
             # Upstream replaces the method when workers come and go.
             lambda rank, request: self.send_to_worker(rank, request),
             lambda message: sock_send(self.front_end, message),
+            self.config.now,
         )
 
     def get_init_info(self) -> dict:
@@ -161,12 +166,15 @@ class ElasticController(DataParallelController):
         if request.kind == "state":
             snapshots = self.load_snapshot_reader.read_all()
             body = describe_server(self.config, self.operations, self.capacity, snapshots)
+            body["throughput"] = self.calibration.describe()
+            if self.config.emulation is not None:
+                body["EMULATED"]["late_share"] = late_share(self.emulation_times.values())
             if self.placement.long_requests is not None:
-                body.update(self.placement.long_requests.keeper.describe(time.monotonic()))
+                body.update(self.placement.long_requests.keeper.describe(self.config.now()))
             self.apply([Answer(request.rid, 200, body)])
         else:
             transform = TransformRequest.from_body(request.body)
-            self.apply(self.operations.submit(transform, request.rid, time.monotonic()))
+            self.apply(self.operations.submit(transform, request.rid, self.config.now()))
 
     def drain_reports(self) -> None:
         """Take what workers have reported."""
@@ -175,17 +183,26 @@ class ElasticController(DataParallelController):
                 report: WorkerReport = sock_recv(self.reports, flags=zmq.NOBLOCK)
             except zmq.Again:
                 return
-            now = time.monotonic()
-            self.guard.beats.beat(report.rank, now)
+            now = self.config.now()
+            self.guard.beats.beat(report.rank, time.monotonic())
             if report.kind == "vote":
                 accept, reason = report.body["accept"], report.body["reason"]
                 self.apply(self.operations.vote(report.rank, report.epoch, accept, reason, now))
             elif report.kind == "long requests" and self.placement.long_requests is not None:
                 self.placement.long_requests.report(report, now)
+            elif report.kind == "steps":
+                self.take_steps(report)
             elif report.kind == "progress":
                 self.operations.progress(report.epoch, report.body, now)
             elif report.kind == "done":
                 self.apply(self.operations.done(report.rank, report.epoch, report.body, now))
+
+    def take_steps(self, report: WorkerReport) -> None:
+        """A worker has measured steps."""
+        self.calibration.add(report.body["sums"])
+        if "late_seconds" in report.body:
+            times = report.body["late_seconds"], report.body["busy_seconds"]
+            self.emulation_times[report.rank] = times
 
     def apply(self, effects: list[Effect]) -> None:
         """Carry out what the state machine decided."""
@@ -196,15 +213,20 @@ class ElasticController(DataParallelController):
                 reply = AdminReply(rid=effect.waiter, status=effect.status, body=effect.body)
                 sock_send(self.front_end, reply)
             elif isinstance(effect, Finished):
-                logger.info("transformation %s", effect.record)
-                self.metrics.count(effect.record)
-                self.metrics.show_layout(self.operations.layout.degrees)
-                if self.placement.long_requests is not None:
-                    keeper = self.placement.long_requests.keeper
-                    keeper.finished(effect.record, time.monotonic())
-                self.show_limits()
+                self.finish(effect.record)
             else:
                 self.guard.end_server(effect.reason)
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """An operation has ended."""
+        if self.placement.long_requests is not None:
+            self.placement.long_requests.keeper.finished(record, self.config.now())
+        if record["outcome"] != "unchanged":
+            logger.info("transformation %s", record)
+            self.metrics.count(record)
+            self.metrics.show_layout(self.operations.layout.degrees)
+            self.calibration.finished(record)
+            self.show_limits()
 
     def show_limits(self) -> None:
         """Tell the front end what the layout can hold now, and place what waited to know."""
@@ -228,7 +250,7 @@ class ElasticController(DataParallelController):
         for first in range(0, self.config.workers, degree):
             ranks = tuple(range(first, first + degree))
             request = TransformRequest(ranks, degree, f"initial-{first}", wait=False)
-            effects = self.operations.submit(request, "", time.monotonic())
+            effects = self.operations.submit(request, "", self.config.now())
             self.apply([effect for effect in effects if not isinstance(effect, Answer)])
             while self.operations.running is not None:
                 self.reports.poll(100)
@@ -241,7 +263,7 @@ class ElasticController(DataParallelController):
     # Called by upstream's event loop
 
     def on_tick(self) -> None:
-        now = time.monotonic()
+        now = self.config.now()
         self.apply(self.operations.tick(now))
         self.guard.check()
         if self.placement.long_requests is not None:
@@ -251,8 +273,11 @@ class ElasticController(DataParallelController):
         """Place what has room, and start the transformation that the rules want."""
         self.refresh_load_budget()
         long_requests.expire(now)
+        long_requests.keeper.table = self.calibration.table
         long_requests.admit(now)
         transform = long_requests.keeper.next_change(self.load_book.loads, now)
+        for request in long_requests.no_longer_long():
+            self.placement.place_again(request)
         if transform is not None:
             effects = self.operations.submit(transform, "", now)
             self.apply([effect for effect in effects if not isinstance(effect, Answer)])

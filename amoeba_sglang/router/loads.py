@@ -17,6 +17,7 @@ class Snapshot(Protocol):
     num_running_reqs: int
     num_waiting_reqs: int
     num_total_tokens: int
+    num_waiting_uncached_tokens: int
 
 
 class LoadBook:
@@ -41,12 +42,18 @@ class LoadBook:
                 continue
             self._timestamps[rank] = snapshot.timestamp
             self._loads[rank] = WorkerLoad(
-                snapshot.num_running_reqs, snapshot.num_waiting_reqs, snapshot.num_total_tokens
+                snapshot.num_running_reqs,
+                snapshot.num_waiting_reqs,
+                snapshot.num_total_tokens,
+                snapshot.num_waiting_uncached_tokens,
             )
 
     def add(self, rank: int, prompt_tokens: int) -> None:
         """Count a request that was just sent to `rank`."""
         load = self._loads[rank]
         self._loads[rank] = replace(
-            load, queued=load.queued + 1, tokens=load.tokens + prompt_tokens
+            load,
+            queued=load.queued + 1,
+            tokens=load.tokens + prompt_tokens,
+            to_prefill=load.to_prefill + prompt_tokens,
         )

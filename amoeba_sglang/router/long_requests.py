@@ -38,7 +38,9 @@ class LongRequests:
             self._refuse(request, reason, HTTPStatus.SERVICE_UNAVAILABLE)
             return
         tokens = size.prompt_tokens + (size.output_tokens or 0)
-        queue.add(Waiting(request, LongRequest(request.rid, tokens, degree, now)))
+        turn = self.keeper.arrivals
+        long = LongRequest(request.rid, tokens, degree, now, size.prompt_tokens, turn)
+        queue.add(Waiting(request, long))
         self.admit(now)
 
     def admit(self, now: float) -> None:
@@ -65,6 +67,15 @@ class LongRequests:
         """A worker names the long requests that it has."""
         self.keeper.longs.report(report.rank, report.body["request_ids"], now)
         self.admit(now)
+
+    def no_longer_long(self) -> list[Any]:
+        """Take out what waits although instances of the base degree hold it."""
+
+        def is_short(waiting: Waiting) -> bool:
+            fits_base = waiting.long.degree <= self.keeper.base
+            return fits_base and bool(self._able(size_of(waiting.request)))
+
+        return [waiting.request for waiting in self.keeper.queue.take(is_short)]
 
     def expire(self, now: float) -> None:
         for waiting in self.keeper.queue.expired(now):

@@ -132,7 +132,7 @@ class Operations:
         if target == self.layout:
             record = self._record(request, "none", "unchanged", 0.0)
             self._remember(request, 200, record)
-            return [Answer(waiter, 200, record)]
+            return [Finished(record), Answer(waiter, 200, record)]
         return self._start(request, target, waiter, now)
 
     def vote(self, rank: int, epoch: int, accept: bool, reason: str, now: float) -> list[Effect]:
@@ -257,6 +257,7 @@ class Operations:
     ) -> dict[str, Any]:
         return {
             "operation_id": request.operation_id,
+            "reason": request.reason,
             "kind": kind,
             "outcome": outcome,
             "ranks": list(request.ranks),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -13,6 +12,7 @@ from sglang.srt.runtime_context import get_serving
 
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.policy import LayoutRules, Policy, RequestSize, View
+from amoeba_sglang.policy.prefix_book import PrefixBook
 from amoeba_sglang.router.answers import end, is_named_by, refuse
 from amoeba_sglang.router.layout_keeper import LayoutKeeper
 from amoeba_sglang.router.limits import Capacity, RequestLimits, fits
@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 
 class Placement:
-    """Sends requests by a policy. `to_worker`: to a rank; `answer`: to the front end.
+    """Sends requests by a policy. `to_worker`: to a rank; `answer`: to the front end; `now`: the
+    clock of the server.
 
     `long_requests` is None until `follow_rules`, and for ever if the layout changes only when asked
     to. `held`: requests that only the end of the running transformation decides.
@@ -38,17 +39,20 @@ class Placement:
         load_book: LoadBook,
         to_worker: Callable[[int, Any], None],
         answer: Callable[[Any], None],
+        now: Callable[[], float],
     ) -> None:
         self.held: list[Any] = []
         self.long_requests: LongRequests | None = None
         self._policy, self._capacity, self._operations = policy, capacity, operations
         self._load_book, self._to_worker, self._answer = load_book, to_worker, answer
+        self._now = now
         self._workers = operations.layout.workers
         self._placed = 0
+        self._prefixes = PrefixBook()
 
     def follow_rules(self, rules: LayoutRules, chain: DegreeChain, base: int) -> None:
         """Let long requests wait for changes of the layout, from `base` on, that the rules make."""
-        keeper = LayoutKeeper(rules, chain, self._operations, base, time.monotonic())
+        keeper = LayoutKeeper(rules, chain, self._operations, base, self._now())
         self.long_requests = LongRequests(
             keeper, self._send, self.reject, self._able_ranks,
             lambda: self._load_book.loads,
@@ -66,6 +70,15 @@ class Placement:
 
         While a transformation decides whether a layout can, the request waits for its end.
         """
+        if self.long_requests is not None:
+            size = size_of(request)
+            degree = self._capacity.needed_degree(size.prompt_tokens, size.output_tokens)
+            if degree is not None:
+                self.long_requests.keeper.arrive(size, degree, self._now())
+        self.place_again(request)
+
+    def place_again(self, request: Any) -> None:
+        """`place` for a request that has come before."""
         size, wanted = size_of(request), request.routed_dp_rank
         if wanted is not None and not self.has_rank(wanted):
             self.reject_rank(request)
@@ -73,11 +86,8 @@ class Placement:
         able = self._able_ranks(size)
         if wanted is not None:
             able = tuple(rank for rank in able if rank == wanted)
-        elif self.long_requests is not None and len(able) < self._workers:
-            degree = self._capacity.needed_degree(size.prompt_tokens, size.output_tokens)
-            if degree is not None:
-                self.long_requests.arrive(request, size, degree, time.monotonic())
-                return
+        elif self._must_wait(request, size, able):
+            return
         if not able and self._operations.running is not None:
             self.held.append(request)
         elif not able:
@@ -87,11 +97,22 @@ class Placement:
             rank = able[0] if wanted is not None else self._choose(request, size, able)
             self._send(rank, request)
 
+    def _must_wait(self, request: Any, size: RequestSize, able: tuple[int, ...]) -> bool:
+        """Let a request wait for an instance if those of the base degree do not hold it, or none
+        does now."""
+        degree = self._capacity.needed_degree(size.prompt_tokens, size.output_tokens)
+        if self.long_requests is None or degree is None:
+            return False
+        if len(able) == self._workers or (able and degree <= self.long_requests.keeper.base):
+            return False
+        self.long_requests.arrive(request, size, degree, self._now())
+        return True
+
     def place_held(self) -> None:
         """The layout has changed: look again at what waited to know."""
         held, self.held = self.held, []
         for request in held:
-            self.place(request)
+            self.place_again(request)
 
     def abort(self, abort: AbortReq) -> None:
         """End what waits here: no worker knows it."""
@@ -134,10 +155,16 @@ class Placement:
 
     def _choose(self, request: Any, size: RequestSize, able: tuple[int, ...]) -> int:
         """The rank that the policy picks of those that can hold the request."""
-        reserved = frozenset() if self.long_requests is None else self.long_requests.keeper.reserved
-        instances, loads = self._operations.layout.instances, self._load_book.loads
-        decision = self._policy.place(size, View(instances, loads, self._placed, able, reserved))
+        keeper = None if self.long_requests is None else self.long_requests.keeper
+        view = View(
+            self._operations.layout.instances, self._load_book.loads, self._placed, able,
+            frozenset() if keeper is None else keeper.reserved,
+            None if keeper is None else keeper.table,
+            self._prefixes.find(request.input_ids or ()),
+        )  # fmt: skip
+        decision = self._policy.place(size, view)
         self._placed += 1
+        self._prefixes.add(request.input_ids or (), decision.rank)
         logger.debug("request %s goes to %s", request.rid, decision)
         return decision.rank
 

@@ -34,7 +34,9 @@ def describe_server(
                 "max_tokens": capacity.instance_tokens(len(ranks)),
             }
         )
+    emulation = config.emulation
     return {
+        "EMULATED": None if emulation is None else emulation.describe(),
         "workers": config.workers,
         "degrees": list(config.degrees),
         "instances": instances,
@@ -42,3 +44,9 @@ def describe_server(
         "operation": operations.running,
         "history": operations.history,
     }
+
+
+def late_share(times: Iterable[tuple[float, float]]) -> float:
+    """By how much emulated devices lag behind: of the worker that is worst, its emulated seconds
+    (late, busy) as a share. What is measured while it is not small is the dilation's fault."""
+    return max((late / max(late + busy, 1e-9) for late, busy in times), default=0.0)

@@ -16,12 +16,14 @@ _MAX_ID_LENGTH = 128
 
 @dataclass(frozen=True)
 class TransformRequest:
-    """Run `ranks` at `degree`. Whether a layout allows that is for the router to say."""
+    """Run `ranks` at `degree`. Whether a layout allows that is for the router to say. `reason`: why
+    a policy asks for it."""
 
     ranks: tuple[int, ...]
     degree: int
     operation_id: str
     wait: bool = True
+    reason: str = "asked for"
 
     def same_change(self, other: TransformRequest) -> bool:
         """Whether both ask for the same layout; waiting or not is no part of that."""
@@ -29,7 +31,8 @@ class TransformRequest:
 
     def to_body(self) -> dict[str, Any]:
         """As the dict that travels to the router."""
-        return {**asdict(self), "ranks": list(self.ranks)}
+        fields = {name: value for name, value in asdict(self).items() if name in _FIELDS}
+        return {**fields, "ranks": list(self.ranks)}
 
     @classmethod
     def from_body(cls, body: dict[str, Any]) -> TransformRequest:

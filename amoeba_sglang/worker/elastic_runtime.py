@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
 from amoeba_sglang.config import AmoebaConfig
+from amoeba_sglang.device.step_work import StepWork
 from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.layout.weight_pages import WeightPages
-from amoeba_sglang.memory.mapping import return_freed_memory
 from amoeba_sglang.messages import TransformOrder
-from amoeba_sglang.model.joint_step import JointExecutor
 from amoeba_sglang.model.kv_allocator import ElasticAllocator
-from amoeba_sglang.model.kv_pool import ElasticKVPool
-from amoeba_sglang.model.layer_shards import LayerShards
 from amoeba_sglang.model.mirror import RowLedger
-from amoeba_sglang.model.mlp_shards import elastic_matrices
-from amoeba_sglang.model.step_record import Row, StepRecord
-from amoeba_sglang.model.weight_store import WeightStore
+from amoeba_sglang.model.step_record import Row, StepRecord, work_of_records
 from amoeba_sglang.plan.pace import Pace
 from amoeba_sglang.plan.relocation import kept_width
-from amoeba_sglang.platform.attention import CpuAttention
 from amoeba_sglang.transport import Bell
-from amoeba_sglang.worker.connections import Groups, Movers, share_words
+from amoeba_sglang.worker.connections import Groups, share_words
+from amoeba_sglang.worker.data_plane import DataPlane
 from amoeba_sglang.worker.leases import Demand, Leases
 from amoeba_sglang.worker.lock_step import LockStep
 from amoeba_sglang.worker.relocation import Relocation
 from amoeba_sglang.worker.slots import live_slots
 from amoeba_sglang.worker.step_clock import StepClock
+from amoeba_sglang.worker.step_meter import StepMeter
 from amoeba_sglang.worker.transformation import Transformation
 
 
@@ -45,40 +40,13 @@ class ElasticRuntime:
         self.allocator: ElasticAllocator = scheduler.token_to_kv_pool_allocator
         self.requests = scheduler.req_to_token_pool
         self.tree_cache = scheduler.tree_cache
-        runner = scheduler.tp_worker.model_runner
-        self.pool: ElasticKVPool = runner.token_to_kv_pool
-        assert isinstance(self.pool, ElasticKVPool)
-        groups = Groups.create(config, self.chain, self.pool.device)
-        self.groups = groups
-        model = runner.model
-        stack = list(model.model.layers)
-        matrices = elastic_matrices(stack, self.chain.finest)
-        padded = config.shard_layout == "padded"
-        pages = WeightPages(self.chain, self.pool.memory.page_size, matrices, padded)
-        store = WeightStore(self.pool.memory, pages, self.index)
-        layers = [
-            LayerShards(layer, number, self.chain, self.index, groups.coordinators, store)
-            for number, layer in enumerate(stack)
-        ]
-        return_freed_memory()
-        self.movers = Movers.create(config, self.chain, rank, self.pool, store, groups)
-        # Joint slots that an instance has beyond its workers' own pools, by degree.
-        self.grown = {
-            degree: 0 if self.movers.pages is None else self.movers.pages.grown_slots(degree)
-            for degree in self.chain.degrees
-        }
-        self.executor = JointExecutor(
-            model,
-            layers,
-            self.chain,
-            self.allocator.num_pages,
-            self.allocator.page_size,
-            groups.coordinators,
-            groups.transports,
-            CpuAttention(runner),
-        )
+        self.pool = scheduler.tp_worker.model_runner.token_to_kv_pool
+        self.groups = Groups.create(config, self.chain, self.pool.device)
+        self.plane: DataPlane = scheduler.make_data_plane(config, self.chain, rank, self.groups)
+        self.executor, self.grown = self.plane.executor, self.plane.grown
         self.helper = ThreadPoolExecutor(1, thread_name_prefix="amoeba-copies")
-        self.clock = StepClock(share_words(config), rank)
+        self.clock = StepClock(share_words(config), rank, config.now)
+        self.meter = StepMeter(self.executor.lag, config.now)
         self.bell = Bell(config.run_id, rank)
         self.ledger = RowLedger()
         self.leases: Leases | None = None
@@ -105,7 +73,7 @@ class ElasticRuntime:
         before, after = order.before[place], order.after[place]
         if before != self.degree:
             return f"rank {self.rank} is at degree {self.degree}, not {before}"
-        pages = self.movers.pages
+        pages = self.plane.pages
         return None if pages is None else pages.refusal(before, after)
 
     def strangers(self, order: TransformOrder) -> list[int]:
@@ -119,7 +87,7 @@ class ElasticRuntime:
             return
         seconds = self.clock.delay(self.strangers(order))
         if seconds:
-            time.sleep(seconds)
+            time.sleep(seconds * self.config.dilation)
             self.clock.start_late()
 
     def prepare(self, order: TransformOrder) -> None:
@@ -160,14 +128,16 @@ class ElasticRuntime:
             self.chain,
             place,
             self.executor.layers,
-            self.pool,
-            self.movers.pages,
+            self.plane.views,
+            self.plane.pages,
             self.groups.transports[width],
             self.groups.moving[width][1],
-            self.movers.kv[width],
+            self.plane.movers[width],
             Pace(self.config.layers_per_step, self.config.layers),
             self.helper,
-            max(1.0, self.config.workers / len(os.sched_getaffinity(0))),
+            self.plane.crowding,
+            self.config.now,
+            self.plane.copy_clock,
         )
         self.clock.meet()
         self.transformation.enter()
@@ -259,12 +229,13 @@ class ElasticRuntime:
             torch.from_numpy(self.chain.joint_slots_of_ids(self.degree, first, ids, size))
             for ids in (anchor.moved_from, anchor.moved_to)
         )
-        self.pool.copy_slots(source, target, self.config.staging_mib << 20)
+        self.plane.views.copy_slots(source, target, self.config.staging_mib << 20)
         if self.index == first:
             self.allocator.finish_moves()
 
     def run_or_follow(self, batch: Any, records: list[StepRecord] | None) -> None:
         """Arrange the joint step: own forward will run it, or take part without rows now."""
+        self._measure(batch, records)
         if records is None:
             return
         for mirror, record in zip(self.executor.mirrors, records, strict=False):
@@ -274,6 +245,19 @@ class ElasticRuntime:
         self.executor.expect(records, self.transformation)
         if batch is None:
             self.executor.follow()
+
+    def _measure(self, batch: Any, records: list[StepRecord] | None) -> None:
+        """Let the first worker of an instance time its steps; not those between two degrees."""
+        if self.transformation is not None or self.index % self.degree:
+            work = StepWork()
+        elif records is not None:
+            work = work_of_records(records)
+        else:
+            work = StepWork() if batch is None else StepWork.of_rows(_lengths(batch))
+        if work:
+            self.meter.launch(self.degree, work)
+        else:
+            self.meter.rest()
 
     def _describe(
         self, batch: Any, step: int, has_work: bool, ready: int, leases: dict[str, Any]
@@ -298,14 +282,12 @@ class ElasticRuntime:
 
     def _rows(self, batch: Any) -> tuple[Row, ...]:
         row_numbers = batch.req_pool_indices_cpu.tolist()
-        seq_lens = batch.seq_lens_cpu.tolist()
-        extends = batch.extend_lens if batch.forward_mode.is_extend() else [1] * len(row_numbers)
         assert len(batch.reqs) == len(row_numbers), "rows without a request are not served"
         table, generations = self.requests.req_to_token, self.requests.req_generation
         page = self.allocator.page_size
         rows = []
-        for req, row, seq_len, extend in zip(
-            batch.reqs, row_numbers, seq_lens, extends, strict=True
+        for req, row, (seq_len, extend) in zip(
+            batch.reqs, row_numbers, _lengths(batch), strict=True
         ):
             known = self.ledger.advance(
                 row,
@@ -318,3 +300,10 @@ class ElasticRuntime:
             slots = table[row, first * page : seq_len : page].to("cpu", torch.int64) // page
             rows.append(Row(row, seq_len, extend, first, slots.numpy()))
         return tuple(rows)
+
+
+def _lengths(batch: Any) -> Iterable[tuple[int, int]]:
+    """Of every row its tokens after the step, and how many of them are new."""
+    lengths = batch.seq_lens_cpu.tolist()
+    new = batch.extend_lens if batch.forward_mode.is_extend() else [1] * len(lengths)
+    return zip(lengths, new, strict=True)

@@ -10,7 +10,6 @@ import gc
 import json
 import logging
 import os
-import time
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -21,9 +20,12 @@ from sglang.srt.runtime_context import get_parallel
 from sglang.utils import TypeBasedDispatcher
 
 from amoeba_sglang.config import AmoebaConfig
+from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.messages import TransformOrder
 from amoeba_sglang.router.limits import Capacity
 from amoeba_sglang.worker.audit import RequestEvents, audit, digest
+from amoeba_sglang.worker.connections import Groups
+from amoeba_sglang.worker.data_plane import DataPlane, make_cpu_plane
 from amoeba_sglang.worker.elastic_runtime import ElasticRuntime
 from amoeba_sglang.worker.leases import Demand
 from amoeba_sglang.worker.router_link import RouterLink
@@ -47,6 +49,7 @@ class ElasticScheduler(Scheduler):
         config: AmoebaConfig = server_args._amoeba
         super().__init__(server_args, port_args)
         rank = get_parallel().dp_rank
+        self.now = config.now
         # Orders that this worker has yet to vote about, has just voted for, and is to carry out.
         self.undecided: TransformOrder | None = None
         self.prepared: TransformOrder | None = None
@@ -68,6 +71,13 @@ class ElasticScheduler(Scheduler):
         # in the middle of some step.
         gc.freeze()
 
+    def make_data_plane(
+        self, config: AmoebaConfig, chain: DegreeChain, rank: int, groups: Groups
+    ) -> DataPlane:
+        """What computes and moves here; collective over all workers of the world."""
+        runner, allocator = self.tp_worker.model_runner, self.token_to_kv_pool_allocator
+        return make_cpu_plane(runner, allocator, config, chain, rank, groups)
+
     def init_request_dispatcher(self) -> None:
         super().init_request_dispatcher()
         upstream = self._request_dispatcher
@@ -78,7 +88,8 @@ class ElasticScheduler(Scheduler):
         self._request_dispatcher += upstream
 
     def get_init_info(self) -> dict[str, Any]:
-        return {**super().get_init_info(), "capacity": asdict(self.capacity)}
+        rows, capacity = self.max_running_requests, asdict(self.capacity)
+        return {**super().get_init_info(), "capacity": capacity, "max_rows": rows}
 
     def init_req_max_new_tokens(self, req: Any) -> None:
         super().init_req_max_new_tokens(req)
@@ -129,7 +140,7 @@ class ElasticScheduler(Scheduler):
             self.vote(reason)
         elif order.phase == "commit":
             assert self.order is None, f"{self.order} is still waiting"
-            self.order, self.order_received = order, time.monotonic()
+            self.order, self.order_received = order, self.now()
         else:
             self.undecided = self.prepared = None
             self.runtime.stand_down()
@@ -194,6 +205,7 @@ class ElasticScheduler(Scheduler):
                 self.enter(planned)
                 self.advance(planned)
                 records = self.runtime.synchronise(batch, None, False, demand)
+        self.report_steps()
         self.runtime.run_or_follow(batch, records)
 
     def enter(self, planned: tuple[Any, Any]) -> None:
@@ -201,8 +213,7 @@ class ElasticScheduler(Scheduler):
         yet."""
         order, self.order = self.order, None
         assert order is not None
-        if self.device != "cpu":
-            self.forward_stream.synchronize()
+        self.runtime.executor.synchronize()
         if self.audits:
             self.require_clean_slots(*planned)
             self.log_digest("before")
@@ -210,7 +221,7 @@ class ElasticScheduler(Scheduler):
         self.runtime.enter(order)
         self.follow_capacity()
         self.entered = {
-            "lockstep_seconds": time.monotonic() - self.order_received,
+            "lockstep_seconds": self.now() - self.order_received,
             "step_seconds": step_seconds,
         }
 
@@ -219,8 +230,7 @@ class ElasticScheduler(Scheduler):
         under_way = self.runtime.transformation
         if under_way is None:
             return
-        if self.device != "cpu":
-            self.forward_stream.synchronize()
+        self.runtime.executor.synchronize()
         ended = self.runtime.advance()
         if self.audits:
             self.require_clean_slots(*planned)
@@ -234,7 +244,7 @@ class ElasticScheduler(Scheduler):
         report = ended.report
         body = {
             **self.entered,
-            "seconds": time.monotonic() - self.order_received,
+            "seconds": self.now() - self.order_received,
             "bytes_moved": {"kv": report.kv_bytes, "weights": report.weight_bytes},
             "longest_step_seconds": report.longest_pause_seconds,
             "moves": report.moves,
@@ -256,6 +266,16 @@ class ElasticScheduler(Scheduler):
             self.link.report("long requests", "", 0, {"request_ids": found})
             self.known_long_requests = found
         self.has_long_requests = bool(found)
+
+    def report_steps(self) -> None:
+        """Tell the router now and then what steps cost here."""
+        sums = self.runtime.meter.take()
+        if sums is not None:
+            self.link.report("steps", "", 0, {"sums": sums, **self.emulation_times()})
+
+    def emulation_times(self) -> dict[str, float]:
+        """Of an emulated device; nothing on a real one."""
+        return {}
 
     def report_progress(self, under_way: Transformation) -> None:
         """Tell the router where b is; one worker of the block is enough."""

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
 import numpy as np
 
-from amoeba_sglang.kv.mover import KVMover
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.memory.base import MemoryFault
 from amoeba_sglang.messages import TransformOrder
-from amoeba_sglang.model.kv_pool import ElasticKVPool
-from amoeba_sglang.model.layer_shards import LayerShards
+from amoeba_sglang.model.step_executor import Layer
 from amoeba_sglang.plan.boundary import Boundary
 from amoeba_sglang.plan.moves import unit_moves
 from amoeba_sglang.plan.pace import Pace, Timing
 from amoeba_sglang.transport import TransportGroup
-from amoeba_sglang.worker.page_exchange import PageExchange
+from amoeba_sglang.worker.data_plane import KVViews, PageMover, UnitMover
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Transformation:
 
     `index`: position in the block. `block`, `moving`: transports over exactly the block's ranks,
     for the caller's thread and for `helper`, the thread that copies; `mover` and `pages` belong to
-    the helper while layers move. `crowding`: workers that share a core; their helpers take turns.
+    the helper while layers move. `crowding`, `copy_clock`: of the DataPlane; `now`: of all times.
     """
 
     def __init__(
@@ -74,15 +72,17 @@ class Transformation:
         order: TransformOrder,
         chain: DegreeChain,
         index: int,
-        layers: list[LayerShards],
-        pool: ElasticKVPool,
-        pages: PageExchange | None,
+        layers: Sequence[Layer],
+        pool: KVViews,
+        pages: PageMover | None,
         block: TransportGroup,
         moving: TransportGroup,
-        mover: KVMover,
+        mover: UnitMover,
         pace: Pace,
         helper: Executor,
         crowding: float = 1.0,
+        now: Callable[[], float] = time.monotonic,
+        copy_clock: Callable[[], float] = time.thread_time,
     ) -> None:
         self.order, self.report = order, TransformReport()
         changes = list(zip(order.before, order.after, strict=True))
@@ -96,12 +96,13 @@ class Transformation:
         self._shards, self._pool, self._pages = layers, pool, pages
         self._block, self._moving, self._mover = block, moving, mover
         self._pace, self._helper, self._crowding = pace, helper, crowding
+        self._now, self._copy_clock = now, copy_clock
         self._live: list[np.ndarray] = []
         self._copies: Future[Copied] | None = None
         self._timing = Timing(0.0, 0.0)
         # Of what has moved since the last joint step began.
         self._moving_seconds = 0.0
-        self._left = time.monotonic()
+        self._left = self._now()
 
     @property
     def degree(self) -> int:
@@ -110,11 +111,11 @@ class Transformation:
 
     def enter(self) -> None:
         """Meet the block. Nobody steps alone, or in a smaller instance, from here on."""
-        epoch, started = self.order.epoch, time.monotonic()
+        epoch, started = self.order.epoch, self._now()
         received = self._block.exchange(np.array([epoch], dtype=np.int64))
         epochs = [int(words[0]) for words in received]
         assert set(epochs) == {epoch}, f"block {self.order.ranks} entered with epochs {epochs}"
-        self._left = time.monotonic()
+        self._left = self._now()
         self.report.barrier_seconds = self._left - started
         self._shrink()
 
@@ -124,7 +125,7 @@ class Transformation:
         `live`: local live slots now. The exchange of them is also the barrier after which nobody
         computes with the old degrees of these layers.
         """
-        started = time.monotonic()
+        started = self._now()
         self.settle()
         if not self.boundary.finished:
             self._start(live, max(0.0, started - self._left - self._moving_seconds))
@@ -133,7 +134,7 @@ class Transformation:
             self.settle()
         if self.boundary.finished and not self.layers:
             self._finish()
-        self._moving_seconds, self._left = 0.0, time.monotonic()
+        self._moving_seconds, self._left = 0.0, self._now()
         report, seconds = self.report, self._left - started
         # The first move follows the wait for the block without a joint step in between.
         pause = seconds if report.moves > 1 else report.barrier_seconds + seconds
@@ -153,7 +154,7 @@ class Transformation:
         self.begin()
         if self._copies is None:
             return
-        started = time.monotonic()
+        started = self._now()
         # Not for ever: what the helper waits for are its peers, in groups with time limits.
         copied, self._copies = self._copies.result(), None
         report, layers = self.report, self.layers
@@ -170,7 +171,7 @@ class Transformation:
                 self._pool.view_layer(number, self.degree)
             self.boundary = self.boundary.after(layers)
         self.layers = range(0)
-        report.settle_seconds += time.monotonic() - started
+        report.settle_seconds += self._now() - started
 
     def _start(self, live: np.ndarray, step_seconds: float) -> None:
         micros = [round(1e6 * s) for s in (self._timing.layer_seconds, step_seconds)]
@@ -185,14 +186,13 @@ class Transformation:
 
     def _copy(self, layers: range, live: list[np.ndarray]) -> Copied:
         """Free or refill the weights of `layers` and move their KV."""
-        # Not the time on the clock, most of which is computation on the same core.
-        started, kv_bytes = time.thread_time(), 0
+        started, kv_bytes = self._copy_clock(), 0
         fault, weight_bytes = self._change_pages(layers)
         if not fault:
             degrees = (self._lower, self._upper)
             moves = unit_moves(self._chain, *(degrees if self.boundary.falls else degrees[::-1]))
             kv_bytes = self._mover.move(layers, moves, live)
-        return Copied(kv_bytes, weight_bytes, time.thread_time() - started, fault)
+        return Copied(kv_bytes, weight_bytes, self._copy_clock() - started, fault)
 
     def _change_pages(self, layers: range) -> tuple[str, int]:
         """Free or refill the weights of `layers`: (why not, bytes copied)."""

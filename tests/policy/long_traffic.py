@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.layout.slots import DegreeChain
@@ -23,7 +24,9 @@ class Coming:
 
 @dataclass
 class Traffic:
-    """Plays `coming` on `workers` workers. A request ends `seconds` after it was placed."""
+    """Plays `coming` on `workers` workers. A request ends `seconds` after it was placed.
+
+    knowledge: fields of the scene about step costs and traffic."""
 
     rules: LayoutRules
     coming: list[Coming]
@@ -31,6 +34,7 @@ class Traffic:
     base: int = 1
     pinned: frozenset[int] = frozenset()
     loads: tuple[WorkerLoad, ...] = ()
+    knowledge: dict[str, Any] = field(default_factory=dict)
     waits: dict[str, float] = field(default_factory=dict)
     homes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     changes: list[tuple[float, Change]] = field(default_factory=list)
@@ -78,6 +82,7 @@ class Traffic:
         return Scene(
             self.chain, self.layout, self.base, self.loads, tuple(counts), tuple(self.quiet_since),
             tuple(heads.values()), len(self.waiting), self.pinned, {}, self.now,
+            **self.knowledge,
         )  # fmt: skip
 
     def _end_what_is_over(self) -> None:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.policy import Change, Decision, Hold, LongRequest, RequestSize, View, WorkerLoad
-from amoeba_sglang.policy.amoeba import (
-    LINGER_S,
-    PATIENCE_S,
-    LongRequestRules,
-    place_beside_long_requests,
-)
+from amoeba_sglang.policy.amoeba import LongRequestRules, place_beside_long_requests
+from amoeba_sglang.policy.lending import allow_lending
+from amoeba_sglang.policy.outlook import foresee
+from amoeba_sglang.policy.setting import SETTING
+from amoeba_sglang.policy.throughput import RequestClass
 from tests.policy.long_traffic import CHANGE_S, TICK_S, Coming, Traffic
+from tests.policy.tables import table
 
 RULES = LongRequestRules()
+LINGER_S, PATIENCE_S = SETTING.linger_s, SETTING.patience_s
 COMING = st.builds(
     Coming,
     st.floats(0, 200),
@@ -151,3 +153,112 @@ def test_short_requests_avoid_instances_of_long_ones_while_there_are_others(load
     view = View(((0,), (1,), (2,), (3,)), loads, 0, (0, 1, 2, 3), frozenset(reserved))
     rank = place_beside_long_requests(ONE, view).rank
     assert rank not in reserved or len(reserved) == 4
+
+
+TABLE = table()
+LONG_TRAFFIC = (RequestClass(10.0, 1, 1000, 200), RequestClass(0.02, 2, 120_000, 300))
+
+
+def measured(traffic=LONG_TRAFFIC, **made):
+    return {"table": table(**made), "traffic": traffic, "evidence": 1000.0}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(COMING, min_size=1, max_size=25), st.floats(0.1, 60))
+def test_with_a_table_too_every_long_request_is_placed_and_changes_stay_few(coming, rate):
+    traffic = (RequestClass(rate, 1, 1000, 200), RequestClass(0.05, 2, 120_000, 300))
+    traffic = Traffic(RULES, coming, knowledge=measured(traffic))
+    traffic.play(until=10_000)
+    traffic.idle(60)
+    assert len(traffic.waits) == len(coming)
+    assert len(traffic.changes) <= 2 * len(coming)
+    assert set(traffic.layout.degrees) == {1}
+
+
+def lending(backlog=1, waited=0.0, rate=10.0):
+    traffic = (RequestClass(rate, 1, 1000, 200), RequestClass(0.02, 2, 120_000, 300))
+    scene = Traffic(RULES, [], knowledge=measured(traffic)).scene()
+    request = LongRequest("long", 120_300, 2, -waited, 120_000)
+    scene = replace(scene, waiting=(request,), backlog=backlog)
+    outlook = foresee(TABLE, 1, traffic, SETTING.token_s)
+    return allow_lending(request, 2, scene, SETTING, outlook)
+
+
+def test_short_requests_keep_what_they_need_until_the_backlog_or_the_wait_is_long():
+    assert lending(rate=0.1) == 8
+    assert lending(rate=35.0) == 2
+    assert lending(rate=35.0, backlog=1) <= lending(rate=35.0, backlog=50) <= 8
+    assert lending(rate=35.0, backlog=50) > 2
+    assert lending(rate=35.0, waited=PATIENCE_S) == 8
+
+
+def test_a_prompt_that_would_take_too_long_gets_a_higher_degree():
+    scene = Traffic(RULES, [], knowledge=measured()).scene()
+    seconds = TABLE.prompt_seconds(2, 280_000)
+    assert TABLE.prompt_seconds(4, 280_000) < SETTING.long_ttft_s < seconds
+    request = LongRequest("long", 280_300, 2, 0.0, 280_000)
+    change = RULES.change(replace(scene, waiting=(request,), backlog=1))
+    assert change is not None and change.degree == 4
+    hopeless = LongRequest("long", 340_000, 2, 0.0, 10**7)
+    change = RULES.change(replace(scene, waiting=(hopeless,), backlog=1))
+    assert change is not None and change.degree == 2
+
+
+def test_a_second_long_request_waits_for_the_prompt_of_the_first():
+    traffic = Traffic(RULES, [], knowledge=measured((RequestClass(39.0, 1, 1000, 200),)))
+    traffic.layout = Layout((2, 2, 1, 1, 1, 1, 1, 1))
+    traffic.living["first"] = (0, 99.0)
+    request = LongRequest("second", 120_300, 2, 0.0, 120_000)
+    busy = (WorkerLoad(1, 0, 120_000, 100_000), *[WorkerLoad()] * 7)
+    held = RULES.admit(request, replace(traffic.scene(), loads=busy), (0,))
+    assert isinstance(held, Hold) and "behind other long requests" in held.reason
+    decoding = (WorkerLoad(1, 0, 120_000, 0), *[WorkerLoad()] * 7)
+    assert isinstance(
+        RULES.admit(request, replace(traffic.scene(), loads=decoding), (0,)), Decision
+    )
+    full = (WorkerLoad(1, 0, 300_000, 0), *[WorkerLoad()] * 7)
+    assert isinstance(RULES.admit(request, replace(traffic.scene(), loads=full), (0,)), Hold)
+
+
+CHEAP_MERGES = {"loss": 1.05, "tokens": (20_000, 250_000, 700_000, 1_600_000)}
+
+
+def test_the_base_degree_follows_the_table_but_not_every_whim():
+    traffic = Traffic(RULES, [], knowledge=measured())
+    assert RULES.base(traffic.scene()) is None
+    traffic.knowledge = measured(**CHEAP_MERGES)
+    assert RULES.base(traffic.scene()) is None, "the last choice is too fresh"
+    traffic.now = SETTING.base_dwell_s
+    new = RULES.base(traffic.scene())
+    assert new is not None and new.degree > 1 and "fewer workers" in new.reason
+    assert RULES.base(replace(traffic.scene(), base=new.degree)) is None
+    assert RULES.base(replace(traffic.scene(), pinned=frozenset((0,)))) is None
+
+
+def test_the_layout_goes_to_the_base_degree_and_stays_there():
+    traffic = Traffic(RULES, [], knowledge=measured(**CHEAP_MERGES))
+    traffic.base = 2
+    traffic.idle(30)
+    assert set(traffic.layout.degrees) == {2}
+    assert len(traffic.changes) == 4
+    traffic.base = 1
+    traffic.idle(30)
+    assert set(traffic.layout.degrees) == {1}
+    assert len(traffic.changes) == 8
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from((0.5, 20.0, 35.0)), min_size=1, max_size=20))
+def test_traffic_that_changes_all_the_time_changes_the_base_at_most_once_a_dwell(rates):
+    """Whatever the traffic does, within a bounded rate."""
+    traffic, bases = Traffic(RULES, []), []
+    for number, rate in enumerate(rates):
+        mix = (RequestClass(rate, 1, 100 if number % 2 else 15_000, 250),)
+        traffic.knowledge = measured(mix, **CHEAP_MERGES)
+        traffic.now += 7.0
+        new = RULES.base(replace(traffic.scene(), base_since=bases[-1][0] if bases else 0.0))
+        if new is not None:
+            bases.append((traffic.now, new.degree))
+            traffic.base = new.degree
+    for (before, _), (after, _) in pairwise(bases):
+        assert after - before >= SETTING.base_dwell_s

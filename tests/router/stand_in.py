@@ -9,6 +9,7 @@ from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.messages import AdminRequest, WorkerReport
 from amoeba_sglang.policy import POLICIES
+from amoeba_sglang.router.calibration import Calibration
 from amoeba_sglang.router.controller import ElasticController
 from amoeba_sglang.router.heartbeats import Heartbeats
 from amoeba_sglang.router.limits import Capacity
@@ -30,6 +31,8 @@ class Router(ElasticController):
         self.chain = DegreeChain(self.config.degrees)
         self.capacity = Capacity(slots=100, context=1000, grown={1: 0, 2: 60, 4: 200}, page=1)
         self.load_book = LoadBook(4)
+        self.calibration = Calibration(self.capacity, 64, None)
+        self.emulation_times = {}
         self.operations = Operations(self.chain, Layout.uniform(4, 1), 30, 20.0, 120.0)
         self.metrics, self.front_end, self.reports = NoMetrics(), [], []
         self.to_workers, self.workers, self._active_workers = [], [object()] * 4, [0, 1, 2, 3]

@@ -10,12 +10,17 @@ from types import SimpleNamespace
 import pytest
 from sglang.srt.managers.io_struct import AbortReq
 
+from amoeba_sglang import config
 from amoeba_sglang.messages import AdminRequest, TransformOrder
-from amoeba_sglang.policy.amoeba import LINGER_S
-from amoeba_sglang.router import controller, long_queue, placement
+from amoeba_sglang.policy import Change, Decision, Hold, NewBase
+from amoeba_sglang.policy.setting import SETTING
+from amoeba_sglang.policy.throughput import DegreeThroughput, StepCost, ThroughputTable
+from amoeba_sglang.router import controller, long_queue
+from amoeba_sglang.router.calibration import Calibration
 from tests.router.stand_in import Router, done, request, transform, vote
 
 LONG = {"prompt": 120, "output": 30}
+LINGER_S = SETTING.linger_s
 
 
 class Clock:
@@ -33,7 +38,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     made = Clock()
-    for module in (controller, placement):
+    for module in (config, controller):
         monkeypatch.setattr(module, "time", made)
     return made
 
@@ -193,3 +198,85 @@ def test_a_request_that_a_worker_never_names_does_not_keep_its_instance(router, 
     clock.now += LINGER_S + 0.1
     router.on_tick()
     assert router.operations.running is not None
+
+
+class Rules:
+    """Wants a base degree, and instances of it; remembers what it was shown."""
+
+    def __init__(self):
+        self.wanted, self.scenes = 1, []
+
+    def base(self, scene):
+        self.scenes.append(scene)
+        return NewBase(self.wanted, "because") if self.wanted != scene.base else None
+
+    def admit(self, request, scene, able):
+        return Decision(able[0], "first") if able else Hold("nobody is able")
+
+    def change(self, scene):
+        for ranks in scene.blocks(scene.base):
+            if scene.layout.degrees[ranks[0]] != scene.base and not scene.pinned & set(ranks):
+                return Change(ranks, scene.base, "to the base degree")
+        return None
+
+
+@pytest.fixture
+def rules(router):
+    made = Rules()
+    router.placement.follow_rules(made, router.chain, 1)
+    return made
+
+
+def finish_change(router, epoch, *ranks):
+    vote(router, *ranks, epoch=epoch)
+    done(router, *ranks, epoch=epoch)
+
+
+def test_the_rules_are_shown_the_traffic_and_what_steps_cost(router, rules, clock):
+    cost = StepCost(0.02, 1e-4, 1e-5, 1e-7, 1e-9)
+    degrees = {d: DegreeThroughput(cost, 100 * d, 64 * d) for d in (1, 2, 4)}
+    router.calibration = Calibration(router.capacity, 64, ThroughputTable(degrees, 0.5))
+    for number in range(6):
+        router.place(request(rid=f"short-{number}"))
+    clock.now += 2.0
+    router.on_tick()
+    [scene] = rules.scenes
+    assert scene.table.degrees[2].cost == cost and scene.table.degrees[2].kv_tokens == 260
+    [kind] = scene.traffic
+    assert (kind.degree, kind.prompt_tokens, kind.output_tokens) == (1, 10, 4)
+    assert scene.evidence == pytest.approx(6, rel=0.1)
+    clock.now += 0.5
+    router.on_tick()
+    assert len(rules.scenes) == 1
+
+
+def test_instances_follow_the_base_degree_and_what_it_holds_is_no_longer_long(router, rules, clock):
+    router.place(request(**LONG, rid="waits"))
+    assert homes(router, "waits") == []
+    rules.wanted = 2
+    router.on_tick()
+    assert state(router)["base_degree"] == 2
+    finish_change(router, 1, 0, 1)
+    clock.now += 0.1
+    router.on_tick()
+    assert homes(router, "waits") == [0]
+    finish_change(router, 2, 2, 3)
+    router.place(request(**LONG, rid="next"))
+    assert homes(router, "next") in ([0], [2])
+    made = [one["decision"] for one in state(router)["decisions"]]
+    assert "the base degree becomes 2" in made and "ranks [2, 3] to degree 2" in made
+    reasons = [one["reason"] for one in state(router)["history"]]
+    assert reasons == ["to the base degree"] * 2
+
+
+def test_an_operator_releases_what_is_at_the_base_degree_already(router, rules, clock):
+    """Nothing changed then, so nobody was told, and the ranks stayed pinned for ever."""
+    transform(router, [0, 1], 2, operation_id="by hand")
+    finish_change(router, 1, 0, 1)
+    assert state(router)["pinned"] == [0, 1]
+    rules.wanted = 2
+    router.on_tick()
+    finish_change(router, 2, 2, 3)
+    transform(router, [0, 1], 2, operation_id="release")
+    assert router.operations.history[-1]["outcome"] == "unchanged"
+    assert state(router)["pinned"] == []

@@ -65,7 +65,10 @@ def test_a_transformation_end_to_end(router):
 def test_state_has_the_documented_fields(router):
     router.handle_admin(AdminRequest(rid="w", kind="state"))
     (reply,) = router.front_end
+    assert reply.body["EMULATED"] is None and reply.body["throughput"] is None
     assert set(reply.body) == {
+        "EMULATED",
+        "throughput",
         "workers",
         "degrees",
         "instances",

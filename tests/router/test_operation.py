@@ -188,9 +188,10 @@ def test_not_waiting_is_a_202():
 
 def test_nothing_to_do_is_a_200():
     operations = make()
-    (answer,) = operations.submit(request([0, 1], 1), "w", 0.0)
+    finished, answer = operations.submit(request([0, 1], 1), "w", 0.0)
     assert answer.status == 200
     assert answer.body["outcome"] == "unchanged"
+    assert finished.record == answer.body
 
 
 @pytest.mark.parametrize(

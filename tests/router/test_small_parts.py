@@ -14,6 +14,7 @@ def snapshot(rank, timestamp, running=0, waiting=0, tokens=0):
         num_running_reqs=running,
         num_waiting_reqs=waiting,
         num_total_tokens=tokens,
+        num_waiting_uncached_tokens=7,
     )
 
 
@@ -22,9 +23,9 @@ def test_placed_requests_count_until_the_next_snapshot():
     book.update([snapshot(0, 1.0, running=2, tokens=50)])
     book.add(0, 30)
     book.update([snapshot(0, 1.0, running=2, tokens=50)])
-    assert book.loads == (WorkerLoad(2, 1, 80), WorkerLoad())
+    assert book.loads == (WorkerLoad(2, 1, 80, 37), WorkerLoad())
     book.update([snapshot(0, 2.0, running=3, tokens=81)])
-    assert book.loads[0] == WorkerLoad(3, 0, 81)
+    assert book.loads[0] == WorkerLoad(3, 0, 81, 7)
 
 
 def test_a_silent_worker_is_frozen():

@@ -1,0 +1,78 @@
+"""The scheduler of an emulated worker: the elastic one over a device that only takes time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sglang.utils import TypeBasedDispatcher
+
+from amoeba_sglang.config import AmoebaConfig
+from amoeba_sglang.emulation.executor import EmulatedExecutor, EmulatedLayer
+from amoeba_sglang.emulation.movers import (
+    EmulatedPages,
+    EmulatedUnitMover,
+    EmulatedViews,
+    dilated_sleep,
+)
+from amoeba_sglang.emulation.sampler import EmulatedSampler
+from amoeba_sglang.emulation.timeline import Launched, Timeline
+from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.worker.connections import Groups
+from amoeba_sglang.worker.data_plane import DataPlane
+from amoeba_sglang.worker.scheduler import ElasticScheduler
+
+
+class EmulatedScheduler(ElasticScheduler):
+    """One worker of an emulated group."""
+
+    def make_data_plane(
+        self, config: AmoebaConfig, chain: DegreeChain, rank: int, groups: Groups
+    ) -> DataPlane:
+        emulation, index = config.emulation, rank % config.group_size
+        assert emulation is not None
+        tokens = emulation.device.elastic_tokens(chain.degrees)
+        size = self.token_to_kv_pool_allocator.num_pages
+        assert size == tokens[1], (size, tokens)
+        self.timeline = Timeline(emulation.dilation)
+        sleep = dilated_sleep(emulation.dilation)
+        pages = EmulatedPages(emulation, chain, sleep)
+        layers = [EmulatedLayer() for _ in range(emulation.device.model.layers)]
+        vocabulary = self.model_config.vocab_size
+        self.tp_worker.model_runner.sampler = EmulatedSampler()
+        executor = EmulatedExecutor(emulation, layers, index, vocabulary, self.timeline)
+        return DataPlane(
+            executor=executor,
+            views=EmulatedViews(emulation, lambda: executor.degree, sleep),
+            movers={
+                width: EmulatedUnitMover(emulation, chain, index % width, sleep)
+                for width in chain.degrees[1:]
+            },
+            pages=pages,
+            grown={degree: pages.grown_slots(degree) for degree in chain.degrees},
+            # A helper that sleeps spends the time on the clock.
+            copy_clock=config.now,
+            crowding=1.0,
+        )
+
+    def run_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        """Upstream's; its results are there when the device is done."""
+        result = super().run_batch(batch, *args, **kwargs)
+        result.copy_done = Launched(self.timeline)
+        return result
+
+    def on_idle(self) -> None:
+        self.timeline.rest()
+        super().on_idle()
+
+    def emulation_times(self) -> dict[str, float]:
+        return {
+            "busy_seconds": self.timeline.busy_seconds,
+            "late_seconds": self.timeline.late_seconds,
+        }
+
+    def update_weights(self, upstream: TypeBasedDispatcher, request: Any) -> Any:
+        """Upstream's: no layer has weights in an order of ours."""
+        return upstream(request)
+
+    def log_digest(self, when: str) -> None:
+        """Nothing: there are no bits to compare."""

@@ -1,0 +1,1 @@
+"""A discrete-event simulator of Amoeba hosts; everything that it prints is SIMULATED."""

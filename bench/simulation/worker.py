@@ -1,0 +1,269 @@
+"""Workers and the instances that they step in. A request stays at its home worker for ever."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench.simulation.mechanisms import MAX_ROWS, Mechanism, Price
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How a worker fills a step. mixed: it decodes beside its own prefill chunk; else it decodes
+    only when it has nothing to prefill, as upstream does. chunk_tokens: the most prompt tokens of a
+    worker in a step; step_s: chunks are cut so that a step beside decoding rows takes no longer."""
+
+    mixed: bool = True
+    chunk_tokens: int = 8192
+    step_s: float = 0.085
+
+
+# A chunk gets this share of `step_s` at least, and so many times it when nobody decodes.
+_LEAST_SHARE, _ALONE = 0.15, 3.0
+
+
+class Request:
+    """One request and what became of it. left: prompt tokens to compute; degree: the smallest that
+    holds it; first, end: when its first and last token came, -1 before."""
+
+    __slots__ = (
+        "arrival", "computed", "degree", "end", "first", "home", "left", "long", "number",
+        "output", "prompt", "tokens",
+    )  # fmt: skip
+
+    def __init__(self, number: int, arrival: float, prompt: int, output: int, long: bool) -> None:
+        self.number, self.arrival, self.prompt, self.output = number, arrival, prompt, output
+        self.long, self.tokens = long, prompt + output
+        self.left, self.computed, self.degree, self.home = prompt, 0, 1, -1
+        self.first = self.end = -1.0
+
+
+class Worker:
+    """rank: in its host. rows: (decode count at which it ends, number, request), a heap; count:
+    decode steps so far; context: tokens of all rows; used: KV tokens reserved; used_long: of these
+    by requests that no worker at the base degree holds; prompts: of tokens waiting or in prefill;
+    to_prefill: of these not yet computed."""
+
+    __slots__ = (
+        "context", "count", "prefilling", "prompts", "queue", "rank", "rows", "to_prefill", "used",
+        "used_long",
+    )  # fmt: skip
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.queue: deque[Request] = deque()
+        self.prefilling: deque[Request] = deque()
+        self.rows: list[tuple[int, int, Request]] = []
+        self.count = self.context = self.used = self.used_long = self.prompts = self.to_prefill = 0
+
+    def add(self, request: Request) -> None:
+        request.home = self.rank
+        self.queue.append(request)
+        self.prompts += request.prompt
+        self.to_prefill += request.left
+
+    def live(self) -> int:
+        """Tokens that are in the KV pool."""
+        return self.context + sum(request.computed for request in self.prefilling)
+
+    def restart(self) -> None:
+        """All that runs begins with its prompt again, longer by what it has written."""
+        for request in self.prefilling:
+            request.left += request.computed
+            request.computed = 0
+        for at, _, request in sorted(self.rows):
+            request.left = request.prompt + request.output - (at - self.count)
+            request.computed = 0
+            self.prompts += request.prompt
+            self.prefilling.append(request)
+        self.rows, self.context = [], 0
+        waiting = (*self.prefilling, *self.queue)
+        self.to_prefill = sum(request.left for request in waiting)
+
+
+class Instance:
+    """Workers that step together. `event`: when its step ends, or infinity; `epoch`: of that event,
+    and `announced`: the last that the clock was told; `stopping`: it must begin no other step."""
+
+    def __init__(
+        self,
+        workers: list[Worker],
+        mechanism: Mechanism,
+        batching: Batching,
+        base: int,
+        finished: Callable[[Request, float], None],
+    ) -> None:
+        self.workers, self.degree = workers, len(workers)
+        self.price: Price = mechanism.prices[self.degree]
+        self.tokens = mechanism.tokens[self.degree]
+        self.batching, self._finished, self._mechanism = batching, finished, mechanism
+        self.set_base(base)
+        self.epoch, self.announced, self.event, self.stopping = 0, 0, math.inf, False
+        self._chunks: list[tuple[Worker, Request, int]] | None = None
+        self._decoding: list[Worker] = []
+        # A run of decode steps: begin, how many, the first one's seconds, what each adds.
+        self._leap: tuple[float, int, float, float] | None = None
+        self._admit = True
+
+    def set_base(self, base: int) -> None:
+        """Requests that the base degree holds leave the rest to longer ones, so splits can come."""
+        self.block = min(base, self.degree)
+        self.block_tokens = self._mechanism.tokens[self.block]
+        for worker in self.workers:
+            running = [request for _, _, request in worker.rows] + list(worker.prefilling)
+            worker.used_long = sum(r.tokens for r in running if r.degree > self.block)
+
+    @property
+    def busy(self) -> bool:
+        return self.event < math.inf
+
+    def arrive(self, now: float) -> None:
+        """A request has joined a worker."""
+        self._admit = True
+        if self._leap is not None:
+            self._cut_leap(now)
+
+    def stop(self, now: float) -> None:
+        """Begin no step after the one that runs."""
+        self.stopping = True
+        if self._leap is not None:
+            self._cut_leap(now)
+
+    def start_step(self, now: float) -> None:
+        """Begin a step, or a run of decode steps, if there is work."""
+        if self._admit:
+            self._admit_requests()
+        self.epoch += 1
+        self.event = math.inf
+        prefilling = [worker for worker in self.workers if worker.prefilling]
+        rows = context = 0
+        decoding = []
+        for worker in self.workers:
+            if worker.rows and (self.batching.mixed or not worker.prefilling):
+                decoding.append(worker)
+                rows += len(worker.rows)
+                context += worker.context
+        self._decoding = decoding
+        if prefilling:
+            self._start_chunks(prefilling, rows, context, now)
+        elif decoding:
+            steps = min(worker.rows[0][0] - worker.count for worker in decoding)
+            first = self.price.seconds(rows, context)
+            growth = self.price.context * rows
+            self._leap = now, steps, first, growth
+            self.event = now + steps * first + growth * steps * (steps - 1) / 2
+
+    def end_step(self) -> None:
+        """Take what the step that ends at `event` has computed."""
+        now, self.event = self.event, math.inf
+        steps = 1
+        if self._leap is not None:
+            steps = self._leap[1]
+            self._leap = None
+        for worker in self._decoding:
+            worker.count += steps
+            worker.context += steps * len(worker.rows)
+            while worker.rows and worker.rows[0][0] <= worker.count:
+                request = heapq.heappop(worker.rows)[2]
+                worker.context -= request.tokens - 1
+                self._end(worker, request, now)
+        if self._chunks is not None:
+            for worker, request, tokens in self._chunks:
+                self._take_chunk(worker, request, tokens, now)
+            self._chunks = None
+
+    def _take_chunk(self, worker: Worker, request: Request, tokens: int, now: float) -> None:
+        request.left -= tokens
+        request.computed += tokens
+        worker.to_prefill -= tokens
+        if request.left:
+            return
+        worker.prefilling.popleft()
+        worker.prompts -= request.prompt
+        if request.first < 0:
+            request.first = now
+        written = max(0, request.computed - request.prompt) + 1
+        if written >= request.output:
+            self._end(worker, request, now)
+            return
+        at = worker.count + request.output - written
+        heapq.heappush(worker.rows, (at, request.number, request))
+        worker.context += request.prompt + written - 1
+
+    def _end(self, worker: Worker, request: Request, now: float) -> None:
+        request.end = now
+        worker.used -= request.tokens
+        if request.degree > self.block:
+            worker.used_long -= request.tokens
+        self._admit = True
+        self._finished(request, now)
+
+    def _admit_requests(self) -> None:
+        """First come, first served at every worker, as far as the KV reaches."""
+        self._admit = False
+        total = sum(worker.used for worker in self.workers)
+        for first in range(0, self.degree, self.block):
+            block = self.workers[first : first + self.block]
+            own = sum(worker.used - worker.used_long for worker in block)
+            for worker in block:
+                while worker.queue:
+                    request = worker.queue[0]
+                    need, long = request.tokens, request.degree > self.block
+                    if (
+                        total + need > self.tokens
+                        or (not long and own + need > self.block_tokens)
+                        or len(worker.rows) + len(worker.prefilling) >= MAX_ROWS
+                    ):
+                        break
+                    worker.prefilling.append(worker.queue.popleft())
+                    worker.used += need
+                    total += need
+                    if long:
+                        worker.used_long += need
+                    else:
+                        own += need
+
+    def _start_chunks(self, prefilling: list[Worker], rows: int, context: int, now: float) -> None:
+        """Share the time of a step among the workers that prefill, each in order of arrival."""
+        target, price = self.batching.step_s, self.price
+        if rows:
+            spare = max(_LEAST_SHARE * target, target - price.seconds(rows, context))
+        else:
+            spare = _ALONE * target
+        share = spare / len(prefilling)
+        chunks, total, pairs = [], 0, 0.0
+        for worker in prefilling:
+            seconds, room = share, self.batching.chunk_tokens
+            for request in worker.prefilling:
+                each = price.compute_token + price.attention * request.computed
+                tokens = min(request.left, room, int(seconds / each) + 1)
+                chunks.append((worker, request, tokens))
+                total += tokens
+                pairs += tokens * (request.computed + tokens / 2)
+                seconds -= tokens * each
+                room -= tokens
+                if seconds <= 0 or room <= 0 or tokens < request.left:
+                    break
+        self._chunks = chunks
+        self.event = now + price.seconds(rows + total, context, pairs)
+
+    def _cut_leap(self, now: float) -> None:
+        """End a run of decode steps with the step that runs at `now`."""
+        assert self._leap is not None
+        start, steps, first, growth = self._leap
+        passed = now - start
+        # The least k with k * first + growth * k * (k - 1) / 2 >= passed.
+        if growth > 0:
+            b = first - growth / 2
+            done = (math.sqrt(b * b + 2 * growth * passed) - b) / growth
+        else:
+            done = passed / first
+        k = max(1, min(steps, math.ceil(done - 1e-9)))
+        if k < steps:
+            self._leap = start, k, first, growth
+            self.epoch += 1
+            self.event = start + k * first + growth * k * (k - 1) / 2
