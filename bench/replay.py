@@ -184,15 +184,17 @@ class Measured:
 
 async def measure(
     target: Target,
-    state_url: str,
+    state_url: str | None,
     workload: Workload,
     prompts: PromptMaker,
     body: dict[str, Any],
     timeout: float,
 ) -> Measured:
-    """Replay with a progress bar, and record the layout of the server at `state_url`."""
-    async with aiohttp.ClientSession() as session:
-        state = await fetch_state(session, state_url)
+    """Replay with a progress bar, and record the layout of the server at `state_url`, if any."""
+    state = None
+    if state_url is not None:
+        async with aiohttp.ClientSession() as session:
+            state = await fetch_state(session, state_url)
     emulation = None if state is None else read_emulation(state)
     dilation = 1.0 if emulation is None else emulation.dilation
     with ProgressBar(len(workload.requests)) as bar:

@@ -75,7 +75,7 @@ class StandIn:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         try:
-            return await use("http://127.0.0.1:%d" % runner.addresses[0][1])
+            return await use(f"http://127.0.0.1:{runner.addresses[0][1]}")
         finally:
             await runner.cleanup()
 
