@@ -8,39 +8,42 @@ from typing import Any
 from bench.replay_metrics import spread
 
 
-@dataclass(frozen=True)
-class Emulation:
-    """An emulated server: nothing is computed, its device's seconds take `dilation` real ones."""
+def describe_emulation(state: dict[str, Any]) -> str | None:
+    """What must be said first of a server that computes nothing; None if it computes."""
+    said = state.get("EMULATED")
+    if said is None:
+        return None
+    return (
+        f"EMULATED {said['model']} on {said['device']} ({said['cost_model']}), times divided by "
+        f"the time dilation {said['dilation']:g}"
+    )
 
-    device: str
-    dilation: float
 
-
-def read_emulation(state: dict[str, Any]) -> Emulation | None:
-    """What the server says of itself; None if it computes."""
-    said = state.get("emulated")
-    return None if said is None else Emulation(str(said["device"]), float(said["time_dilation"]))
+def dilation_of(state: dict[str, Any]) -> float:
+    """Real seconds in which a second of the server's device passes."""
+    said = state.get("EMULATED")
+    return 1.0 if said is None else float(said["dilation"])
 
 
 @dataclass
 class LayoutRecord:
-    """`first`: the state before the replay. Times of `add` in seconds of the replay's clock, those
-    in states in real ones, `dilation` times as long.
+    """`first`: the state before the replay; `last`: the newest. All times in seconds of the
+    server's device, which an emulated server's own times are, too.
 
     changes: (time, degree by rank) of every layout that was seen. operations: what ended meanwhile.
     """
 
     first: dict[str, Any]
-    dilation: float = 1.0
     changes: list[tuple[float, tuple[int, ...]]] = field(default_factory=list)
     operations: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._known = {operation["operation_id"] for operation in self.first["history"]}
         self.changes.append((0.0, degrees_of(self.first)))
+        self.last = self.first
 
     def add(self, time: float, state: dict[str, Any]) -> None:
-        degrees = degrees_of(state)
+        self.last, degrees = state, degrees_of(state)
         if degrees != self.changes[-1][1]:
             self.changes.append((time, degrees))
         for operation in state["history"]:
@@ -51,7 +54,7 @@ class LayoutRecord:
     def describe(self, seconds: float) -> dict[str, Any]:
         """Figures of a replay that took `seconds`."""
         done = [one for one in self.operations if one["outcome"] == "done"]
-        times = [one["seconds"] / self.dilation for one in done]
+        times = [one["seconds"] for one in done]
         return {
             "transformations": {
                 **{kind: sum(o["kind"] == kind for o in done) for kind in ("merge", "split")},

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from amoeba_sglang.errors import ConfigError
 from bench import replay_plot, results_file
-from bench.layout_record import Emulation, LayoutRecord, read_emulation
+from bench.layout_record import LayoutRecord, describe_emulation, dilation_of
 from bench.prompts import PromptMaker
 from bench.replay_client import OneServer, Replay, Target, fetch_state, watch_layout
 from bench.replay_metrics import Objective, Outcome, summarise
@@ -144,17 +144,13 @@ def run(options: argparse.Namespace, workload: Workload, statement: dict[str, An
     measured = asyncio.run(
         measure(OneServer(options.url), options.url, workload, prompts, body, options.timeout)
     )
-    title = " | ".join([*measured.labels, options.name, describe_recipe(statement)])
+    parts = [measured.label, options.name, describe_recipe(statement)]
+    title = " | ".join(filter(None, parts))
     figures = measured.figures(objective)
     picture = replay_plot.draw(options.name, title, measured.outcomes, objective, measured.layout)
     results_file.write(
         options.name,
-        {
-            **({"label": measured.labels[0]} if measured.labels else {}),
-            "workload": statement,
-            "slo": asdict(objective),
-            **figures,
-        },
+        {**figures, "workload": statement, "slo": asdict(objective), "url": options.url},
     )
     print(f"{title}\nsee {picture}")
 
@@ -165,21 +161,20 @@ class Measured:
 
     outcomes: list[Outcome]
     layout: LayoutRecord | None
-    emulation: Emulation | None
 
     @property
-    def labels(self) -> list[str]:
+    def label(self) -> str | None:
         """What every output must say first."""
-        if self.emulation is None:
-            return []
-        device, dilation = self.emulation.device, self.emulation.dilation
-        return [f"EMULATED {device}, times divided by the time dilation {dilation:g}"]
+        return None if self.layout is None else describe_emulation(self.layout.last)
 
     def figures(self, objective: Objective) -> dict[str, Any]:
         figures = summarise(self.outcomes, objective)
-        if self.layout is not None:
-            figures["layout"] = self.layout.describe(figures["seconds"])
-        return figures
+        if self.layout is None:
+            return figures
+        figures["layout"] = self.layout.describe(figures["seconds"])
+        if self.label is None:
+            return figures
+        return {"EMULATED": {"label": self.label, **self.layout.last["EMULATED"]}, **figures}
 
 
 async def measure(
@@ -195,19 +190,18 @@ async def measure(
     if state_url is not None:
         async with aiohttp.ClientSession() as session:
             state = await fetch_state(session, state_url)
-    emulation = None if state is None else read_emulation(state)
-    dilation = 1.0 if emulation is None else emulation.dilation
+    dilation = 1.0 if state is None else dilation_of(state)
     with ProgressBar(len(workload.requests)) as bar:
         replay = Replay(target, prompts, body, timeout, bar.count, dilation)
         if state is None:
-            return Measured(await replay.run(workload.requests), None, None)
-        layout = LayoutRecord(state, dilation)
+            return Measured(await replay.run(workload.requests), None)
+        layout = LayoutRecord(state)
         watch = asyncio.create_task(watch_layout(state_url, layout, replay.clock))
         try:
             outcomes = await replay.run(workload.requests)
         finally:
             watch.cancel()
-    return Measured(outcomes, layout, emulation)
+    return Measured(outcomes, layout)
 
 
 class ProgressBar:

@@ -1,6 +1,6 @@
 import pytest
 
-from bench.layout_record import Emulation, LayoutRecord, read_emulation
+from bench.layout_record import LayoutRecord, describe_emulation, dilation_of
 
 
 def state(degrees, operations=()):
@@ -40,13 +40,19 @@ def test_layouts_and_operations_of_the_replay_are_counted_once():
     assert figures["share_of_worker_time_by_degree"] == pytest.approx({"1": 0.8, "2": 0.2})
 
 
-def test_times_of_an_emulated_server_are_divided_by_its_dilation():
-    emulated = {**state([1, 1]), "emulated": {"device": "H100", "time_dilation": 4}}
-    assert read_emulation(emulated) == Emulation("H100", 4.0)
-    assert read_emulation(state([1, 1])) is None
-    record = LayoutRecord(emulated, dilation=4.0)
-    record.add(1.0, state([2, 2], [MERGE]))
-    assert record.describe(2.0)["transformations"]["seconds_in_them"] == pytest.approx(0.1)
+def test_an_emulated_server_says_so_and_tells_its_own_time():
+    said = {"model": "32B", "device": "H100", "cost_model": "roofline", "dilation": 4}
+    emulated = {**state([1, 1]), "EMULATED": said}
+    assert dilation_of(emulated) == 4.0
+    label = describe_emulation(emulated)
+    assert label.startswith("EMULATED 32B on H100 (roofline)") and "dilation 4" in label
+    assert dilation_of(state([1, 1])) == 1.0
+    assert describe_emulation({**state([1, 1]), "EMULATED": None}) is None
+    record = LayoutRecord(emulated)
+    record.add(1.0, {**state([2, 2], [MERGE]), "EMULATED": {**said, "late_share": 0.1}})
+    # Times in its history are the device's already.
+    assert record.describe(2.0)["transformations"]["seconds_in_them"] == pytest.approx(0.4)
+    assert record.last["EMULATED"]["late_share"] == 0.1
 
 
 def test_what_comes_after_the_last_token_has_no_share():
