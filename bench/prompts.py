@@ -10,6 +10,8 @@ from amoeba_sglang.errors import ConfigError
 
 _WORD = re.compile(r"[a-z]{3,12}")
 _FEWEST_WORDS, _MOST_WORDS = 100, 4000
+# Below the length at which tokenizers of small models warn.
+_CHECKED_WORDS = 4000
 
 
 class PromptMaker:
@@ -19,7 +21,7 @@ class PromptMaker:
         """tokenizer: of Hugging Face. ConfigError if it has no such words."""
         self._seed = seed
         self._words = find_words(tokenizer)
-        check = random.Random(0).choices(self._words, k=2 * len(self._words))
+        check = random.Random(0).choices(self._words, k=_CHECKED_WORDS)
         # What the tokenizer puts before or after every text.
         self.special_tokens = len(tokenizer("").input_ids)
         counted = len(tokenizer(" ".join(check)).input_ids)

@@ -6,7 +6,7 @@ The trace is thinned and scaled so that its longest requests do not fit one work
 against one server after the other: the policies amoeba, round_robin and least_load, all static
 layouts, and a server that is restarted for long requests. Outputs are compared with a server whose
 pool is large enough at degree 1, and the tokens that workers prefilled with those that they had to.
-No speed-up is to be seen here: all layouts share the same cores. About 10 minutes a group size.
+No speed-up is to be seen here: all layouts share the same cores. About 15 minutes a group size.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from bench.restarts import RestartedServer
 from bench.servers import MODEL, Server
 from bench.trace import Workload
 
-POOL, REFERENCE_POOL = 1024, 16384
+POOL, REFERENCE_POOL = 512, 16384
 POLICIES = ("amoeba", "round_robin", "least_load")
 CASES = (*POLICIES, "static", "restart")
 # Degrees of the instances of every static layout.
@@ -77,7 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_recipe(parser)
     add_objective(parser)
     parser.set_defaults(
-        rows=240, keep=0.25, spread=3.0, scale=1 / 32, long_tokens=POOL, slo_tpot=0.5
+        rows=240, keep=0.2, spread=3.0, scale=1 / 64, speed=1.5, long_tokens=POOL, slo_tpot=0.5
     )
     return parser
 
