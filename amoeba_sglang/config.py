@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.layout.slots import MOST_TOKENS
 from amoeba_sglang.plan.pace import GROWTH_SHARE
 
 if TYPE_CHECKING:
@@ -79,13 +80,14 @@ class AmoebaConfig:
 
 @dataclass(frozen=True)
 class ModelHeads:
-    """What of a model limits its degrees: attention and KV heads, decoder layers, and the elements
-    of one layer's MLP weights."""
+    """What of a model limits its degrees: attention and KV heads, decoder layers, the elements of
+    one layer's MLP weights, and the bytes of one token's K and V in one layer."""
 
     attention_heads: int
     kv_heads: int
     layers: int
     mlp_elements: int
+    kv_bytes: int
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -185,12 +187,14 @@ def build_config(
     group_size: int,
     groups: int,
     heads: ModelHeads,
+    kv_page: int,
     emulation: Emulation | None = None,
     throughput_table: ThroughputTable | None = None,
 ) -> AmoebaConfig:
     """Check the flags against each other and the model, and draw the names of this run.
 
-    Raises ConfigError with one line that names the flag, the number and the limit.
+    `kv_page`: tokens of a KV page, SGLang's --page-size. Raises ConfigError with one line that
+    names the flag, the number and the limit.
     """
     _require(group_size >= 2, f"--tp-size {group_size}: Amoeba needs a group of at least 2 workers")
     _require(groups >= 1, f"--dp-size {groups}: at least 1 group is needed")
@@ -220,6 +224,16 @@ def build_config(
     )
     staging = options.amoeba_staging_mib
     _require(staging >= 1, f"--amoeba-staging-mib {staging}: at least 1 is needed")
+    # Sending and receiving share it where workers cannot read each other's memory.
+    most = (staging << 20) // (1 if options.amoeba_transport == "peer" else 2) // heads.kv_bytes
+    _require(
+        1 <= kv_page <= MOST_TOKENS,
+        f"--page-size {kv_page}: not from 1 to {MOST_TOKENS}",
+    )
+    _require(
+        kv_page <= most,
+        f"--page-size {kv_page}: --amoeba-staging-mib {staging} holds {most} tokens of one layer",
+    )
     timeout = options.amoeba_prepare_timeout_s
     _require(timeout > 0, f"--amoeba-prepare-timeout-s {timeout:g}: must be positive")
     run_id = uuid.uuid4().hex[:12]

@@ -23,7 +23,7 @@ EXTENSION_CLASSES = {
     "scheduler": "amoeba_sglang.worker.scheduler.ElasticScheduler",
     "data_parallel_controller": "amoeba_sglang.router.controller.ElasticController",
     "mha_kv_pool": "amoeba_sglang.model.kv_pool.ElasticKVPool",
-    "token_allocator": "amoeba_sglang.model.kv_allocator.ElasticAllocator",
+    "paged_allocator": "amoeba_sglang.model.kv_allocator.ElasticAllocator",
 }
 
 
@@ -99,9 +99,10 @@ def prepare(server_args: Any, options: argparse.Namespace) -> AmoebaConfig:
     heads = require_supported_model(model)
     if emulation is not None:
         heads = heads_of(emulation.device)
+    page = 1 if server_args.page_size is None else server_args.page_size
     table = read_table(options.amoeba_throughput_table)
     sizes = server_args.tp_size, server_args.dp_size
-    config = build_config(options, *sizes, heads, emulation, table)
+    config = build_config(options, *sizes, heads, page, emulation, table)
     server_args.tp_size, server_args.dp_size = 1, config.workers
     # An idle worker must sleep in its poller: that is where its peers' bells wake it.
     server_args.sleep_on_idle = True

@@ -18,7 +18,7 @@ from sglang.srt.managers import io_struct
 
 
 class AdminRequest(io_struct.BaseReq, kw_only=True):
-    """`kind` is "state" or "transform"; `rid` pairs the reply with its HTTP request.
+    """`kind` is "state", "load" or "transform"; `rid` pairs the reply with its HTTP request.
 
     Body of a transform: the JSON the client sent, with `operation_id` filled in.
     """

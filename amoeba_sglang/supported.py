@@ -91,8 +91,11 @@ def require_supported_flags(values: Mapping[str, Any], defaults: Mapping[str, An
                 raise ConfigError(
                     f"{_flag(field)} {values[field]}: Amoeba does not support {feature}"
                 )
-    if values["page_size"] not in (None, 1):
-        raise ConfigError(f"--page-size {values['page_size']}: Amoeba supports only 1 yet")
+    page, chunk = values["page_size"], values["chunked_prefill_size"]
+    if page and chunk is not None and chunk > 0 and chunk % page:
+        raise ConfigError(
+            f"--page-size {page}: --chunked-prefill-size {chunk} is not a multiple of it"
+        )
 
 
 def require_supported_model(model: Any) -> ModelHeads:
@@ -113,6 +116,7 @@ def require_supported_model(model: Any) -> ModelHeads:
         kv_heads=model.get_total_num_kv_heads(),
         layers=model.num_hidden_layers,
         mlp_elements=3 * model.hf_text_config.hidden_size * model.hf_text_config.intermediate_size,
+        kv_bytes=2 * model.get_total_num_kv_heads() * model.head_dim * model.dtype.itemsize,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from amoeba_sglang.memory.host import HostMemory
 from bench.servers import Server
 
 _ROLES = {
@@ -55,6 +57,34 @@ def private_bytes(pid: int) -> int:
     """Memory that only this process has: all but files and shared pages."""
     resident, shared = (int(n) for n in Path(f"/proc/{pid}/statm").read_text().split()[1:3])
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Peak:
+    """The most memory of this process beyond what it had: anonymous, and pages of its own file.
+
+    Peers' pages that this process reads are no memory of its own. Sampled every 200 us by a thread.
+    """
+
+    def __init__(self, memory: HostMemory) -> None:
+        self._memory, self._stop = memory, threading.Event()
+        self.extra = 0
+
+    def _now(self) -> int:
+        return private_bytes(os.getpid()) + self._memory.physical_bytes()
+
+    def __enter__(self) -> Peak:
+        self._before = self._now()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.0002):
+            self.extra = max(self.extra, self._now() - self._before)
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
 
 
 def memory_file(pid: int) -> Path:

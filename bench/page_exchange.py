@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from amoeba_sglang.memory.host import HostMemory
 from amoeba_sglang.plan.moves import unit_moves
 from bench import results_file
-from bench.footprint import mappings, private_bytes
+from bench.footprint import Peak, mappings
 from bench.page_worker import CHAINS, PAGE, SHAPES, PageWorker, live_slots
 from bench.transform_ways import move_to_second_pool
 from tests.processes import run_workers
@@ -81,34 +79,6 @@ def _summarise(by_rank: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "flat": [worker["flat"] for worker in by_rank],
     }
-
-
-class _Peak:
-    """The most memory of this process beyond what it had: anonymous, and pages of its own file.
-
-    Peers' pages that this process reads are no memory of its own. Sampled every 200 us by a thread.
-    """
-
-    def __init__(self, memory: HostMemory) -> None:
-        self._memory, self._stop = memory, threading.Event()
-        self.extra = 0
-
-    def _now(self) -> int:
-        return private_bytes(os.getpid()) + self._memory.physical_bytes()
-
-    def __enter__(self) -> _Peak:
-        self._before = self._now()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.0002):
-            self.extra = max(self.extra, self._now() - self._before)
-
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 class _Worker(PageWorker):
@@ -189,7 +159,7 @@ def _measure(rank: int, n: int, cycles: int, live: int, slots: int) -> dict[str,
         cycle()
         if number in (cycles // 2, cycles):
             flat[number] = worker.footprint()
-    with _Peak(worker.memory) as peak:
+    with Peak(worker.memory) as peak:
         for _ in range(10):
             cycle()
     found["peaks"]["ours, beside the staging buffer"] = peak.extra
@@ -197,10 +167,13 @@ def _measure(rank: int, n: int, cycles: int, live: int, slots: int) -> dict[str,
         assert torch.equal(w, kept), "weights changed"
     for (key, _), kept in zip(worker.blocks[::7], kept_kv, strict=True):
         assert torch.equal(key[mine], kept), "live KV changed"
-    with _Peak(worker.memory) as peak:
+    with Peak(worker.memory) as peak:
         for _ in range(_BASIC_ROUNDS):
             timed(
-                "Basic, KV of a merge", lambda: move_to_second_pool(worker, moves["merge"], chosen)
+                "Basic, KV of a merge",
+                lambda: move_to_second_pool(
+                    worker.blocks, worker.units, worker.chain.finest, moves["merge"], chosen
+                ),
             )
             gc.collect()
     found["peaks"]["Basic"] = peak.extra

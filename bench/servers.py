@@ -118,10 +118,14 @@ class Server:
     def get(self, path: str, timeout: float = 30.0) -> Any:
         return self._call(urllib.request.Request(self.url + path), timeout)[1]
 
-    def post(self, path: str, body: Any, timeout: float = 120.0) -> tuple[int, Any]:
+    def post(
+        self, path: str, body: Any, timeout: float = 120.0, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any]:
         """(status, decoded JSON) of a POST; error statuses are returned, not raised."""
         request = urllib.request.Request(
-            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+            self.url + path,
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json", **(headers or {})},
         )
         return self._call(request, timeout)
 

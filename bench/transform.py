@@ -123,7 +123,15 @@ def _measure(rank: int, n: int, name: str, live: int, rounds: int) -> dict[str, 
                 clock.seconds.clear()
             for kind, before, after in (("merge", 1, n), ("split", n, 1)):
                 moves = unit_moves(worker.chain, (before,) * n, (after,) * n)
-                clock.time(f"KV of a {kind}: Basic", move_to_second_pool, worker, moves, chosen)
+                clock.time(
+                    f"KV of a {kind}: Basic",
+                    move_to_second_pool,
+                    worker.blocks,
+                    worker.units,
+                    worker.chain.finest,
+                    moves,
+                    chosen,
+                )
                 clock.time(f"KV of a {kind}: Seesaw", host.move, before, after, chosen)
                 # Back through the host, so that the next way finds the same.
                 host.move(after, before, chosen)

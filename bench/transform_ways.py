@@ -7,6 +7,8 @@ host costs two copies, not two trips over PCIe. All leave the worker's own state
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -18,21 +20,29 @@ from bench.page_worker import PAGE, PageWorker
 
 
 def move_to_second_pool(
-    worker: PageWorker, moves: tuple[UnitMove, ...], live: list[np.ndarray]
+    blocks: Sequence[Sequence[torch.Tensor]],
+    peers: Sequence[UnitBuffers | None],
+    finest: int,
+    moves: tuple[UnitMove, ...],
+    live: list[np.ndarray],
 ) -> None:
     """Basic (arXiv 2509.19729): allocate a second pool, copy all live tokens into it in the new
-    layout, free the first. Frees the new one instead, which costs the same."""
-    pool = [tuple(torch.empty_like(part) for part in block) for block in worker.blocks]
-    mine = torch.from_numpy(live[worker.rank])
-    for block, new in zip(worker.blocks, pool, strict=True):
+    layout, free the first. Frees the new one instead, which costs the same.
+
+    `blocks`: (K, V) by layer, [slots, ..]. `peers`: pools by worker, None for this one.
+    """
+    pool = [tuple(torch.empty_like(part) for part in block) for block in blocks]
+    rank = peers.index(None)
+    mine = torch.from_numpy(live[rank])
+    for block, new in zip(blocks, pool, strict=True):
         for old, there in zip(block, new, strict=True):
             there[mine] = old[mine]
-    units = UnitBuffers(pool, worker.chain.finest)
-    runs = RunMoves(moves, live, worker.chain.finest, units.rows)
+    units = UnitBuffers(pool, finest)
+    runs = RunMoves(moves, live, finest, units.rows)
     for chunk in runs.chunks(max(1, runs.super_slots)):
-        for index in (index for index in chunk if index.target == worker.rank):
-            for layer in range(worker.shape.layers):
-                sources = worker.units[index.source].runs(layer, runs.width)
+        for index in (index for index in chunk if index.target == rank):
+            for layer in range(len(blocks)):
+                sources = peers[index.source].runs(layer, runs.width)
                 for target, there in zip(units.runs(layer, runs.width), sources, strict=True):
                     target[index.target_runs] = there[index.source_runs]
 

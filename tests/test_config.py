@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 from amoeba_sglang.config import ModelHeads, build_config, longest_chain, make_parser, parse_degrees
 from amoeba_sglang.errors import ConfigError
 
-HEADS = ModelHeads(attention_heads=12, kv_heads=4, layers=30, mlp_elements=1000)
+HEADS = ModelHeads(attention_heads=12, kv_heads=4, layers=30, mlp_elements=1000, kv_bytes=2048)
 
 
-def build(*flags: str, group_size: int = 4, groups: int = 1, heads: ModelHeads = HEADS):
-    return build_config(make_parser().parse_args(flags), group_size, groups, heads)
+def build(
+    *flags: str, group_size: int = 4, groups: int = 1, heads: ModelHeads = HEADS, kv_page: int = 1
+):
+    return build_config(make_parser().parse_args(flags), group_size, groups, heads, kv_page)
 
 
 def test_defaults():
@@ -86,6 +89,18 @@ def test_bad_degrees(text, says):
         (("--amoeba-layers-per-step", "few"), {}, "--amoeba-layers-per-step few: neither auto nor"),
         (("--amoeba-page-size-kib", "48"), {}, "--amoeba-page-size-kib 48"),
         (("--amoeba-page-size-kib", "4096"), {}, "--amoeba-page-size-kib 4096"),
+        ((), {"kv_page": 0}, "--page-size 0: not from 1 to 128"),
+        ((), {"kv_page": 129}, "--page-size 129: not from 1 to 128"),
+        (
+            ("--amoeba-staging-mib", "1"),
+            {"kv_page": 128, "heads": replace(HEADS, kv_bytes=16384)},
+            "--page-size 128: --amoeba-staging-mib 1 holds 64 tokens of one layer",
+        ),
+        (
+            ("--amoeba-staging-mib", "1", "--amoeba-transport", "collective"),
+            {"kv_page": 64, "heads": replace(HEADS, kv_bytes=16384)},
+            "--amoeba-staging-mib 1 holds 32 tokens",
+        ),
         (("--amoeba-staging-mib", "0"), {}, "--amoeba-staging-mib 0"),
         (("--amoeba-prepare-timeout-s", "0"), {}, "--amoeba-prepare-timeout-s 0"),
     ],

@@ -15,7 +15,7 @@ from amoeba_sglang.router.limits import RequestLimits
 
 
 def config_of(*flags: str):
-    return build_config(make_parser().parse_args(flags), 4, 1, ModelHeads(12, 4, 30, 1000))
+    return build_config(make_parser().parse_args(flags), 4, 1, ModelHeads(12, 4, 30, 1000, 2048), 1)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_every_extension_class_has_a_place():
         "scheduler",
         "data_parallel_controller",
         "mha_kv_pool",
-        "token_allocator",
+        "paged_allocator",
     }
 
 

@@ -8,7 +8,7 @@ from amoeba_sglang import supported
 from amoeba_sglang.errors import ConfigError
 
 DEFAULTS = {field: None for fields in supported._FEATURES.values() for field in fields}
-DEFAULTS |= {"page_size": None, "nnodes": 1, "kv_cache_dtype": "auto"}
+DEFAULTS |= {"page_size": None, "chunked_prefill_size": None, "nnodes": 1, "kv_cache_dtype": "auto"}
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,6 @@ DEFAULTS |= {"page_size": None, "nnodes": 1, "kv_cache_dtype": "auto"}
         ("enable_lora", True, "--enable-lora True: Amoeba does not support LoRA"),
         ("nnodes", 2, "--nnodes 2: Amoeba does not support several hosts"),
         ("kv_cache_dtype", "fp8_e5m2", "--kv-cache-dtype fp8_e5m2"),
-        ("page_size", 16, "--page-size 16: Amoeba supports only 1"),
         ("load_balance_method", "round_robin", "--amoeba-policy"),
     ],
 )
@@ -29,8 +28,12 @@ def test_refused_flags(field, value, says):
     assert "\n" not in str(error.value)
 
 
-def test_page_size_one_may_be_said():
-    supported.require_supported_flags({**DEFAULTS, "page_size": 1}, DEFAULTS)
+@pytest.mark.parametrize("page", [None, 1, 16])
+def test_pages_of_any_size_are_served_if_chunks_are_made_of_them(page):
+    values = {**DEFAULTS, "page_size": page, "chunked_prefill_size": 512}
+    supported.require_supported_flags(values, DEFAULTS)
+    with pytest.raises(ConfigError, match="--page-size 48: --chunked-prefill-size 512 is not a"):
+        supported.require_supported_flags({**values, "page_size": 48}, DEFAULTS)
 
 
 def model(**changes):
@@ -43,6 +46,8 @@ def model(**changes):
         "is_hybrid_swa": False,
         "num_attention_heads": 12,
         "num_hidden_layers": 30,
+        "head_dim": 64,
+        "dtype": SimpleNamespace(itemsize=2),
         "get_total_num_kv_heads": lambda: 4,
     }
     return SimpleNamespace(**{**facts, **changes})
@@ -50,7 +55,9 @@ def model(**changes):
 
 def test_a_served_model():
     heads = supported.require_supported_model(model())
-    assert heads == supported.ModelHeads(12, 4, 30, mlp_elements=3 * 8 * 20)
+    assert heads == supported.ModelHeads(
+        12, 4, 30, mlp_elements=3 * 8 * 20, kv_bytes=2 * 4 * 64 * 2
+    )
 
 
 @pytest.mark.parametrize(

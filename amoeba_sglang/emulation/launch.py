@@ -55,6 +55,10 @@ def pretend(server_args: Any, device: DeviceModel) -> None:
         if getattr(server_args, field) is not None:
             flag = field.replace("_", "-")
             raise ConfigError(f"--{flag}: an emulated server has that of its device and model")
+    if server_args.page_size not in (None, 1):
+        raise ConfigError(
+            f"--page-size {server_args.page_size}: an emulated server has KV pages of 1 token"
+        )
     given = json.loads(server_args.json_model_override_args)
     limits = {"max_position_embeddings": device.model.max_request_tokens}
     server_args.json_model_override_args = json.dumps({**given, **_STUB, **limits})
@@ -71,6 +75,7 @@ def heads_of(device: DeviceModel) -> ModelHeads:
         kv_heads=model.kv_heads,
         layers=model.layers,
         mlp_elements=sum(model.mlp_matrices) // (model.layers * model.dtype_bytes),
+        kv_bytes=model.token_bytes // model.layers,
     )
 
 

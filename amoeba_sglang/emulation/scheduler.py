@@ -26,11 +26,12 @@ class EmulatedScheduler(ElasticScheduler):
     """One worker of an emulated group."""
 
     def make_data_plane(
-        self, config: AmoebaConfig, chain: DegreeChain, rank: int, groups: Groups, size: int
+        self, config: AmoebaConfig, chain: DegreeChain, rank: int, groups: Groups
     ) -> DataPlane:
         emulation, index = config.emulation, rank % config.group_size
         assert emulation is not None
         tokens = emulation.device.elastic_tokens(chain.degrees)
+        size = self.token_to_kv_pool_allocator.num_pages
         assert size == tokens[1], (size, tokens)
         self.timeline = Timeline(emulation.dilation)
         sleep = dilated_sleep(emulation.dilation)

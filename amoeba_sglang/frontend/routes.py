@@ -1,4 +1,4 @@
-"""The HTTP endpoints under /amoeba."""
+"""The HTTP endpoints that Amoeba adds: those under /amoeba, and what a gateway asks for."""
 
 from __future__ import annotations
 
@@ -38,6 +38,16 @@ def add_routes(app: FastAPI, ask: Callable[[str, dict[str, Any]], Awaitable[Repl
     async def get_state() -> JSONResponse:
         """Layout, load, running operation and history."""
         return await answer("state", {})
+
+    @app.get("/get_load")
+    async def get_load() -> JSONResponse:
+        """Load by worker, in the form that SGLang's gateway reads; SGLang itself has dropped it."""
+        try:
+            reply = await ask("load", {})
+        except RequestError as error:
+            return refuse(error)
+        # A server that ends answers with its reason alone.
+        return JSONResponse(reply.body.get("loads", reply.body), reply.status)
 
     @app.post("/amoeba/transform")
     @auth_level(AuthLevel.ADMIN_OPTIONAL)

@@ -92,7 +92,7 @@ class ElasticTokenizerManager(TokenizerManager):
         rid = uuid.uuid4().hex
         self.pending[rid] = asyncio.get_running_loop().create_future()
         # A transformation always gets its answer: the router bounds it, or ends the server.
-        timeout = _STATE_TIMEOUT_SECONDS if kind == "state" else None
+        timeout = None if kind == "transform" else _STATE_TIMEOUT_SECONDS
         try:
             await self._async_dispatch_to_scheduler(AdminRequest(rid=rid, kind=kind, body=body))
             return await asyncio.wait_for(self.pending[rid], timeout)

@@ -43,7 +43,7 @@ class KVMover(ABC):
         live local slots (int64, ascending): everything that anybody may read again. Live units keep
         their bits, dead ones may be overwritten. When it returns, all workers have moved and nobody
         reads a peer's pool any more. Raises ConfigError when the staging buffer cannot hold one
-        token of one layer, and the errors of the group.
+        slot of one layer, and the errors of the group.
         """
         runs = RunMoves(moves, live, self._own.finest, self._own.rows)
         if not moves or not layers:

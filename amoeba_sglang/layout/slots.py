@@ -1,4 +1,9 @@
-"""Slot arithmetic: which worker holds which unit of a token's KV at every degree."""
+"""Slot arithmetic: which worker holds which unit of a slot's KV at every degree.
+
+A slot holds one token, or with `--page-size` P the P tokens of a KV page, heads outermost, so that
+its head shards are contiguous runs as those of one token are. Slots never change what they hold, so
+nothing here depends on P.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,10 @@ import numpy as np
 
 from amoeba_sglang.errors import ConfigError
 
-# Above all own and grown slots, and low enough for int32 tables even of pages of 128 tokens.
+# Above all own and grown slots, and low enough for int32 tables of the locations of slots that hold
+# as many tokens as they may.
 FIRST_LEASED = 1 << 23
+MOST_TOKENS = 128
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ from amoeba_sglang.transport import TransportGroup
 class JointExecutor(StepExecutor):
     """Runs the joint steps of one worker on a CPU.
 
-    `size`: slots of a worker's own pool. `attention`: backend that takes explicit slots per row.
+    `size`: slots of a worker's own pool; `page`: tokens of a slot. `attention`: backend that takes
+    explicit slots per row.
     """
 
     def __init__(
@@ -39,13 +40,14 @@ class JointExecutor(StepExecutor):
         layers: list[LayerShards],
         chain: DegreeChain,
         size: int,
+        page: int,
         groups: dict[int, Any],
         transports: dict[int, TransportGroup],
         attention: Any,
     ) -> None:
         super().__init__(layers, layers[0].index)
         self.model, self.stack = model, model.model
-        self.chain, self.size = chain, size
+        self.chain, self.size, self.page = chain, size, page
         self.groups, self.transports, self.attention = groups, transports, attention
         self.mirrors = [RowMirror() for _ in range(chain.finest)]
 
@@ -130,6 +132,7 @@ class JointExecutor(StepExecutor):
             self.chain,
             degree,
             self.size,
+            self.page,
         )
 
     def _run_layers(

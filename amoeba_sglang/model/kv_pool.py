@@ -15,22 +15,29 @@ from amoeba_sglang.memory.host import HostMemory
 class ElasticKVPool(MHATokenToKVPool):
     """Upstream's pool with per-layer geometry, over `ranges`.
 
-    At degree 1 a layer's K is [rows, H, D]; at degree d the same bytes are [rows * d, H / d, D].
-    `blocks`: (K, V) per layer of the base rows, [rows, H, D], whatever the degree.
+    A slot is a KV page of P = `page_size` tokens, heads outermost, so that a head shard of it is
+    one contiguous run of K and one of V. K and V keep ranges of their own at every P, since P = 1
+    must stay upstream's layout and a pool that grows behind two ranges wastes no more than behind
+    one of twice the size; a run of P tokens is long enough to copy. At degree 1 a layer's K is
+    [slots, H, P, D]; at degree d the same bytes are [slots * d, H / d, P, D]. `blocks`: (K, V) per
+    layer of the base slots, [slots, H, P, D], whatever the degree.
     """
 
     def _create_buffers_normal(self) -> None:
-        self._shape, v_shape = self._kv_buffer_shapes()
-        assert self._shape == v_shape and self.kv_cache_layout == "nhd" and self.page_size == 1
+        assert self.kv_cache_layout == "nhd" and self.head_dim == self.v_head_dim
+        assert self.size % self.page_size == 0, (self.size, self.page_size)
+        # Upstream's name of these shapes; its switch would also have them stored by its own code.
+        self.kv_cache_layout = "hnd"
         assert self.device == "cpu", f"no memory backend of --device {self.device} is in use yet"
-        rows, heads, head_dim = self._shape
+        slots = self.size // self.page_size + 1
+        self._shape = (slots, self.head_num, self.page_size, self.head_dim)
         config: AmoebaConfig = get_server_args()._amoeba
         self.memory = HostMemory(config.page_size_kib << 10)
         self.ranges = KVRanges(
             self.memory,
             self.layer_num,
-            rows,
-            heads * head_dim * self.store_dtype.itemsize,
+            slots,
+            self.head_num * self.page_size * self.head_dim * self.store_dtype.itemsize,
             # At most all MLP weights of a layer, in the widest dtype, and less than a page of
             # padding for each finest shard of both matrices; half for K and half for V.
             config.mlp_elements * torch.float32.itemsize // 2
@@ -50,9 +57,9 @@ class ElasticKVPool(MHATokenToKVPool):
         return self.ranges.peer_layers(pages, handle, self._shape, self.store_dtype)
 
     def view_layer(self, layer: int, degree: int) -> None:
-        """Re-view one layer's memory at `degree`: d times the tokens, 1/d of the heads."""
-        _, heads, head_dim = self._shape
-        shape = (self.ranges.rows * degree, heads // degree, head_dim)
+        """Re-view one layer's memory at `degree`: d times the slots, 1/d of the heads."""
+        _, heads, page, head_dim = self._shape
+        shape = (self.ranges.rows * degree, heads // degree, page, head_dim)
         views = self.ranges.layer(layer, shape, self.store_dtype)
         self.k_buffer[layer], self.v_buffer[layer] = views
 

@@ -33,7 +33,8 @@ class RowLedger:
         return len(self._sent)
 
     def advance(self, row: int, generation: int, protected_len: int, start: int, end: int) -> int:
-        """Return the position from which the peers must be told this row again.
+        """Return the position from which the peers must be told this row again: they know the
+        slots of all positions before it.
 
         `start`: first new position of this step, always sent. After the step they know [0, end).
         """
@@ -72,17 +73,17 @@ class RowMirror:
         self._rows: dict[int, np.ndarray] = {}
 
     def apply(self, row: int, known: int, slots: np.ndarray) -> np.ndarray:
-        """Set positions [known, known + len(slots)) and return the whole row, int64 [seq_len]."""
-        seq_len = known + len(slots)
+        """Set the row from its `known`-th slot on and return all of it, int64."""
+        count = known + len(slots)
         buffer = self._rows.get(row)
-        if buffer is None or len(buffer) < seq_len:
-            grown = np.empty(max(seq_len + 64, seq_len * 5 // 4), dtype=np.int64)
+        if buffer is None or len(buffer) < count:
+            grown = np.empty(max(count + 64, count * 5 // 4), dtype=np.int64)
             if known:
                 assert buffer is not None, f"row {row} sent from {known}, never seen before"
                 grown[:known] = buffer[:known]
             self._rows[row] = buffer = grown
-        buffer[known:seq_len] = slots
-        return buffer[:seq_len]
+        buffer[known:count] = slots
+        return buffer[:count]
 
     def forget(self, rows: Collection[int]) -> None:
         for row in rows:

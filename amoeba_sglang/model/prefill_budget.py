@@ -41,11 +41,15 @@ class ElasticPrefillBudget(PrefillBudget):
 
     @property
     def _free_total(self) -> float:
-        return len(self.allocator.free_extra) - self._total_extra
+        return self._free_extra - self._total_extra
 
     @property
     def _free_current(self) -> float:
-        return len(self.allocator.free_extra) - self._current_extra
+        return self._free_extra - self._current_extra
+
+    @property
+    def _free_extra(self) -> int:
+        return len(self.allocator.free_extra) * self.page_size
 
     def reserve(self, extend_input_len: int, max_new_tokens: int, **kwargs) -> None:
         total, current = self.total_offset, self.current_offset

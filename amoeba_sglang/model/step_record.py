@@ -11,7 +11,7 @@ import numpy as np
 from amoeba_sglang.device.step_work import StepWork
 
 _HEADER = 15
-_ROW = 4
+_ROW = 5
 
 
 def _no_slots() -> np.ndarray:
@@ -23,8 +23,8 @@ class Row:
     """One request's share of a joint step.
 
     `row` is its number in the home's `req_to_token`; the request has `seq_len` tokens after the
-    step, the last `extend_len` of them new. `slots` are the home's local slots of positions
-    [known, seq_len), int64; peers know the positions before.
+    step, the last `extend_len` of them new. `slots` are the home's local slots of the row from its
+    `known`-th on, int64; peers know those before.
     """
 
     row: int
@@ -93,7 +93,9 @@ class StepRecord:
             len(self.slots_returned),
             len(self.moved_from),
         ]
-        words = [w for r in self.rows for w in (r.row, r.seq_len, r.extend_len, r.known)]
+        words = [
+            w for r in self.rows for w in (r.row, r.seq_len, r.extend_len, r.known, len(r.slots))
+        ]
         head = np.array([*header, *words, *self.dead_rows], dtype=np.int64)
         slots = (r.slots for r in self.rows)
         leases = (self.slots_lent, self.slots_returned, self.moved_from, self.moved_to)
@@ -110,11 +112,11 @@ class StepRecord:
         dead_rows = tuple(words[at : at + dead].tolist())
         at += dead
         parsed = []
-        for row, seq_len, extend_len, known in (
+        for row, seq_len, extend_len, known, count in (
             words[_HEADER : _HEADER + rows * _ROW].reshape(rows, _ROW).tolist()
         ):
-            parsed.append(Row(row, seq_len, extend_len, known, words[at : at + seq_len - known]))
-            at += seq_len - known
+            parsed.append(Row(row, seq_len, extend_len, known, words[at : at + count]))
+            at += count
         ends = np.cumsum([at, lent, returned, moved, moved])
         assert ends[-1] == len(words), f"record of {len(words)} words, parsed {ends[-1]}"
         return cls(

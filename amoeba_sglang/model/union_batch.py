@@ -13,6 +13,7 @@ from sglang.srt.model_executor.forward_batch_info import (
 )
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
+from amoeba_sglang.layout.locations import locations_at
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.model.mirror import RowMirror
 from amoeba_sglang.model.step_record import StepRecord
@@ -20,8 +21,8 @@ from amoeba_sglang.model.step_record import StepRecord
 
 @dataclass(frozen=True)
 class UnionBatch:
-    """`batch`: rows of all workers in rank order. `slots`: joint slots of each row, int64
-    [seq_len]. `tokens`: new tokens of each worker, in rank order."""
+    """`batch`: rows of all workers in rank order. `slots`: joint slots of each row, int64, as many
+    as it fills. `tokens`: new tokens of each worker, in rank order."""
 
     batch: ForwardBatch
     slots: list[torch.Tensor]
@@ -34,10 +35,11 @@ def build_union(
     chain: DegreeChain,
     degree: int,
     size: int,
+    page: int,
 ) -> UnionBatch | None:
     """Build the union of one instance from its workers' records (rank order), or None if empty.
 
-    `size`: slots of a worker's own pool.
+    `size`: slots of a worker's own pool; `page`: tokens of a slot.
 
     Decode rows beside prefill rows run as one-token extends. Sampling fields stay with the
     owners' own batches; `input_ids` has the right length only, since embeddings are gathered.
@@ -55,7 +57,12 @@ def build_union(
     if not slots:
         return None
     prefix_lens = [s - e for s, e in zip(seq_lens, extend_lens, strict=True)]
-    new_slots = np.concatenate([s[p:] for s, p in zip(slots, prefix_lens, strict=True)])
+    new_locations = np.concatenate(
+        [
+            locations_at(row, start, stop, page)
+            for row, start, stop in zip(slots, prefix_lens, seq_lens, strict=True)
+        ]
+    )
     positions = np.concatenate(
         [np.arange(p, s) for p, s in zip(prefix_lens, seq_lens, strict=True)]
     )
@@ -70,7 +77,7 @@ def build_union(
         seq_lens_cpu=seq_lens_cpu,
         orig_seq_lens=seq_lens_cpu,
         seq_lens_sum=sum(seq_lens),
-        out_cache_loc=torch.from_numpy(new_slots),
+        out_cache_loc=torch.from_numpy(new_locations),
         positions=torch.from_numpy(positions),
         spec_algorithm=SpeculativeAlgorithm.NONE,
         capture_hidden_mode=CaptureHiddenMode.NULL,

@@ -74,6 +74,9 @@ def _plan(options: argparse.Namespace) -> Report | TransformPlan:
         raise ConfigError(
             f"--page-size-kib {page}: must be a power of two from {smallest} to {MAX_PAGE_SIZE_KIB}"
         )
+    kv_page = options.page_size
+    if kv_page < 1:
+        raise ConfigError(f"--page-size {kv_page}: must be at least 1")
     dtype_bytes = _DTYPES[options.dtype]
     kv_dtype_bytes = _KV_DTYPES[options.kv_cache_dtype] or dtype_bytes
     model = load_model(options.model, dtype_bytes, kv_dtype_bytes)
@@ -88,8 +91,10 @@ def _plan(options: argparse.Namespace) -> Report | TransformPlan:
             options.live_tokens,
             options.layers_per_step,
             options.staging_mib,
+            kv_page,
         )
-    return Report.build(model, chain, page << 10, device_bytes, round(fraction * device_bytes))
+    usable_bytes = round(fraction * device_bytes)
+    return Report.build(model, chain, page << 10, device_bytes, usable_bytes, kv_page)
 
 
 def _degrees(text: str) -> tuple[int, ...]:
@@ -133,6 +138,13 @@ def _make_parser() -> argparse.ArgumentParser:
         default=MAX_PAGE_SIZE_KIB,
         metavar="KIB",
         help="page of weights and KV, a power of two from 4 to 2048 (default: 2048)",
+    )
+    parser.add_argument(
+        "--page-size",
+        type=int,
+        default=1,
+        metavar="P",
+        help="tokens of a KV page, as in SGLang; capacities are whole pages of them (default: 1)",
     )
     parser.add_argument(
         "--degrees",

@@ -2,8 +2,8 @@
 
 Every K and V range of a worker (two a layer) consists of whole pages. Freed pages are spread
 equally behind these ranges, and every worker of an instance takes as many as the one that frees
-the least; the rest stays unused. At degree d an instance then holds d times the tokens of one
-worker's pool, each with 1/d of the heads on every worker.
+the least; the rest stays unused. At degree d an instance then holds d times the slots of one
+worker's pool, each with 1/d of the heads on every worker. A slot holds the tokens of one KV page.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def growth_pages(pages: WeightPages, degree: int, layers: int, base: int = 1) ->
 def grown_slots(pages: WeightPages, degree: int, layers: int, slot_bytes: int) -> int:
     """Local slots that every worker's pool gains when degree 1 becomes `degree`.
 
-    `slot_bytes`: the K of one token in one layer, all heads. A slot that would straddle the end of
+    `slot_bytes`: the K of one slot in one layer, all heads. A slot that would straddle the end of
     the old pool is not counted.
     """
     return growth_pages(pages, degree, layers) * pages.page_size // slot_bytes
@@ -145,19 +145,23 @@ class Capacity:
         return bool(self.degrees) and self.degrees[0].degree == 1
 
 
-def plan_capacity(model: DenseModel, pages: WeightPages, usable_bytes: int) -> Capacity:
+def plan_capacity(
+    model: DenseModel, pages: WeightPages, usable_bytes: int, kv_page: int = 1
+) -> Capacity:
     """What workers with `usable_bytes` for weights and KV hold; `pages` is of `model`'s MLP.
 
-    Counts no copies of weights that a degree may need beside its pages, no activations and no
-    graphs: these must fit into what `usable_bytes` leaves of the device.
+    `kv_page`: tokens of a slot. Counts no copies of weights that a degree may need beside its
+    pages, no activations and no graphs: these must fit into what `usable_bytes` leaves of the
+    device.
     """
     chain = pages.chain
     own = {degree: _own_pages(model, pages, usable_bytes, degree) for degree in chain.degrees}
+    slot_bytes = kv_page * model.slot_bytes
     fitting = [
         degree
         for degree, count in own.items()
         # Slot 0 is padding, so one slot alone holds no token.
-        if count * pages.page_size >= 2 * model.slot_bytes
+        if count * pages.page_size >= 2 * slot_bytes
     ]
     return Capacity(
         padded=pages.padded,
@@ -166,7 +170,8 @@ def plan_capacity(model: DenseModel, pages: WeightPages, usable_bytes: int) -> C
         waste_bytes=pages.waste_bytes,
         weight_bytes=model.replicated_bytes + pages.total_pages * pages.page_size,
         degrees=tuple(
-            _at_degree(model, pages, fitting[0], own[fitting[0]], degree) for degree in fitting
+            _at_degree(model, pages, fitting[0], own[fitting[0]], degree, kv_page)
+            for degree in fitting
         ),
         changes=tuple(
             Change(
@@ -208,7 +213,7 @@ def _own_pages(model: DenseModel, pages: WeightPages, usable_bytes: int, degree:
 
 
 def _at_degree(
-    model: DenseModel, pages: WeightPages, base: int, own: int, degree: int
+    model: DenseModel, pages: WeightPages, base: int, own: int, degree: int, kv_page: int
 ) -> DegreeCapacity:
     count = own + growth_pages(pages, degree, model.layers, base)
     freed = min(pages.freed_pages(degree, worker).size for worker in range(degree))
@@ -218,7 +223,7 @@ def _at_degree(
         freed_bytes=freed * pages.page_size,
         lost_share=lost_share(pages, degree, model.layers) if degree > 1 else 0.0,
         kv_bytes=2 * model.layers * count * pages.page_size,
-        tokens=degree * (count * pages.page_size // model.slot_bytes - 1),
+        tokens=degree * kv_page * (count * pages.page_size // (kv_page * model.slot_bytes) - 1),
         mappings=mapping_bound(pages, degree, model.layers),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.layout.partition import Layout, LayoutError
 from amoeba_sglang.layout.slots import DegreeChain
@@ -44,8 +46,10 @@ def plan_change(
     live_tokens: int,
     layers_per_step: int,
     staging_mib: int,
+    kv_page: int,
 ) -> TransformPlan:
-    """`live_tokens` of every worker; `page_size` in bytes. ConfigError for what cannot be."""
+    """`live_tokens` of every worker; `page_size` in bytes; `kv_page`: tokens of a slot. ConfigError
+    for what cannot be."""
     model.require_degree(chain.finest)
     for flag, count, least in (
         ("--live-tokens", live_tokens, 0),
@@ -60,7 +64,7 @@ def plan_change(
         before,
         after,
         (live_tokens,) * len(before),
-        model.kv_shape,
+        replace(model.kv_shape, page=kv_page),
         WeightPages(chain, page_size, model.mlp_matrices),
         staging_mib << 20,
         layers_per_step,

@@ -1,4 +1,4 @@
-"""What becomes of a long request's tokens on slots that a change of its instance takes away."""
+"""What becomes of a long request's slots that a change of its instance takes away."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def kept_width(before: int, after: int, anchor: int) -> int:
 
 @dataclass(frozen=True)
 class Refuge:
-    """Where stray tokens go: to own slots of the anchor, to leased ones, and what is lacking."""
+    """How many stray slots are replaced by own ones of the anchor, by leased ones, and how many
+    are lacking."""
 
     own: int
     leased: int
@@ -25,7 +26,7 @@ class Refuge:
 
     @classmethod
     def find(cls, strays: int, coming: int, own_room: int, leased_room: int) -> Refuge:
-        """`strays`: tokens on slots that go away. `coming`: tokens that running long requests need
+        """`strays`: slots that go away. `coming`: slots that running long requests need
         before the change is over; they go to leased slots, which nobody else can take. The rooms
         count free slots that stay."""
         own = min(strays, max(0, own_room))

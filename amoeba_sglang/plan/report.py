@@ -48,13 +48,15 @@ class Report:
         page_size: int,
         device_bytes: int,
         usable_bytes: int,
+        kv_page: int,
     ) -> Report:
-        """`page_size` in bytes. Raises ConfigError when the model does not divide by `chain`."""
+        """`page_size` in bytes; `kv_page`: tokens of a KV page. Raises ConfigError when the model
+        does not divide by `chain`."""
         model.require_degree(chain.finest)
         layouts = [
             WeightPages(chain, page_size, model.mlp_matrices, padded) for padded in (False, True)
         ]
-        tight, padded = (plan_capacity(model, pages, usable_bytes) for pages in layouts)
+        tight, padded = (plan_capacity(model, pages, usable_bytes, kv_page) for pages in layouts)
         warnings = [_misfit(tight, usable_bytes)]
         if tight.fits and (reason := starvation(model, tight, device_bytes)):
             warnings.append(f"degree 1 is starved of KV: {reason}")

@@ -24,7 +24,7 @@ def fit_exchange(layers: int, super_slots: int, slot_bytes: int, staging_bytes: 
     if staging_bytes < slot_bytes:
         raise ConfigError(
             f"--amoeba-staging-mib: a staging buffer of {staging_bytes} bytes is too small, one "
-            f"token of one layer needs {slot_bytes} bytes"
+            f"slot of one layer needs {slot_bytes} bytes"
         )
     # The staging size alone sets the number of barriers. Many slots of few layers make fewer copy
     # calls than few slots of many layers: measured up to 3 times as fast at 1 MiB.

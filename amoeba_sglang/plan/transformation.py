@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from amoeba_sglang.layout.locations import slots_filled
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.layout.weight_pages import WeightPages, layer_matrices
 from amoeba_sglang.plan.boundary import Boundary
@@ -14,17 +15,19 @@ from amoeba_sglang.plan.staging import fit_exchange
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What a plan must know of the model; `kv_dtype_bytes` is the size of one KV element."""
+    """What a plan must know of the KV; `kv_dtype_bytes` is the size of one element, `page` the
+    tokens of a slot."""
 
     layers: int
     kv_heads: int
     head_dim: int
     kv_dtype_bytes: int
+    page: int = 1
 
     def unit_bytes(self, finest: int) -> int:
-        """Bytes of one token's K and V of one unit (kv_heads / finest heads) in one layer."""
+        """Bytes of one slot's K and V of one unit (kv_heads / finest heads) in one layer."""
         assert self.kv_heads % finest == 0, (self.kv_heads, finest)
-        return 2 * self.kv_heads // finest * self.head_dim * self.kv_dtype_bytes
+        return 2 * self.kv_heads // finest * self.page * self.head_dim * self.kv_dtype_bytes
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,11 @@ class TransformPlan:
     """A merge or a split of one aligned block.
 
     `before` and `after` are degrees per rank of `ranks`, `moves` use indices into `ranks` for
-    workers. `received_bytes[i]` is the KV that `ranks[i]` reads from its peers over all steps,
-    `peak_staging_bytes` a bound of the staging memory that a worker fills at any time: all the
-    memory that the change needs beyond `owned_pages`, the pages that a worker has had since its
-    start. At every time layers [0, boundary) are at the lower degree of their rank and layers
-    [boundary, L) at the higher.
+    workers. `live_tokens` are rounded up to whole slots. `received_bytes[i]` is the KV that
+    `ranks[i]` reads from its peers over all steps, `peak_staging_bytes` a bound of the staging
+    memory that a worker fills at any time: all the memory that the change needs beyond
+    `owned_pages`, the pages that a worker has had since its start. At every time layers [0,
+    boundary) are at the lower degree of their rank and layers [boundary, L) at the higher.
     """
 
     kind: str
@@ -79,9 +82,9 @@ class TransformPlan:
     ) -> TransformPlan:
         """Plan the change of the block `ranks` from degrees `before` to `after`, which differ.
 
-        `live_tokens`: live local slots per rank of the block. `pages`: of the weights of
+        `live_tokens`: per rank of the block, in as few slots as can be. `pages`: of the weights of
         `shape.layers` layers. `layers_per_step`: 0 moves all layers in one step. Raises ConfigError
-        when `staging_bytes` cannot hold one token of one layer.
+        when `staging_bytes` cannot hold one slot of one layer.
         """
         before, after = tuple(before), tuple(after)
         assert len(ranks) == len(before) == len(after) == len(live_tokens)
@@ -89,9 +92,10 @@ class TransformPlan:
         assert len(set(rises)) == 1, f"{before} -> {after} is neither a merge nor a split"
         moves = unit_moves(chain, before, after)
         unit_bytes = shape.unit_bytes(chain.finest)
+        live_slots = [slots_filled(tokens, shape.page) for tokens in live_tokens]
         live_units = [0] * len(ranks)
         for move in moves:
-            live_units[move.target] += live_tokens[move.home]
+            live_units[move.target] += live_slots[move.home]
         boundary, steps = Boundary.at_start(shape.layers, falls=rises[0]), []
         while not boundary.finished:
             layers = boundary.next_layers(layers_per_step or shape.layers)
@@ -105,7 +109,7 @@ class TransformPlan:
         most_layers = max(len(step.layers) for step in steps)
         slot_bytes = units_per_slot(moves) * unit_bytes
         # Refuses here, before anything is agreed, what the mover would refuse later.
-        fit_exchange(most_layers, max(1, *live_tokens), slot_bytes, staging_bytes)
+        fit_exchange(most_layers, max(1, *live_slots), slot_bytes, staging_bytes)
         plan = cls(
             kind="merge" if rises[0] else "split",
             ranks=tuple(ranks),
@@ -113,7 +117,7 @@ class TransformPlan:
             after=after,
             moves=moves,
             steps=tuple(steps),
-            live_tokens=tuple(live_tokens),
+            live_tokens=tuple(slots * shape.page for slots in live_slots),
             received_bytes=tuple(count * unit_bytes * shape.layers for count in live_units),
             peak_staging_bytes=min(
                 staging_bytes // slot_bytes * slot_bytes,

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 from sglang.srt.layers.radix_attention import AttentionType, RadixAttention
-from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch, ForwardMode
 
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.platform.attention_plan import (
     AttentionPlan,
     Chunk,
+    NewTokens,
     RowGroup,
     RowSlots,
     plan_attention,
@@ -32,9 +32,12 @@ _QUERY_BLOCK = 256
 class CpuAttention(AttentionBackend):
     """Causal decoder attention; head counts are the layer's, so degrees may differ by layer.
 
-    `req_to_token`, [requests, context] int32 or int64, replaces the runner's own table of slots.
-    Batches that bring their own slot vectors use `init_ragged_metadata` instead of
+    `req_to_token`, [requests, context] int32 or int64, replaces the runner's own table of
+    locations. Batches that bring their own slot vectors use `init_ragged_metadata` instead of
     `init_forward_metadata`.
+
+    The pool's buffers are [slots, heads, page, D], a slot being a page of tokens, or upstream's
+    [slots, heads, D].
     """
 
     def __init__(self, model_runner: Any, req_to_token: torch.Tensor | None = None) -> None:
@@ -49,9 +52,12 @@ class CpuAttention(AttentionBackend):
                 f"--kv-cache-dtype {self.token_to_kv_pool.dtype} cannot run on attention backend "
                 f"amoeba_cpu; it takes {', '.join(map(str, _DTYPES))}"
             )
+        keys = self.token_to_kv_pool.get_key_buffer(self.token_to_kv_pool.start_layer)
+        self._page = keys.shape[2] if keys.dim() == 4 else 1
         self._table_owner = model_runner.req_to_token_pool
         self._table = req_to_token
         self._plan: AttentionPlan | None = None
+        self._new: NewTokens | None = None
         self._triangle: torch.Tensor | None = None
         self._checked: set[RadixAttention] = set()
 
@@ -59,14 +65,14 @@ class CpuAttention(AttentionBackend):
         table = self._table_owner.req_to_token if self._table is None else self._table
         lengths = forward_batch.seq_lens.tolist()
         rows = forward_batch.req_pool_indices.tolist()
-        self._make_plan(forward_batch, RowSlots.from_table(table, rows, lengths))
+        self._make_plan(forward_batch, RowSlots.from_table(table, rows, lengths, self._page))
 
     def init_ragged_metadata(self, forward_batch: ForwardBatch, slots: list[torch.Tensor]) -> None:
-        """Like `init_forward_metadata`, with row i's slots given: `slots[i]` is [seq_lens[i]]
-        int64.
+        """Like `init_forward_metadata`, with row i's slots given: `slots[i]` is int64, as many as
+        its seq_lens[i] tokens fill.
         """
-        assert [vector.numel() for vector in slots] == forward_batch.seq_lens.tolist()
-        self._make_plan(forward_batch, RowSlots.from_vectors(slots))
+        lengths = forward_batch.seq_lens.tolist()
+        self._make_plan(forward_batch, RowSlots.from_vectors(slots, lengths, self._page))
 
     def _make_plan(self, forward_batch: ForwardBatch, slots: RowSlots) -> None:
         mode = forward_batch.forward_mode
@@ -79,6 +85,7 @@ class CpuAttention(AttentionBackend):
         else:
             queries = [1] * len(slots.lengths)
         self._plan = plan_attention(slots, queries, self.token_to_kv_pool.dtype)
+        self._new = NewTokens(forward_batch.out_cache_loc, self._page)
         self._cover_triangle(self._plan.chunks)
 
     def forward_decode(self, q, k, v, layer, forward_batch, save_kv_cache=True, **kwargs):
@@ -95,14 +102,15 @@ class CpuAttention(AttentionBackend):
         if layer not in self._checked:
             self._check(layer, q, kwargs)
         plan, pool = self._plan, self.token_to_kv_pool
-        if save_kv_cache and k is not None:
-            pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc, None), k, v)
+        keys, values = pool.get_key_buffer(layer.layer_id), pool.get_value_buffer(layer.layer_id)
         heads, kv_heads, size = layer.tp_q_head_num, layer.tp_k_head_num, layer.qk_head_dim
+        if save_kv_cache and k is not None:
+            self._new.store(keys, k.view(-1, kv_heads, size))
+            self._new.store(values, v.view(-1, kv_heads, size))
         # Query heads that share a KV head form a dimension of their own, so that no KV head is
         # ever repeated.
         q = q.reshape(-1, kv_heads, heads // kv_heads, size)
         assert q.shape[0] == plan.tokens, (q.shape, plan.tokens)
-        keys, values = pool.get_key_buffer(layer.layer_id), pool.get_value_buffer(layer.layer_id)
         whole = len(plan.groups) == 1 and plan.groups[0].tokens is None
         if whole:
             out = self._attend_rows(q, keys, values, layer.scaling, plan.groups[0])
@@ -115,13 +123,10 @@ class CpuAttention(AttentionBackend):
             )
         for chunk in plan.chunks:
             if chunk.prefix or k is None:
-                k_all, v_all = (
-                    keys.index_select(0, chunk.slots),
-                    values.index_select(0, chunk.slots),
-                )
+                seen = chunk.prefix + chunk.stop - chunk.start
+                k_all, v_all = (chunk.slots.gather(b)[0, :, :seen] for b in (keys, values))
             else:
-                k_all = k[chunk.start : chunk.stop]
-                v_all = v[chunk.start : chunk.stop]
+                k_all, v_all = (part[chunk.start : chunk.stop].transpose(0, 1) for part in (k, v))
             self._attend_chunk(q, k_all, v_all, layer.scaling, chunk, out)
         return out.reshape(-1, heads * size)
 
@@ -133,10 +138,8 @@ class CpuAttention(AttentionBackend):
         scale: float,
         group: RowGroup,
     ) -> torch.Tensor:
-        """q [rows, kv_heads, repeat, D], keys and values [slots, kv_heads, D] -> the shape of q."""
-        shape = (group.rows, group.longest, *keys.shape[1:])
-        k = keys.index_select(0, group.slots).view(shape).transpose(1, 2)
-        v = values.index_select(0, group.slots).view(shape).transpose(1, 2)
+        """q [rows, kv_heads, repeat, D], buffers of the pool -> the shape of q."""
+        k, v = (group.slots.gather(buffer)[:, :, : group.longest] for buffer in (keys, values))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=group.mask, scale=scale)
 
     def _attend_chunk(
@@ -148,12 +151,12 @@ class CpuAttention(AttentionBackend):
         chunk: Chunk,
         out: torch.Tensor,
     ) -> None:
-        """Fill out[start:stop] from k and v, [prefix + n, kv_heads, D]; KV heads take the place of
+        """Fill out[start:stop] from k and v, [kv_heads, prefix + n, D]; KV heads take the place of
         batch rows.
         """
         repeat = q.shape[2]
-        k = k.transpose(0, 1).unsqueeze(1).expand(-1, repeat, -1, -1)
-        v = v.transpose(0, 1).unsqueeze(1).expand(-1, repeat, -1, -1)
+        k = k.unsqueeze(1).expand(-1, repeat, -1, -1)
+        v = v.unsqueeze(1).expand(-1, repeat, -1, -1)
         if chunk.prefix == 0:
             queries = q[chunk.start : chunk.stop].permute(1, 2, 0, 3)
             result = F.scaled_dot_product_attention(queries, k, v, is_causal=True, scale=scale)

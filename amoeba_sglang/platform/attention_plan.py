@@ -1,9 +1,10 @@
 """Which slots each row of a batch attends to: worked out once per step, used by every layer.
 
-A row with one query token (a decode row, or a one-token extend row of a joint step) joins a
-`RowGroup`: rows of like length that one call serves. Any other row is a `Chunk` of its own. Where
-the slots come from, a dense table of requests or one ragged vector per row, is settled here, so the
-layers see no difference.
+A slot holds `page` tokens of one row, the n-th slot of a row those from position n * page on; a
+token's location is slot * page + offset. A row with one query token (a decode row, or a one-token
+extend row of a joint step) joins a `RowGroup`: rows of like length that one call serves. Any other
+row is a `Chunk` of its own. Where the slots come from, a dense table of requests or one ragged
+vector per row, is settled here, so the layers see no difference.
 """
 
 from __future__ import annotations
@@ -20,46 +21,78 @@ _PADDING_SHARE = 4
 
 @dataclass(frozen=True)
 class RowSlots:
-    """Slots of every row of a batch: row i's are `store[starts[i] : starts[i] + lengths[i]]`.
+    """Slots of every row of a batch: row i's n-th is `store[starts[i] + n * step] // step`.
 
-    store: [*] int32 or int64 slots. starts, lengths: per row; `lengths` counts the tokens of the
-    sequence so far, this step's included.
+    store: [*] int32 or int64. starts, lengths: per row; `lengths` counts the tokens of the sequence
+    so far, this step's included. page: tokens of a slot. step: `page` where `store` holds
+    locations, 1 where it holds slots.
     """
 
     store: torch.Tensor
     starts: list[int]
     lengths: list[int]
+    page: int
+    step: int
 
     @classmethod
     def from_table(
-        cls, table: torch.Tensor, request_rows: list[int], lengths: list[int]
+        cls, table: torch.Tensor, request_rows: list[int], lengths: list[int], page: int
     ) -> RowSlots:
-        """`table` is [requests, context], contiguous; row i of the batch is
+        """`table` is [requests, context] locations, contiguous; row i of the batch is
         `table[request_rows[i]]`.
         """
         assert table.is_contiguous(), table.stride()
-        return cls(table.view(-1), [row * table.shape[1] for row in request_rows], lengths)
+        starts = [row * table.shape[1] for row in request_rows]
+        return cls(table.view(-1), starts, lengths, page, page)
 
     @classmethod
-    def from_vectors(cls, vectors: list[torch.Tensor]) -> RowSlots:
-        """`vectors[i]` is row i's whole slot vector, [length] int64."""
-        lengths = [vector.numel() for vector in vectors]
-        starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    def from_vectors(cls, vectors: list[torch.Tensor], lengths: list[int], page: int) -> RowSlots:
+        """`vectors[i]` is row i's slots, int64, as many as its tokens fill."""
+        counts = [vector.numel() for vector in vectors]
+        assert counts == [-(-length // page) for length in lengths], (counts, lengths, page)
+        starts = [sum(counts[:i]) for i in range(len(counts))]
         store = torch.cat(vectors) if vectors else torch.empty(0, dtype=torch.int64)
-        return cls(store, starts, lengths)
+        return cls(store, starts, lengths, page, 1)
 
-    def padded(self, rows: list[int]) -> torch.Tensor:
-        """Slots of `rows`, [rows * longest] int64; a shorter row repeats its last slot, whose
-        contents are finite.
+    def padded(self, rows: list[int]) -> SlotRuns:
+        """Slots of `rows`, [rows, most]; a shorter row repeats its last slot, whose contents are
+        finite.
         """
         starts = torch.tensor([self.starts[row] for row in rows]).unsqueeze(1)
-        last = torch.tensor([self.lengths[row] - 1 for row in rows]).unsqueeze(1)
-        position = torch.arange(max(self.lengths[row] for row in rows)).unsqueeze(0)
-        return self.store.index_select(0, (starts + torch.minimum(position, last)).flatten()).long()
+        counts = [-(-self.lengths[row] // self.page) for row in rows]
+        last = torch.tensor(counts).unsqueeze(1) - 1
+        number = torch.minimum(torch.arange(max(counts)).unsqueeze(0), last)
+        picked = self.store.index_select(0, (starts + number * self.step).flatten()).long()
+        return SlotRuns((picked // self.step).view(len(rows), -1))
 
-    def of(self, row: int) -> torch.Tensor:
-        """Slots of one row, [length] int64."""
-        return self.store[self.starts[row] : self.starts[row] + self.lengths[row]].long()
+    def of(self, row: int) -> SlotRuns:
+        """Slots of one row, [1, slots]."""
+        return self.padded([row])
+
+
+class SlotRuns:
+    """Slots [rows, n] int64 of rows, as the runs of their KV heads in a pool buffer.
+
+    A head's tokens of one slot lie together, [page, D]: what is gathered by these runs is already
+    in the order that attention reads, [rows, heads, n * page, D].
+    """
+
+    def __init__(self, slots: torch.Tensor) -> None:
+        self.slots = slots
+        self._by_heads: dict[int, torch.Tensor] = {}
+
+    def of_heads(self, heads: int) -> torch.Tensor:
+        """[rows * heads * n] positions in a buffer viewed as [slots * heads, page * D]."""
+        if heads not in self._by_heads:
+            first, head = self.slots.unsqueeze(1) * heads, torch.arange(heads).view(-1, 1)
+            self._by_heads[heads] = (first + head).flatten()
+        return self._by_heads[heads]
+
+    def gather(self, buffer: torch.Tensor) -> torch.Tensor:
+        """buffer [slots, heads, page, D], or [slots, heads, D] -> [rows, heads, n * page, D]."""
+        rows, heads = len(self.slots), buffer.shape[1]
+        runs = buffer.view(buffer.shape[0] * heads, -1)
+        return runs.index_select(0, self.of_heads(heads)).view(rows, heads, -1, buffer.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -67,27 +100,53 @@ class RowGroup:
     """Rows of one query token each that one call serves.
 
     tokens: where they are in the batch's token dimension, [rows] int64, or None if they are the
-    whole batch in order. slots: [rows * longest] int64. mask: [rows, 1, 1, longest] in the KV
-    dtype, 0 or -inf, or None if none is shorter.
+    whole batch in order. slots: of the rows, as many as the longest has. mask: [rows, 1, 1,
+    longest] in the KV dtype, 0 or -inf, or None if none is shorter.
     """
 
     tokens: torch.Tensor | None
-    slots: torch.Tensor
+    slots: SlotRuns
     mask: torch.Tensor | None
-    rows: int
     longest: int
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens [start, stop) of the batch: one row's next tokens after `prefix` cached ones; slots
-    [prefix + n].
+    """Tokens [start, stop) of the batch: one row's next tokens after `prefix` cached ones; the
+    slots of all of them.
     """
 
     start: int
     stop: int
     prefix: int
-    slots: torch.Tensor
+    slots: SlotRuns
+
+
+class NewTokens:
+    """Where the keys and values of a batch's tokens go.
+
+    locations: of the tokens, [tokens] int64. A slot is cleared when its first token comes: nobody
+    may read what it held, but a masked row of attention multiplies it by zero, so that it must be
+    finite.
+    """
+
+    def __init__(self, locations: torch.Tensor, page: int) -> None:
+        self.page = page
+        self.slots, self.offsets = locations // page, locations % page
+        begun = self.slots[self.offsets == 0] if page > 1 else self.slots[:0]
+        self.begun = SlotRuns(begun.unsqueeze(0))
+        self._by_heads: dict[int, torch.Tensor] = {}
+
+    def store(self, buffer: torch.Tensor, values: torch.Tensor) -> None:
+        """values [tokens, heads, D] into buffer [slots, heads, page, D], or [slots, heads, D]."""
+        heads, size = values.shape[1:]
+        if self.begun.slots.numel():
+            runs = buffer.view(-1, self.page * size)
+            runs.index_fill_(0, self.begun.of_heads(heads), 0)
+        if heads not in self._by_heads:
+            runs = self.slots.unsqueeze(1) * heads + torch.arange(heads)
+            self._by_heads[heads] = (runs * self.page + self.offsets.unsqueeze(1)).flatten()
+        buffer.view(-1, size).index_copy_(0, self._by_heads[heads], values.reshape(-1, size))
 
 
 @dataclass(frozen=True)
@@ -144,4 +203,4 @@ def _make_group(
         mask = torch.zeros(beyond.shape, dtype=dtype).masked_fill_(beyond, float("-inf"))
         mask = mask[:, None, None, :]
     tokens = None if len(rows) == total else torch.tensor([token_of[row] for row in rows])
-    return RowGroup(tokens, slots.padded(rows), mask, len(rows), longest)
+    return RowGroup(tokens, slots.padded(rows), mask, longest)

@@ -41,7 +41,7 @@ from amoeba_sglang.router.long_requests import LongRequests
 from amoeba_sglang.router.metrics import NoMetrics, RouterMetrics
 from amoeba_sglang.router.operation import Operations
 from amoeba_sglang.router.placement import Placement
-from amoeba_sglang.router.state import describe_server, late_share
+from amoeba_sglang.router.state import describe_loads, describe_server, late_share
 from amoeba_sglang.router.transform_request import TransformRequest
 
 logger = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class ElasticController(DataParallelController):
         self.send_control_message(request)
 
     def handle_admin(self, request: AdminRequest) -> None:
-        """Answer `GET /amoeba/state`, or start a transformation."""
+        """Answer `GET /amoeba/state` or `GET /get_load`, or start a transformation."""
         assert request.rid is not None
         if request.kind == "state":
             snapshots = self.load_snapshot_reader.read_all()
@@ -172,6 +172,12 @@ class ElasticController(DataParallelController):
             if self.placement.long_requests is not None:
                 body.update(self.placement.long_requests.keeper.describe(self.config.now()))
             self.apply([Answer(request.rid, 200, body)])
+        elif request.kind == "load":
+            self.load_book.update(self.load_snapshot_reader.read_all())
+            long_requests = self.placement.long_requests
+            queue = () if long_requests is None else long_requests.keeper.queue
+            loads = describe_loads(self.load_book.loads, [waiting.long for waiting in queue])
+            self.apply([Answer(request.rid, 200, {"loads": loads})])
         else:
             transform = TransformRequest.from_body(request.body)
             self.apply(self.operations.submit(transform, request.rid, self.config.now()))

@@ -11,6 +11,8 @@ from amoeba_sglang.layout.partition import Layout
 # max_req_len - 5, where max_req_len is one below both its slots and the context (tp_worker.py).
 _REQUEST_RESERVE = 2
 _PROMPT_RESERVE = 5
+# Of KV pages: one that SGLang keeps free, and what rounding a prompt up to whole pages may take.
+_RESERVED_PAGES = 2
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,13 @@ class Capacity:
 
     `slots`: of one worker's own pool. `context`: of the model. `grown`: by degree the slots that an
     instance has beyond its workers' own pools. Its first worker, the anchor, has those all, and
-    leases the own slots of the others while it needs them.
+    leases the own slots of the others while it needs them. `page`: of a KV page (`--page-size`).
     """
 
     slots: int
     context: int
     grown: Mapping[int, int]
+    page: int
 
     def instance_tokens(self, degree: int) -> int:
         """Slots of an instance."""
@@ -33,7 +36,7 @@ class Capacity:
     def request_tokens(self, degree: int, anchor: bool) -> int:
         """Prompt and output of the longest request that one worker of an instance can serve."""
         slots = self.instance_tokens(degree) if anchor else self.slots
-        return min(self.context, slots) - _REQUEST_RESERVE
+        return min(self.context - _REQUEST_RESERVE, slots - _RESERVED_PAGES * self.page)
 
     def needed_degree(self, prompt_tokens: int, output_tokens: int | None) -> int | None:
         """The smallest degree whose anchor can hold the request; None if none can."""

@@ -1,11 +1,12 @@
-"""The body of `GET /amoeba/state`."""
+"""The bodies of `GET /amoeba/state` and `GET /get_load`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from amoeba_sglang.config import AmoebaConfig
+from amoeba_sglang.policy import LongRequest, WorkerLoad
 from amoeba_sglang.router.limits import Capacity, RequestLimits
 from amoeba_sglang.router.operation import Operations
 
@@ -50,3 +51,26 @@ def late_share(times: Iterable[tuple[float, float]]) -> float:
     """By how much emulated devices lag behind: of the worker that is worst, its emulated seconds
     (late, busy) as a share. What is measured while it is not small is the dilation's fault."""
     return max((late / max(late + busy, 1e-9) for late, busy in times), default=0.0)
+
+
+def describe_loads(
+    loads: Sequence[WorkerLoad], waiting: Iterable[LongRequest]
+) -> list[dict[str, int]]:
+    """One entry a worker, of which SGLang's gateway adds up the tokens of a server.
+
+    waiting: long requests in the router. They have no worker yet, and count as the first one's.
+    """
+    entries = [
+        {
+            "dp_rank": rank,
+            "num_reqs": load.requests,
+            "num_waiting_reqs": load.queued,
+            "num_tokens": load.tokens,
+        }
+        for rank, load in enumerate(loads)
+    ]
+    for request in waiting:
+        entries[0]["num_reqs"] += 1
+        entries[0]["num_waiting_reqs"] += 1
+        entries[0]["num_tokens"] += request.tokens
+    return entries

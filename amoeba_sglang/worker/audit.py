@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from amoeba_sglang.kv.audit import audit_slots
+from amoeba_sglang.layout.locations import slots_of
 from amoeba_sglang.model.kv_pool import ElasticKVPool
 from amoeba_sglang.model.layer_shards import LayerShards
 from amoeba_sglang.worker.slots import free_slots, live_requests
@@ -20,31 +21,35 @@ def audit(scheduler: Any, planned: Iterable[Any]) -> list[str]:
 
     `planned`: batches (or None) that the scheduler has planned but not installed yet.
 
-    Every slot but the padding is exactly one of free, tree-owned and request-owned. Upstream's
-    idle check compares counts only and stays silent when slots are wrong.
+    Every slot but the padding is exactly one of free, tree-owned and request-owned, and the tokens
+    of a row lie in its slots in order. Upstream's idle check compares counts only and stays silent
+    when slots are wrong.
     """
     allocator = scheduler.token_to_kv_pool_allocator
     table = scheduler.req_to_token_pool.req_to_token
     leased = np.sort(allocator.leased.cpu().numpy())
-    top = allocator.size + allocator.grown
+    top = allocator.num_pages + allocator.grown
 
-    def dense(ids: torch.Tensor) -> np.ndarray:
+    def dense(ids: np.ndarray) -> np.ndarray:
         """Ids with the leased ones, which have gaps, numbered on from the grown ones."""
-        ids = ids.cpu().numpy().astype(np.int64)
         return np.where(ids > top, top + 1 + np.searchsorted(leased, ids), ids)
 
+    def held(locations: torch.Tensor) -> np.ndarray:
+        return dense(slots_of(locations.cpu().numpy(), allocator.page_size))
+
     owned = {
-        str(req.rid): dense(
+        str(req.rid): held(
             table[req.kv.req_pool_idx, req.kv.cache_protected_len : req.kv.kv_allocated_len]
         )
         for req in live_requests(scheduler, planned)
     }
     # Ended requests leave their slots when all workers have copied what the tree keeps of them.
-    owned["of tokens that move"] = dense(allocator.moves[0])
+    owned["of tokens that move"] = dense(allocator.moves[0].cpu().numpy())
+    free = torch.cat([free_slots(allocator), allocator.free_extra, allocator.withheld])
     return audit_slots(
         size=top + len(leased),
-        free=dense(torch.cat([free_slots(allocator), allocator.free_extra, allocator.withheld])),
-        tree=scheduler.tree_cache.all_values_flatten().cpu().numpy(),
+        free=dense(free.cpu().numpy()),
+        tree=held(scheduler.tree_cache.all_values_flatten()),
         requests=owned,
         leased=allocator.lent.cpu().numpy(),
     )

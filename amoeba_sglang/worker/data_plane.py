@@ -15,6 +15,7 @@ from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.layout.weight_pages import WeightPages
 from amoeba_sglang.memory.mapping import return_freed_memory
 from amoeba_sglang.model.joint_step import JointExecutor
+from amoeba_sglang.model.kv_allocator import ElasticAllocator
 from amoeba_sglang.model.layer_shards import LayerShards
 from amoeba_sglang.model.mlp_shards import elastic_matrices
 from amoeba_sglang.model.step_executor import StepExecutor
@@ -71,10 +72,14 @@ class DataPlane:
 
 
 def make_cpu_plane(
-    runner: Any, config: AmoebaConfig, chain: DegreeChain, rank: int, groups: Groups, size: int
+    runner: Any,
+    allocator: ElasticAllocator,
+    config: AmoebaConfig,
+    chain: DegreeChain,
+    rank: int,
+    groups: Groups,
 ) -> DataPlane:
-    """Of the model and pool of a ModelRunner; collective over all workers of the world. `size`:
-    slots of a worker's own pool."""
+    """Of the model and pool of a ModelRunner; collective over all workers of the world."""
     pool, model, index = runner.token_to_kv_pool, runner.model, rank % config.group_size
     stack = list(model.model.layers)
     matrices, padded = elastic_matrices(stack, chain.finest), config.shard_layout == "padded"
@@ -91,7 +96,8 @@ def make_cpu_plane(
         model,
         layers,
         chain,
-        size,
+        allocator.num_pages,
+        allocator.page_size,
         groups.coordinators,
         groups.transports,
         CpuAttention(runner),

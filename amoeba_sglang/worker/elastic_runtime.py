@@ -42,9 +42,7 @@ class ElasticRuntime:
         self.tree_cache = scheduler.tree_cache
         self.pool = scheduler.tp_worker.model_runner.token_to_kv_pool
         self.groups = Groups.create(config, self.chain, self.pool.device)
-        self.plane: DataPlane = scheduler.make_data_plane(
-            config, self.chain, rank, self.groups, self.allocator.size
-        )
+        self.plane: DataPlane = scheduler.make_data_plane(config, self.chain, rank, self.groups)
         self.executor, self.grown = self.plane.executor, self.plane.grown
         self.helper = ThreadPoolExecutor(1, thread_name_prefix="amoeba-copies")
         self.clock = StepClock(share_words(config), rank, config.now)
@@ -171,7 +169,7 @@ class ElasticRuntime:
         first worker of the instance."""
         self.leases = Leases(self.allocator, self.tree_cache, self.chain, self.degree, self.index)
         if self.leases.is_anchor:
-            leasable = (self.degree - 1) * self.allocator.size
+            leasable = (self.degree - 1) * self.allocator.num_pages
             self.allocator.start_layout(self.grown[self.degree], leasable)
         self.allocator.open()
 
@@ -226,7 +224,7 @@ class ElasticRuntime:
         """Copy what the anchor of this instance moves; every worker has its shard of each slot."""
         if not len(anchor.moved_from):
             return
-        first, size = self.index // self.degree * self.degree, self.allocator.size
+        first, size = self.index // self.degree * self.degree, self.allocator.num_pages
         source, target = (
             torch.from_numpy(self.chain.joint_slots_of_ids(self.degree, first, ids, size))
             for ids in (anchor.moved_from, anchor.moved_to)
@@ -286,6 +284,7 @@ class ElasticRuntime:
         row_numbers = batch.req_pool_indices_cpu.tolist()
         assert len(batch.reqs) == len(row_numbers), "rows without a request are not served"
         table, generations = self.requests.req_to_token, self.requests.req_generation
+        page = self.allocator.page_size
         rows = []
         for req, row, (seq_len, extend) in zip(
             batch.reqs, row_numbers, _lengths(batch), strict=True
@@ -297,8 +296,9 @@ class ElasticRuntime:
                 seq_len - extend,
                 seq_len,
             )
-            slots = table[row, known:seq_len].to("cpu", torch.int64).numpy()
-            rows.append(Row(row, seq_len, extend, known, slots))
+            first = known // page
+            slots = table[row, first * page : seq_len : page].to("cpu", torch.int64) // page
+            rows.append(Row(row, seq_len, extend, first, slots.numpy()))
         return tuple(rows)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from amoeba_sglang.layout.locations import slots_filled
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.model.kv_allocator import SPARE_SLOTS, ElasticAllocator
 from amoeba_sglang.model.step_record import StepRecord
@@ -92,7 +93,7 @@ class Leases:
         if first is None:
             return 0
         have = len(allocator.free_extra) + max(0, self._own_room(demand))
-        lacking = allocator.tokens_wanted(first) + SPARE_SLOTS - have
+        lacking = allocator.slots_wanted(first) + SPARE_SLOTS - have
         return max(0, min(lacking, allocator.leasable - len(allocator.leased)))
 
     def _must_return(self, demand: Demand) -> bool:
@@ -104,13 +105,13 @@ class Leases:
     def _own_room(self, demand: Demand) -> int:
         """Own slots that are free or can be, without those that short requests may still take."""
         free = self._allocator.available_size() + self._tree_cache.evictable_size()
-        return free - self._kept(demand)
+        return free // self._allocator.page_size - self._kept(demand)
 
     def _kept(self, demand: Demand) -> int:
         """Own slots that live short requests may still take."""
         allocator = self._allocator
         return sum(
-            allocator.tokens_wanted(req) - req.kv.kv_allocated_len
+            allocator.slots_wanted(req) - slots_filled(req.kv.kv_allocated_len, allocator.page_size)
             for req in demand.live()
             if not allocator.is_long(req)
         )
@@ -121,8 +122,9 @@ class Leases:
             return np.empty(0, dtype=np.int64)
         share = -(-self._asked // (self._lenders - 1))
         kept = self._kept(demand)
-        self._allocator.evict_to_free_tokens(self._tree_cache, share + kept)
-        spare = max(0, self._allocator.available_size() - kept)
+        page = self._allocator.page_size
+        self._allocator.evict_to_free_tokens(self._tree_cache, (share + kept) * page)
+        spare = max(0, self._allocator.available_size() // page - kept)
         return self._allocator.lend(min(share, spare)).numpy()
 
     def settle(self, records: list[StepRecord]) -> None:

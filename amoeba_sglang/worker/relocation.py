@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from amoeba_sglang.layout.locations import slots_filled, slots_of
 from amoeba_sglang.layout.slots import FIRST_LEASED, DegreeChain
 from amoeba_sglang.model.kv_allocator import ElasticAllocator
 from amoeba_sglang.plan.relocation import Refuge
 
 if TYPE_CHECKING:
     from amoeba_sglang.worker.leases import Demand
+
+_STEPS_UNTIL_LENT = 3
 
 
 class Relocation:
@@ -60,7 +63,7 @@ class Relocation:
             # They will be gone in a step or two.
             return {}
         strays = [(req, self._strays(req)) for req in long]
-        count = sum(len(positions) for _, positions in strays)
+        count = sum(len(numbers) for _, numbers in strays)
         coming = sum(map(self._coming, long))
         refuge = Refuge.find(count, coming, own_room, len(allocator.free_extra))
         if not refuge.lacking:
@@ -71,40 +74,49 @@ class Relocation:
             self._asked = False
         elif len(self._workers) > 1 and (self._lacked is None or refuge.lacking < self._lacked):
             self._lacked, self._asked = refuge.lacking, True
-            return {"slots_missing": refuge.lacking, "lenders": len(self._workers)}
+            # Every one of them computes a token in each step until the answer has been heard.
+            missing = refuge.lacking + _STEPS_UNTIL_LENT * len(long)
+            return {"slots_missing": missing, "lenders": len(self._workers)}
         else:
-            ranks, leased = list(self._workers), len(allocator.free_extra)
+            ranks, page = list(self._workers), allocator.page_size
+            leased = len(allocator.free_extra) * page
             self.verdict = (
                 f"{len(long)} running requests longer than one worker's {allocator.size} slots "
-                f"have {count} tokens on slots that the change takes away and compute up to "
-                f"{coming} more meanwhile, but workers {ranks} have {max(0, own_room)} own slots "
-                f"and {leased} leased ones to spare; wait for their end, or abort them"
+                f"have {count * page} tokens on slots that the change takes away and compute up to "
+                f"{coming * page} more meanwhile, but workers {ranks} have "
+                f"{max(0, own_room) * page} own slots and {leased} leased ones to spare; wait for "
+                "their end, or abort them"
             )
         return {}
 
-    def _strays(self, req: Any) -> torch.Tensor:
-        """Positions of the request's tokens on slots that go away, int64."""
+    def _row(self, req: Any) -> torch.Tensor:
+        """Locations of the tokens that the tree does not own; a view."""
         start = req.kv.cache_protected_len
-        row = self._table[req.kv.req_pool_idx, start : req.kv.kv_allocated_len]
-        stray = (row > self._allocator.size) & ~self.stays(row)
-        return stray.nonzero().flatten() + start
+        return self._table[req.kv.req_pool_idx, start : req.kv.kv_allocated_len]
+
+    def _strays(self, req: Any) -> torch.Tensor:
+        """Which slots of `_row` go away, counted from its start; int64."""
+        row, page = self._row(req), self._allocator.page_size
+        slots = torch.from_numpy(slots_of(row.cpu().numpy(), page))
+        return ((slots > self._allocator.num_pages) & ~self.stays(slots)).nonzero().flatten()
 
     def _coming(self, req: Any) -> int:
-        prompt = len(req.origin_input_ids) - req.kv.kv_allocated_len
+        """Slots that the request will need besides those that it has."""
+        held, page = req.kv.kv_allocated_len, self._allocator.page_size
+        prompt = len(req.origin_input_ids) - held
         output = req.sampling_params.max_new_tokens - len(req.output_ids)
-        return max(0, prompt) + min(max(0, output), self._headroom)
+        tokens = max(0, prompt) + min(max(0, output), self._headroom)
+        return slots_filled(held + tokens, page) - slots_filled(held, page)
 
     def _move(self, strays: Iterable[tuple[Any, torch.Tensor]], refuge: Refuge) -> None:
         allocator = self._allocator
-        allocator.evict_to_free_tokens(self._tree_cache, refuge.own)
-        own = allocator.alloc(refuge.own)
+        allocator.evict_to_free_tokens(self._tree_cache, refuge.own * allocator.page_size)
+        own = allocator.take_own(refuge.own)
         assert own is not None, f"{allocator.available_size()} own slots, not {refuge.own}"
         targets = torch.cat([own, allocator.take_extra(refuge.leased)])
-        for req, positions in strays:
-            if not len(positions):
+        for req, numbers in strays:
+            if not len(numbers):
                 continue
-            row = self._table[req.kv.req_pool_idx]
-            target, targets = targets[: len(positions)], targets[len(positions) :]
-            allocator.move(row[positions], target)
-            row[positions] = target.to(row.dtype)
+            target, targets = targets[: len(numbers)], targets[len(numbers) :]
+            allocator.put_into(self._row(req), numbers, target)
             self._forget(req.kv.req_pool_idx)

@@ -72,10 +72,11 @@ class ElasticScheduler(Scheduler):
         gc.freeze()
 
     def make_data_plane(
-        self, config: AmoebaConfig, chain: DegreeChain, rank: int, groups: Groups, size: int
+        self, config: AmoebaConfig, chain: DegreeChain, rank: int, groups: Groups
     ) -> DataPlane:
         """What computes and moves here; collective over all workers of the world."""
-        return make_cpu_plane(self.tp_worker.model_runner, config, chain, rank, groups, size)
+        runner, allocator = self.tp_worker.model_runner, self.token_to_kv_pool_allocator
+        return make_cpu_plane(runner, allocator, config, chain, rank, groups)
 
     def init_request_dispatcher(self) -> None:
         super().init_request_dispatcher()
@@ -97,13 +98,15 @@ class ElasticScheduler(Scheduler):
 
     @property
     def capacity(self) -> Capacity:
-        return Capacity(self.own_slots, self.model_config.context_len, self.runtime.grown)
+        page = self.page_size
+        grown = {degree: slots * page for degree, slots in self.runtime.grown.items()}
+        return Capacity(self.own_slots, self.model_config.context_len, grown, page)
 
     def follow_capacity(self) -> None:
         """Let upstream's limits for new requests follow the slots that this worker has now."""
         allocator = self.token_to_kv_pool_allocator
-        slots = self.own_slots + allocator.grown + allocator.leasable
-        self.max_req_len = min(self.model_config.context_len, slots) - 1
+        tokens = self.own_slots + (allocator.grown + allocator.leasable) * self.page_size
+        self.max_req_len = min(self.model_config.context_len, tokens) - 1
         self.max_req_input_len = self.max_req_len - 5
 
     def refusal(self, order: TransformOrder) -> str | None:

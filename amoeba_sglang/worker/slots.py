@@ -10,11 +10,9 @@ import torch
 
 
 def free_slots(allocator: Any) -> torch.Tensor:
-    """Free local slots of upstream's TokenToKVPoolAllocator, int64."""
+    """Free local slots of upstream's PagedTokenToKVPoolAllocator, int64."""
     assert allocator.free_group is None, "frees are being deferred: not a safe point"
-    if allocator.release_pages is None or not len(allocator.release_pages):
-        return allocator.free_pages
-    return torch.cat([allocator.free_pages, allocator.release_pages])
+    return allocator.get_all_free_pages()
 
 
 def live_slots(allocator: Any) -> np.ndarray:
@@ -22,7 +20,7 @@ def live_slots(allocator: Any) -> np.ndarray:
 
     A move clobbers dead units, so running, half-prefilled and tree-owned slots all count.
     """
-    live = torch.ones(allocator.size + 1, dtype=torch.bool)
+    live = torch.ones(allocator.num_pages + 1, dtype=torch.bool)
     live[0] = False
     live[free_slots(allocator).cpu()] = False
     return live.nonzero().flatten().numpy()

@@ -1,16 +1,22 @@
-"""One real server with four workers, shared by the end-to-end tests. Slots are audited."""
+"""Real servers with four workers, shared by the end-to-end tests. Slots are audited."""
 
 import pytest
 
 from bench.servers import Server
 
 
+@pytest.fixture(scope="module", params=[1, 16], ids="page {}".format)
+def page(request):
+    """Tokens of a KV page."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def server():
+def server(page):
     with Server(
         "--tp-size", "4", "--dtype", "float32", "--max-total-tokens", "4096",
         "--chunked-prefill-size", "512", "--max-running-requests", "32", "--enable-metrics",
-        "--enable-cache-report",
+        "--enable-cache-report", "--page-size", str(page),
         env={"AMOEBA_AUDIT": "1"},
     ) as running:  # fmt: skip
         yield running

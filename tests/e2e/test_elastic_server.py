@@ -144,7 +144,7 @@ def test_metrics_count_transformations(at_degree_one):
         assert name in text
 
 
-def test_kv_and_weights_are_bit_exact_after_round_trips(at_degree_one):
+def test_kv_and_weights_are_bit_exact_after_round_trips(at_degree_one, page):
     server = at_degree_one
     for rank in range(4):
         server.generate(f"Worker {rank} remembers a story. " * 5, 8, routed_dp_rank=rank)
@@ -157,7 +157,7 @@ def test_kv_and_weights_are_bit_exact_after_round_trips(at_degree_one):
         own = [line.split("digest ")[1].split(": ") for line in lines if f" DP{rank}]" in line]
         assert [when for when, _ in own] == ["before", "after", "before", "after"], own
         assert len({content for _, content in own}) == 1, own
-        assert int(own[0][1].split()[0]) > 20
+        assert int(own[0][1].split()[0]) > 20 // page
 
 
 @pytest.mark.parametrize("degree", [1, 4])

@@ -32,8 +32,8 @@ def expected():
 
 
 @pytest.fixture(scope="module")
-def server():
-    with start(POOL) as running:
+def server(page):
+    with start(POOL, "--page-size", str(page)) as running:
         yield running
 
 
@@ -118,7 +118,7 @@ def test_a_split_right_after_the_abort_of_a_long_request_succeeds(expected, merg
 
 
 def test_the_prefix_of_a_long_request_is_cached_on_own_slots_and_outlasts_the_split(
-    expected, merged
+    expected, merged, page
 ):
     server, _ = merged
     server.post("/flush_cache", {})
@@ -126,21 +126,21 @@ def test_the_prefix_of_a_long_request_is_cached_on_own_slots_and_outlasts_the_sp
     again = server.generate(LONG, 8)
     assert again["output_ids"] == first["output_ids"]
     # All own slots of the anchor were free, but for one that SGLang keeps for the next token.
-    assert POOL - 8 <= again["meta_info"]["cached_tokens"] <= POOL
+    assert POOL - 8 * page <= again["meta_info"]["cached_tokens"] <= POOL
     assert server.transform([0, 1], 1)[0] == 200
     short = server.generate(SHORT, 16, routed_dp_rank=0)
-    assert short["meta_info"]["cached_tokens"] == len(SHORT) - 1
+    assert short["meta_info"]["cached_tokens"] == (len(SHORT) - 1) // page * page
     assert short["output_ids"] == expected[1]
     assert server.generate(SHORT, 16, routed_dp_rank=1)["meta_info"]["cached_tokens"] < len(SHORT)
 
 
-def test_what_does_not_fit_gets_400_with_the_numbers_and_the_way_out(server):
+def test_what_does_not_fit_gets_400_with_the_numbers_and_the_way_out(server, page):
     split_all(server)
     status, reply = server.post("/generate", long_body())
     assert status == 400
     message = reply["error"]["message"]
     assert f"{len(LONG) + 8} tokens" in message
-    assert "at most 510" in message
+    assert f"at most {POOL - 2 * page}" in message
     assert "/amoeba/transform" in message
     status, reply = server.post("/generate", {**long_body(), "input_ids": LONG * 6})
     assert status == 400

@@ -84,7 +84,7 @@ def test_a_worker_killed_in_the_middle_of_a_mapping_leaves_nothing_behind(server
         victim.wait(30)
         return time.monotonic()
 
-    when, endings = asyncio.run(strike_under_load(server, [0, 1], strike, 10, tokens=400))
+    when, endings = asyncio.run(strike_under_load(server, [0, 1], strike, 10, tokens=150))
     assert not order.exists()
     assert all(ending.error for ending in endings), endings
     assert max(ending.when - when for ending in endings) < 2

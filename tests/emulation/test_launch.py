@@ -19,6 +19,7 @@ def server_args(**changes):
         **{
             "max_total_tokens": None,
             "context_length": None,
+            "page_size": None,
             "json_model_override_args": "{}",
             "max_running_requests": None,
             **changes,
@@ -70,6 +71,8 @@ def test_what_the_device_decides_cannot_be_asked_for():
     device = read("--amoeba-emulate", NAME, "--amoeba-emulate-dilation", "3").device
     with pytest.raises(ConfigError, match="--max-total-tokens"):
         pretend(server_args(max_total_tokens=4096), device)
+    with pytest.raises(ConfigError, match="--page-size 16"):
+        pretend(server_args(page_size=16), device)
 
 
 @pytest.mark.parametrize("field", ["json_schema", "regex", "ebnf", "structural_tag"])

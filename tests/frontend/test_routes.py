@@ -39,6 +39,17 @@ def test_state_is_the_router_s_answer():
     assert fake.asked == [("state", {})]
 
 
+def test_loads_are_a_plain_list_as_the_gateway_reads_them():
+    loads = [{"dp_rank": 0, "num_tokens": 7}]
+    fake = FakeRouter(body={"loads": loads})
+    assert client_of(fake).get("/get_load").json() == loads
+    assert fake.asked == [("load", {})]
+    ending = client_of(FakeRouter(503, {"error": "a worker died"})).get("/get_load")
+    assert (ending.status_code, ending.json()) == (503, {"error": "a worker died"})
+    absent = FakeRouter(error=RequestError(504, "the router did not answer"))
+    assert client_of(absent).get("/get_load").status_code == 504
+
+
 @pytest.mark.parametrize("status", [200, 202, 400, 409, 504])
 def test_transform_has_the_router_s_status(status):
     fake = FakeRouter(status, {"operation_id": "a"})

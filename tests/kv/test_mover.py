@@ -127,6 +127,29 @@ def test_a_round_trip_restores_live_units_bit_for_bit():
     )
 
 
+@pytest.mark.parametrize("page", [1, 16])
+@pytest.mark.parametrize("degree", [2, 4])
+def test_every_head_of_every_token_is_where_the_view_of_the_degree_has_it(page, degree):
+    """In pools as the server has them, [slots, heads, page, D]: also after the way back."""
+    chain, heads, slots = DegreeChain((1, 2, 4)), 8, 6
+    shape = (degree, 1, 2, slots, heads, page, ELEMENTS)
+    bits = torch.randint(-(2**31), 2**31, shape, dtype=torch.int32)
+    pools = list(bits.clone())
+    live = [np.array([1 + home, 5]) for home in range(degree)]
+    moves = [unit_moves(chain, *way) for way in pairwise([(1,) * degree, (degree,) * degree] * 2)]
+    in_threads(pools, 4, 4096, [0], moves[0], live)
+    width = heads // degree
+    for holder, pool in enumerate(pools):
+        seen = pool.view(2, slots * degree, width, page, ELEMENTS)
+        first = chain.shard(degree, holder) * width
+        for home, theirs in enumerate(live):
+            joint = chain.joint_slots(degree, home, theirs)
+            assert torch.equal(seen[:, joint], bits[home, 0, :, theirs, first : first + width])
+    in_threads(pools, 4, 4096, [0], moves[1], live)
+    for pool, original, mine in zip(pools, bits, live, strict=True):
+        assert torch.equal(pool[:, :, mine], original[:, :, mine])
+
+
 @pytest.mark.parametrize("slow", [0, 1])
 def test_a_slow_worker_is_waited_for_at_both_ends(slow):
     chain, before, after = DegreeChain((1, 2)), (1, 1), (2, 2)

@@ -6,18 +6,25 @@ import itertools
 from types import SimpleNamespace
 
 import torch
+from sglang.srt.mem_cache.allocator.paged import PagedTokenToKVPoolAllocator
 
+from amoeba_sglang.layout.locations import slots_filled
 from amoeba_sglang.model.kv_allocator import ElasticAllocator
 
 SIZE = 10
+"""Own slots."""
 GROWN = 6
 
 
-def make(grown=GROWN, need_sort=False, kind=ElasticAllocator):
-    allocator = kind(SIZE, torch.float32, "cpu", None, need_sort)
+def make(grown=GROWN, need_sort=False, kind=ElasticAllocator, page=1):
+    allocator = kind(SIZE * page, page, torch.float32, "cpu", None, need_sort)
     if kind is ElasticAllocator:
         allocator.start_layout(grown, 0)
     return allocator
+
+
+def upstreams(page=1):
+    return make(kind=PagedTokenToKVPoolAllocator, page=page)
 
 
 _numbers = itertools.count()
@@ -36,7 +43,9 @@ def request(tokens, prompt=1):
         origin_input_ids=[1] * prompt,
         output_ids=[],
         sampling_params=SimpleNamespace(max_new_tokens=tokens - prompt),
-        kv=SimpleNamespace(kv_allocated_len=0, cache_protected_len=0, req_pool_idx=0),
+        kv=SimpleNamespace(
+            kv_allocated_len=0, kv_committed_len=0, cache_protected_len=0, req_pool_idx=0
+        ),
         finished=lambda: False,
     )
 
@@ -58,8 +67,9 @@ class Tree:
         return False
 
     def evictable_size(self):
-        return len(self.slots)
+        return len(self.slots) * self.allocator.page_size
 
     def evict_for_alloc(self, params):
-        evicted, self.slots = self.slots[: params.num_tokens], self.slots[params.num_tokens :]
-        self.allocator.free(evicted)
+        count = slots_filled(params.num_tokens, self.allocator.page_size)
+        evicted, self.slots = self.slots[:count], self.slots[count:]
+        self.allocator.free_page_ids(evicted)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from sglang.srt.mem_cache.allocator.token import TokenToKVPoolAllocator
 
+from amoeba_sglang.layout.locations import slots_filled, slots_of
 from amoeba_sglang.layout.slots import FIRST_LEASED
-from tests.model.allocators import GROWN, LONG, SHORT, SIZE, Tree, make, request
+from tests.model.allocators import GROWN, LONG, SHORT, SIZE, Tree, make, request, upstreams
 
 
-def take(allocator, *wanted, tree=None):
-    """Slots by request, for (request, tokens) pairs; None if memory is short."""
+def take(allocator, *wanted, tree=None, last=None):
+    """Locations by request, for (request, tokens) pairs; None if memory is short.
+
+    `last`: location of the last token of each, -1 without one.
+    """
     reqs, tokens = zip(*wanted, strict=True)
-    slots = allocator.alloc_for_requests(tree or Tree(allocator), list(reqs), list(tokens))
-    return None if slots is None else [part.tolist() for part in slots.split(list(tokens))]
+    last = torch.tensor([-1] * len(reqs) if last is None else last)
+    found = allocator.alloc_for_requests(tree or Tree(allocator), list(reqs), list(tokens), last)
+    return None if found is None else [part.tolist() for part in found.split(list(tokens))]
 
 
 def test_a_request_is_long_if_upstream_could_not_admit_it_to_the_own_slots():
@@ -112,6 +117,22 @@ def test_grown_slots_in_use_cannot_be_taken_away():
     assert take(allocator, (LONG, SIZE + 1)) is None
 
 
+def test_a_row_goes_on_in_its_last_slot():
+    allocator = make(page=4)
+    short, long = request(4 * (SIZE - 2), prompt=9), request(4 * (SIZE - 2) + 1, prompt=9)
+    assert not allocator.is_long(short) and allocator.is_long(long)
+    first, second = take(allocator, (short, 6), (long, 9))
+    assert first == [*range(4, 10)]
+    assert second == [*range(44, 53)]
+    first, second = take(allocator, (short, 1), (long, 5), last=[first[-1], second[-1]])
+    assert first == [10]
+    assert second == [53, 54, 55, 56, 57]
+    assert allocator.available_size() == 4 * (SIZE - 2)
+    assert allocator.extra_in_use == 4
+    (more,) = take(allocator, (short, 3), last=[10])
+    assert more == [11, 12, 13]
+
+
 def test_decoding_long_requests_need_own_slots_only_after_the_grown_ones():
     allocator = make(grown=2)
     allocator.alloc(SIZE - 1)
@@ -129,10 +150,25 @@ def test_decoding_long_requests_need_own_slots_only_after_the_grown_ones():
     assert not allocator.check_decode_capacity(num_tokens=2, tree_cache=tree)
 
 
+def test_only_decoding_requests_whose_last_slot_is_full_need_another():
+    allocator = make(grown=1, page=4)
+    allocator.alloc(4 * SIZE)
+    within, at_end = (request(4 * SIZE) for _ in range(2))
+    within.kv.kv_committed_len = 6
+    tree = Tree(allocator)
+    for requests, tokens in (([within, at_end, within], 4), ([at_end, at_end], 8)):
+        fits = allocator.check_decode_capacity(
+            num_tokens=tokens, tree_cache=tree, requests=requests
+        )
+        assert fits == (tokens == 4)
+
+
 def test_an_output_may_be_as_long_as_own_and_grown_slots_allow():
     clip = {"sliding_window_size": None, "chunk_size": None, "token_capacity": SIZE}
     assert make(grown=0).max_new_tokens_for_memory(3, 99, **clip) == SIZE - 3 - 2
     assert make().max_new_tokens_for_memory(3, 99, **clip) == SIZE + GROWN - 3 - 2
+    clip["token_capacity"] = 4 * SIZE
+    assert make(page=4).max_new_tokens_for_memory(3, 99, **clip) == 4 * (SIZE + GROWN) - 4 - 5
 
 
 def ended(tokens=SIZE - 1):
@@ -155,6 +191,24 @@ def test_the_tree_gets_a_long_request_s_tokens_on_own_slots_when_it_has_ended():
     allocator.finish_moves()
     assert allocator.extra_in_use == 0
     assert allocator.available_size() == SIZE - GROWN - 2
+
+
+def test_the_tree_gets_full_slots_of_a_long_request_that_has_ended():
+    allocator, req = make(page=4), ended(4 * SIZE)
+    (locations,) = take(allocator, (req, 4 * 3 + 2))
+    row = torch.tensor(locations, dtype=torch.int32)
+    assert allocator.prepare_checkpoint(req, row) == len(row)
+    source, target = allocator.moves
+    assert source.tolist() == [SIZE + 1, SIZE + 2, SIZE + 3]
+    assert row.tolist() == [4 * slot + n for slot in target.tolist() for n in range(4)] + [56, 57]
+    allocator.free_segment(row[12:].long(), start_pos=12)
+    allocator.finish_moves()
+    assert allocator.extra_in_use == 0
+    allocator.alloc(4 * (SIZE - 4))
+    (locations,) = take(allocator, (req, 4 * 3 + 2))
+    row = torch.tensor(locations, dtype=torch.int32)
+    assert allocator.prepare_checkpoint(req, row) == 4
+    assert row.tolist()[4:] == locations[4:]
 
 
 def test_what_does_not_fit_into_free_own_slots_stays_out_of_the_tree():
@@ -214,45 +268,68 @@ def test_a_flush_forgets_what_was_to_be_copied():
 
 
 class AnyHistory(RuleBasedStateMachine):
-    """Requests come, grow and go in any order: every slot has exactly one owner."""
+    """Requests come, grow and go in any order: every slot has exactly one owner.
 
-    @initialize(grown=st.integers(0, GROWN), need_sort=st.booleans())
-    def start(self, grown, need_sort):
-        self.allocator = make(grown, need_sort)
+    `held`: (request, its locations) for each that has some.
+    """
+
+    @initialize(grown=st.integers(0, GROWN), need_sort=st.booleans(), page=st.sampled_from([1, 4]))
+    def start(self, grown, need_sort, page):
+        self.allocator, self.page = make(grown, need_sort, page=page), page
+        self.short, self.long = request(page * (SIZE - 2)), request(page * (SIZE - 2) + 1)
         self.tree, self.held, self.deferred = Tree(self.allocator), [], []
 
     # The scheduler allocates only between free groups.
     @precondition(lambda self: not self.group)
     @rule(tokens=st.lists(st.tuples(st.booleans(), st.integers(1, 9)), min_size=1, max_size=3))
-    def allocate(self, tokens):
-        wanted = [(LONG if long else SHORT, count) for long, count in tokens]
+    def arrive(self, tokens):
+        rows = [(self.long if long else self.short, []) for long, _ in tokens]
+        self._allocate(rows, [count for _, count in tokens])
+
+    @precondition(lambda self: not self.group and self.held)
+    @rule(tokens=st.integers(1, 9), data=st.data())
+    def go_on(self, tokens, data):
+        row = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
+        if not self._allocate([row], [tokens]):
+            self.held.append(row)
+
+    def _allocate(self, rows, tokens):
         grown, free = len(self.allocator.free_extra), self.allocator.available_size()
-        free += self.tree.evictable_size()
+        free = (free + self.tree.evictable_size()) // self.page
         need = 0
-        for req, count in wanted:
-            taken = min(count, grown) if req is LONG else 0
-            grown, need = grown - taken, need + count - taken
-        slots = take(self.allocator, *wanted, tree=self.tree)
-        assert (slots is None) == (need > free)
-        for (req, _), part in zip(wanted, slots or (), strict=slots is not None):
-            self.held.append((req, part))
+        for (req, old), count in zip(rows, tokens, strict=True):
+            new = slots_filled(len(old) + count, self.page) - slots_filled(len(old), self.page)
+            taken = min(new, grown) if req is self.long else 0
+            grown, need = grown - taken, need + new - taken
+        wanted = [(req, count) for (req, _), count in zip(rows, tokens, strict=True)]
+        last = [old[-1] if old else -1 for _, old in rows]
+        found = take(self.allocator, *wanted, tree=self.tree, last=last)
+        assert (found is None) == (need > free)
+        for (req, old), part in zip(rows, found or (), strict=found is not None):
+            self.held.append((req, old + part))
+        return found is not None
 
     @property
     def group(self):
         return self.allocator.free_group is not None
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), keep=st.integers(0, 9), cache=st.booleans())
-    def finish(self, data, keep, cache):
+    @rule(data=st.data(), keep=st.integers(0, 9), cache=st.booleans(), segment=st.booleans())
+    def finish(self, data, keep, cache, segment):
         """A request gives up all but its first `keep` slots, or the tree keeps a short one's."""
-        req, slots = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
-        if cache and req is SHORT and not self.group:
-            self.tree.slots = torch.cat([self.tree.slots, torch.tensor(slots[keep:]).long()])
+        req, row = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
+        keep *= self.page
+        given, slots = torch.tensor(row[keep:], dtype=torch.int64), self._slots(row[keep:])
+        if cache and req is self.short and not self.group:
+            self.tree.slots = torch.cat([self.tree.slots, torch.tensor(slots).long()])
         else:
-            self.allocator.free(torch.tensor(slots[keep:], dtype=torch.int64))
-            self.deferred += slots[keep:] if self.group else []
-        if slots[:keep]:
-            self.held.append((req, slots[:keep]))
+            if segment:
+                self.allocator.free_segment(given, start_pos=keep)
+            else:
+                self.allocator.free(given)
+            self.deferred += slots if self.group else []
+        if row[:keep]:
+            self.held.append((req, row[:keep]))
 
     @rule()
     def defer_or_carry_out_frees(self):
@@ -268,19 +345,23 @@ class AnyHistory(RuleBasedStateMachine):
         self.allocator.start_layout(grown, 0)
         self.tree.slots, self.held, self.deferred = self.tree.slots[:0], [], []
 
+    def _slots(self, row):
+        """That the tokens of a row lie in; which must be in order."""
+        return slots_of(np.array(row, dtype=np.int64), self.page).tolist()
+
     @invariant()
     def every_slot_has_one_owner(self):
         allocator = self.allocator
-        own = torch.cat([allocator.free_pages, allocator.release_pages]).tolist()
+        own = allocator.get_all_free_pages().tolist()
         grown = allocator.free_extra.tolist()
         assert all(slot <= SIZE for slot in own) and all(slot > SIZE for slot in grown)
-        held = [slot for _, slots in self.held for slot in slots]
+        held = [slot for _, row in self.held for slot in self._slots(row)]
         owned = [*own, *grown, *held, *self.deferred, *self.tree.slots.tolist()]
         assert sorted(owned) == list(range(1, SIZE + allocator.grown + 1))
 
     @invariant()
     def short_requests_and_the_tree_hold_no_grown_slot(self):
-        kept = [slot for req, slots in self.held if req is SHORT for slot in slots]
+        kept = [s for req, row in self.held if req is self.short for s in self._slots(row)]
         assert all(slot <= SIZE for slot in [*kept, *self.tree.slots.tolist()])
 
 
@@ -288,23 +369,31 @@ AnyHistory.TestCase.settings = settings(max_examples=150, stateful_step_count=25
 TestAnyHistory = AnyHistory.TestCase
 
 
-def test_without_grown_slots_everything_is_upstreams():
-    """The same history on both: equal slots, free lists and capacity."""
-    ours, theirs = make(grown=0), make(kind=TokenToKVPoolAllocator)
+@pytest.mark.parametrize("page", [1, 4])
+def test_without_grown_slots_everything_is_upstreams(page):
+    """The same history on both: equal locations, free lists and capacity."""
+    ours, theirs = make(grown=0, page=page), upstreams(page)
+    ends, locations = torch.tensor([0, 0]), torch.tensor([-1, -1])
+    for tokens in ([5, 2], [1, 1], [3, 7]):
+        if page == 1:
+            tokens = [min(tokens), 1]
+        lengths = (ends, ends, ends + torch.tensor(tokens), ends + torch.tensor(tokens))
+        mine = ours.alloc_for_requests(Tree(ours), [LONG, SHORT], tokens, locations)
+        others = theirs.alloc_extend(*lengths, locations, sum(tokens))
+        assert mine.tolist() == others.tolist()
+        ends, locations = lengths[2], torch.stack([part[-1] for part in mine.split(tokens)])
     for allocator in (ours, theirs):
-        slots = allocator.alloc_for_requests(Tree(allocator), [LONG, SHORT], [4, 3])
-        allocator.free(slots[1:5])
+        allocator.free(mine[:1])
         allocator.free_group_begin()
-        allocator.free(slots[:1])
+        allocator.free(mine[tokens[0] :][-1:])
         allocator.free_group_end()
-        allocator.last = allocator.alloc_for_requests(Tree(allocator), [SHORT], [5])
-    assert ours.last.tolist() == theirs.last.tolist()
     assert ours.free_pages.tolist() == theirs.free_pages.tolist()
-    for requests in ([LONG] * 3, [LONG] * 4):
+    free = ours.available_size() // page
+    for count in (free, free + 1):
         capacities = [
             allocator.check_decode_capacity(
-                num_tokens=len(requests), tree_cache=Tree(allocator), requests=requests
+                num_tokens=count * page, tree_cache=Tree(allocator), requests=[LONG] * count
             )
             for allocator in (ours, theirs)
         ]
-        assert capacities[0] == capacities[1] == (len(requests) <= 3)
+        assert capacities[0] == capacities[1] == (count == free)

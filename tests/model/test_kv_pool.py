@@ -10,15 +10,20 @@ import torch
 from amoeba_sglang.model import kv_pool
 from amoeba_sglang.model.kv_pool import ElasticKVPool
 
-SIZE, HEADS, HEAD_DIM, LAYERS = 6, 4, 8, 3
+SLOTS, HEADS, HEAD_DIM, LAYERS = 6, 4, 8, 3
+
+
+@pytest.fixture(params=[1, 4])
+def page(request):
+    return request.param
 
 
 @pytest.fixture
-def pools(monkeypatch):
+def pools(monkeypatch, page):
     config = SimpleNamespace(page_size_kib=4, mlp_elements=4096, group_size=4)
     monkeypatch.setattr(kv_pool, "get_server_args", lambda: SimpleNamespace(_amoeba=config))
     return [
-        ElasticKVPool(SIZE, 1, torch.float32, HEADS, HEAD_DIM, LAYERS, "cpu", False)
+        ElasticKVPool(SLOTS * page, page, torch.float32, HEADS, HEAD_DIM, LAYERS, "cpu", False)
         for _ in range(2)
     ]
 
@@ -29,43 +34,45 @@ def numbered(pool):
             part.copy_(torch.arange(part.numel()).view(part.shape) + 1000 * (2 * layer + which))
 
 
-def test_at_the_start_the_buffers_are_upstreams(pools):
+def test_at_the_start_a_slot_has_all_heads_of_its_tokens(pools, page):
     pool = pools[0]
     for buffers in (pool.k_buffer, pool.v_buffer):
-        assert [buffer.shape for buffer in buffers] == [(SIZE + 1, HEADS, HEAD_DIM)] * LAYERS
+        shape = (SLOTS + 1, HEADS, page, HEAD_DIM)
+        assert [buffer.shape for buffer in buffers] == [shape] * LAYERS
+    assert pool.get_kv_size_bytes() == (pool.k_buffer[0].nbytes * LAYERS,) * 2
     pool.get_key_buffer(1)[2] = 7.0
     assert bool((pool.blocks[1][0][2] == 7).all())
 
 
 @pytest.mark.parametrize("degree", [1, 2, 4])
-def test_a_view_holds_the_same_bytes_with_more_tokens_of_fewer_heads(pools, degree):
+def test_a_view_holds_the_same_bytes_with_more_slots_of_fewer_heads(pools, page, degree):
     pool = pools[0]
     numbered(pool)
     pool.view_layer(1, degree)
     view = pool.v_buffer[1]
-    assert view.shape == ((SIZE + 1) * degree, HEADS // degree, HEAD_DIM)
+    assert view.shape == ((SLOTS + 1) * degree, HEADS // degree, page, HEAD_DIM)
     assert torch.equal(view.view(-1), pool.blocks[1][1].view(-1))
-    assert pool.k_buffer[0].shape == (SIZE + 1, HEADS, HEAD_DIM)
+    assert pool.k_buffer[0].shape == (SLOTS + 1, HEADS, page, HEAD_DIM)
 
 
-def test_views_follow_growth_and_the_first_rows_stay(pools):
+def test_views_follow_growth_and_the_first_rows_stay(pools, page):
     pool = pools[0]
     numbered(pool)
     spare = pool.memory.create(2 * LAYERS * 2)
     pool.ranges.grow(spare)
     rows = pool.ranges.rows
-    assert rows == (1 + 2) * 4096 // (HEADS * HEAD_DIM * 4)
+    assert rows == (1 + 2) * 4096 // (HEADS * page * HEAD_DIM * 4)
     for layer in range(LAYERS):
         pool.view_layer(layer, 2)
         for buffer, block in zip(
             (pool.k_buffer[layer], pool.v_buffer[layer]), pool.blocks[layer], strict=True
         ):
-            assert buffer.shape == (2 * rows, HEADS // 2, HEAD_DIM)
-            buffer[2 * (SIZE + 1) :] = -1.0
-            assert torch.equal(buffer[: 2 * (SIZE + 1)].reshape(-1), block.view(-1))
+            assert buffer.shape == (2 * rows, HEADS // 2, page, HEAD_DIM)
+            buffer[2 * (SLOTS + 1) :] = -1.0
+            assert torch.equal(buffer[: 2 * (SLOTS + 1)].reshape(-1), block.view(-1))
     pool.ranges.shrink()
     pool.view_layer(0, 1)
-    assert len(pool.k_buffer[0]) == SIZE + 1
+    assert len(pool.k_buffer[0]) == SLOTS + 1
 
 
 @pytest.mark.parametrize("staging_bytes", [1, 100, 1 << 20])

@@ -4,22 +4,33 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from amoeba_sglang.layout.locations import (
+    missing_slots,
+    next_locations,
+    slots_filled,
+    slots_of,
+)
 from amoeba_sglang.model.mirror import RowLedger, RowMirror
 
 
 class Owner:
-    """A worker's request table as upstream changes it, with its ledger and one peer's mirror."""
+    """A worker's request table as upstream changes it, with its ledger and one peer's mirror.
 
-    def __init__(self):
+    What upstream changes it changes in whole slots of `page` tokens.
+    """
+
+    def __init__(self, page=1):
+        self.page = page
         self.rows, self.generation, self.protected = {}, {}, {}
         self.free = set(range(8))
         self.ledger, self.mirror = RowLedger(), RowMirror()
         self.next_slot = 1
 
-    def new_slots(self, count):
-        slots = np.arange(self.next_slot, self.next_slot + count)
-        self.next_slot += count
-        return slots
+    def new_locations(self, end, count):
+        slots = missing_slots(end, count, self.page)
+        self.next_slot += slots
+        new = np.arange(self.next_slot - slots, self.next_slot)
+        return next_locations(end, count, new, self.page)
 
     def admit(self, row, tokens):
         self.free.discard(row)
@@ -30,21 +41,25 @@ class Owner:
 
     def step(self, row, tokens):
         start = len(self.rows[row])
-        self.rows[row] = np.concatenate([self.rows[row], self.new_slots(tokens)])
+        last = int(self.rows[row][-1]) + 1 if start else 0
+        self.rows[row] = np.concatenate([self.rows[row], self.new_locations(last, tokens)])
         end = len(self.rows[row])
         known = self.ledger.advance(row, self.generation[row], self.protected[row], start, end)
-        seen = self.mirror.apply(row, known, self.rows[row][known:end])
-        np.testing.assert_array_equal(seen, self.rows[row])
+        slots = slots_of(self.rows[row], self.page)
+        first = known // self.page
+        seen = self.mirror.apply(row, first, slots[first:])
+        np.testing.assert_array_equal(seen, slots)
 
     def deduplicate(self, row):
-        """The tree takes the row over and repoints all but what it owned before."""
-        old, end = self.protected[row], len(self.rows[row])
-        self.rows[row] = np.concatenate([self.rows[row][:old], self.new_slots(end - old)])
+        """The tree takes the row's full slots over and repoints all but what it owned before."""
+        old, end = self.protected[row], len(self.rows[row]) // self.page * self.page
+        new = self.new_locations(0, end - old)
+        self.rows[row] = np.concatenate([self.rows[row][:old], new, self.rows[row][end:]])
         self.protected[row] = end
 
     def relocate(self, row):
         """Its tokens move to other slots."""
-        self.rows[row] = self.new_slots(len(self.rows[row]))
+        self.rows[row] = self.new_locations(0, len(self.rows[row]))
         self.ledger.forget(row)
 
     def release(self, row):
@@ -56,9 +71,12 @@ class Owner:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 4), st.integers(1, 30))))
-def test_mirror_follows_every_history(history):
-    owner = Owner()
+@given(
+    st.sampled_from([1, 16]),
+    st.lists(st.tuples(st.integers(0, 7), st.integers(0, 4), st.integers(1, 30))),
+)
+def test_mirror_follows_every_history(page, history):
+    owner = Owner(page)
     for row, action, tokens in history:
         if row in owner.free:
             owner.admit(row, tokens)
@@ -71,7 +89,7 @@ def test_mirror_follows_every_history(history):
         else:
             owner.step(row, tokens)
         owner.collect()
-        live = sum(len(slots) for slots in owner.rows.values())
+        live = sum(slots_filled(len(row), page) for row in owner.rows.values())
         assert owner.mirror.slots_held <= live * 5 // 4 + 64 * 8
         assert len(owner.ledger) <= len(owner.rows)
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amoeba_sglang.layout.locations import slots_filled
 from amoeba_sglang.model.step_record import Row, StepRecord, require_agreement
 
 words = st.integers(0, 2**40)
@@ -15,8 +16,10 @@ slots = st.lists(words, max_size=5).map(lambda values: np.array(values, np.int64
 def rows(draw):
     seq_len = draw(st.integers(1, 40))
     extend = draw(st.integers(1, seq_len))
-    known = draw(st.integers(0, seq_len - extend))
-    slots = draw(st.lists(words, min_size=seq_len - known, max_size=seq_len - known))
+    page = draw(st.sampled_from([1, 16]))
+    known = draw(st.integers(0, (seq_len - extend) // page))
+    count = slots_filled(seq_len, page) - known
+    slots = draw(st.lists(words, min_size=count, max_size=count))
     return Row(draw(st.integers(0, 4096)), seq_len, extend, known, np.array(slots, np.int64))
 
 

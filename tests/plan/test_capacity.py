@@ -83,6 +83,19 @@ def test_weights_and_kv_of_every_worker_stay_in_the_budget_at_every_degree(case,
 
 
 @settings(deadline=None)
+@given(small_models(), st.integers(0, 200_000), st.sampled_from([2, 16]))
+def test_kv_pages_of_several_tokens_cost_less_than_two_a_worker(case, usable, kv_page):
+    model, pages = case
+    single = {row.degree: row for row in plan_capacity(model, pages, usable).degrees}
+    several = plan_capacity(model, pages, usable, kv_page).degrees
+    for row in several:
+        assert row.tokens % (row.degree * kv_page) == 0 and row.tokens > 0
+        assert (row.tokens // row.degree + kv_page) * model.token_bytes <= row.kv_bytes
+        if len(several) == len(single):
+            assert 0 <= single[row.degree].tokens - row.tokens < 2 * row.degree * kv_page
+
+
+@settings(deadline=None)
 @given(small_models(), st.integers(0, 200_000))
 def test_growth_of_the_pool_is_that_of_grown_slots(case, usable):
     model, pages = case

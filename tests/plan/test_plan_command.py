@@ -44,6 +44,8 @@ def test_options_change_the_plan(capsys):
     assert tokens("--kv-cache-dtype", "fp8_e4m3") > 1.9 * plain
     assert tokens("--dtype", "float32") < plain / 2
     assert tokens("--mem-fraction-static", "0.8") < plain < tokens("--device-memory-gb", "96")
+    # Slots of 64 tokens, one of them padding and one cut off at most.
+    assert tokens("--page-size", "64") in range(plain // 64 * 64 - 128, plain + 1, 64)
 
 
 def test_a_model_that_is_too_large_gets_one_line_and_the_degrees_that_fit(capsys):

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given, settings
@@ -139,3 +140,10 @@ def test_no_step_needs_a_page_that_the_worker_does_not_own(change, merge, per_st
     whole = mapped[0] if merge else mapped[-1]
     kept = [pages.kept_pages(degree, rank).size for rank, degree in enumerate(low)]
     assert list(whole) == kept
+
+
+def test_slots_of_several_tokens_move_whole():
+    plan = build((1, 1), (2, 2), (2048, 2033), shape=replace(SHAPE, page=16))
+    assert plan.live_tokens == (2048, 2048)
+    assert plan.received_bytes == (2048 * 30 * 1024,) * 2
+    assert build((1, 1), (2, 2), (0, 1), shape=replace(SHAPE, page=16)).live_tokens == (0, 16)

@@ -11,55 +11,74 @@ from sglang.srt.layers.radix_attention import AttentionType, RadixAttention
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
 from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.layout.locations import locations_at, slots_filled
 from amoeba_sglang.platform import attention_plan
 from amoeba_sglang.platform.attention import CpuAttention
 
 SIZE = 32
-SLOTS = 4096
+LOCATIONS = 4096
 CONTEXT = 1500
 
 
 class Pool:
-    """A KV pool of one layer."""
+    """A KV pool of one layer with slots of `page` tokens, or None for upstream's buffers."""
 
-    def __init__(self, kv_heads: int, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self.keys = torch.full((SLOTS, kv_heads, SIZE), float("nan"), dtype=dtype)
-        self.values = torch.full((SLOTS, kv_heads, SIZE), float("nan"), dtype=dtype)
+    start_layer = 0
+
+    def __init__(self, kv_heads: int, dtype: torch.dtype, page: int | None) -> None:
+        self.dtype, self.page = dtype, page or 1
+        shape = (LOCATIONS // self.page, kv_heads, self.page, SIZE)
+        self.keys, self.values = (torch.full(shape, float("nan"), dtype=dtype) for _ in range(2))
+        self.shape = shape if page else (LOCATIONS, kv_heads, SIZE)
 
     def get_key_buffer(self, layer_id):
-        return self.keys
+        return self.keys.view(self.shape)
 
     def get_value_buffer(self, layer_id):
-        return self.values
+        return self.values.view(self.shape)
 
-    def set_kv_buffer(self, layer, location, k, v):
-        self.keys[location.loc], self.values[location.loc] = k, v
+    def write(self, locations):
+        """Random keys and values of a row's first tokens; its slots were cleared at the first."""
+        slots = locations // self.page
+        for buffer in (self.keys, self.values):
+            buffer[slots] = 0.0
+            new = torch.randn(len(locations), buffer.shape[1], SIZE).to(self.dtype)
+            buffer[slots, :, locations % self.page] = new
+
+    def read(self, locations, head):
+        where = locations // self.page, head, locations % self.page
+        return self.keys[where], self.values[where]
 
 
 class Scene:
     """A random batch: row i has lengths[i] tokens, of which queries[i] are computed now."""
 
-    def __init__(self, mode, lengths, queries, *, heads=6, kv_heads=2, dtype=torch.float32):
+    def __init__(
+        self, mode, lengths, queries, *, heads=6, kv_heads=2, dtype=torch.float32, page=None
+    ):
         torch.manual_seed(sum(lengths) + len(lengths))
         self.lengths, self.queries, self.heads, self.kv_heads = lengths, queries, heads, kv_heads
-        self.pool = Pool(kv_heads, dtype)
+        self.pool = Pool(kv_heads, dtype, page)
         # Slots of a request are scattered; those of no request stay NaN and must not leak in.
-        order = torch.randperm(SLOTS - 1) + 1
-        self.slots = list(order[: sum(lengths)].split(lengths)) if lengths else []
+        page = self.pool.page
+        counts = [slots_filled(length, page) for length in lengths]
+        order = torch.randperm(LOCATIONS // page - 1) + 1
+        self.slots = list(order[: sum(counts)].split(counts)) if lengths else []
+        self.locations = [
+            torch.from_numpy(locations_at(slots.numpy(), 0, length, page))
+            for slots, length in zip(self.slots, lengths, strict=True)
+        ]
         self.rows = torch.randperm(len(lengths) + 3)[: len(lengths)]
         self.table = torch.zeros(len(lengths) + 3, CONTEXT, dtype=torch.int32)
-        for row, slots in zip(self.rows, self.slots, strict=True):
-            self.table[row, : len(slots)] = slots
+        for row, locations in zip(self.rows, self.locations, strict=True):
+            self.table[row, : len(locations)] = locations
         tokens = sum(queries)
         self.q = torch.randn(tokens, heads * SIZE).to(dtype)
         self.k = torch.randn(tokens, kv_heads, SIZE).to(dtype)
         self.v = torch.randn(tokens, kv_heads, SIZE).to(dtype)
-        new = [s[len(s) - n :] for s, n in zip(self.slots, queries, strict=True)]
-        for slots, n in zip(self.slots, queries, strict=True):
-            old = slots[: len(slots) - n]
-            self.pool.keys[old] = torch.randn(len(old), kv_heads, SIZE).to(dtype)
-            self.pool.values[old] = torch.randn(len(old), kv_heads, SIZE).to(dtype)
+        new = [s[len(s) - n :] for s, n in zip(self.locations, queries, strict=True)]
+        for locations, n in zip(self.locations, queries, strict=True):
+            self.pool.write(locations[: len(locations) - n])
         self.batch = SimpleNamespace(
             forward_mode=mode,
             seq_lens=torch.tensor(lengths, dtype=torch.int64),
@@ -84,12 +103,12 @@ class Scene:
         values.
         """
         out, token = torch.zeros(sum(self.queries), self.heads, SIZE, dtype=torch.float64), 0
-        for slots, count in zip(self.slots, self.queries, strict=True):
+        for locations, count in zip(self.locations, self.queries, strict=True):
             for index in range(count):
-                seen = slots[: len(slots) - count + index + 1]
+                seen = locations[: len(locations) - count + index + 1]
                 for head in range(self.heads):
                     kv = head // (self.heads // self.kv_heads)
-                    keys, values = self.pool.keys[seen, kv], self.pool.values[seen, kv]
+                    keys, values = self.pool.read(seen, kv)
                     query = self.q.view(-1, self.heads, SIZE)[token, head].double()
                     weights = torch.softmax(keys.double() @ query / math.sqrt(SIZE), 0)
                     out[token, head] = weights @ values.double()
@@ -103,6 +122,7 @@ class Scene:
         assert (out.double() - expected).abs().max() < limit
 
 
+PAGES = (None, 1, 16)
 BATCHES = {
     "decode": (ForwardMode.DECODE, [7, 7, 7], [1, 1, 1]),
     "decode uneven": (ForwardMode.DECODE, [1, 300, 5, 299], [1] * 4),
@@ -120,8 +140,9 @@ BATCHES = {
 
 @pytest.mark.parametrize("name", BATCHES)
 @pytest.mark.parametrize("source", ["runner", "table", "ragged"])
-def test_matches_the_definition(name, source):
-    scene = Scene(*BATCHES[name])
+@pytest.mark.parametrize("page", PAGES)
+def test_matches_the_definition(name, source, page):
+    scene = Scene(*BATCHES[name], page=page)
     if source == "table":
         table, scene.runner.req_to_token_pool = scene.table, SimpleNamespace(req_to_token=None)
         backend = CpuAttention(scene.runner, table)
@@ -137,16 +158,18 @@ def test_matches_the_definition(name, source):
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (8, 2), (3, 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_head_counts_and_dtypes(heads, kv_heads, dtype):
+@pytest.mark.parametrize("page", PAGES)
+def test_head_counts_and_dtypes(heads, kv_heads, dtype, page):
     for name in ("decode uneven", "union of chunks and decode rows"):
-        scene = Scene(*BATCHES[name], heads=heads, kv_heads=kv_heads, dtype=dtype)
+        scene = Scene(*BATCHES[name], heads=heads, kv_heads=kv_heads, dtype=dtype, page=page)
         backend = CpuAttention(scene.runner)
         backend.init_forward_metadata(scene.batch)
         scene.check(scene.run(backend))
 
 
-def test_one_backend_serves_batch_after_batch():
-    scenes = [Scene(*BATCHES[name]) for name in BATCHES]
+@pytest.mark.parametrize("page", PAGES)
+def test_one_backend_serves_batch_after_batch(page):
+    scenes = [Scene(*BATCHES[name], page=page) for name in BATCHES]
     backend = CpuAttention(scenes[0].runner)
     for scene in scenes:
         backend.token_to_kv_pool, backend._table = scene.pool, scene.table
@@ -168,15 +191,15 @@ def test_batch_without_rows(mode):
 
 def test_long_row_does_not_pad_short_ones():
     lengths = [8000] + [100] * 31
-    slots = attention_plan.RowSlots(torch.arange(sum(lengths)), [0] * 32, lengths)
+    slots = attention_plan.RowSlots(torch.arange(sum(lengths)), [0] * 32, lengths, 1, 1)
     plan = attention_plan.plan_attention(slots, [1] * 32, torch.float32)
-    assert sum(group.slots.numel() for group in plan.groups) == sum(lengths)
+    assert sum(group.slots.slots.numel() for group in plan.groups) == sum(lengths)
     assert len(plan.groups) == 2
 
 
 def test_like_lengths_share_a_call():
     lengths = [256 + i for i in range(8)]
-    slots = attention_plan.RowSlots(torch.arange(512), [0] * 8, lengths)
+    slots = attention_plan.RowSlots(torch.arange(512), [0] * 8, lengths, 1, 1)
     (group,) = attention_plan.plan_attention(slots, [1] * 8, torch.float32).groups
     assert group.tokens is None
     assert group.longest == 263

@@ -6,7 +6,7 @@ from amoeba_sglang.router.calibration import Calibration
 from amoeba_sglang.router.limits import Capacity
 from amoeba_sglang.worker.step_meter import StepMeter
 
-CAPACITY = Capacity(slots=1000, context=8000, grown={1: 0, 2: 600, 4: 3000})
+CAPACITY = Capacity(slots=1000, context=8000, grown={1: 0, 2: 600, 4: 3000}, page=1)
 
 
 class Clock:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -7,7 +9,7 @@ from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.router.limits import Capacity, RequestLimits
 
 # Workers of 100 slots and a longer context; instances grow by 60 and 200 slots.
-CAPACITY = Capacity(slots=100, context=500, grown={1: 0, 2: 60, 4: 200})
+CAPACITY = Capacity(slots=100, context=500, grown={1: 0, 2: 60, 4: 200}, page=1)
 ALONE, PAIR, FOUR = Layout((1,) * 4), Layout((2, 2, 1, 1)), Layout((4,) * 4)
 
 
@@ -42,7 +44,7 @@ def test_only_the_anchor_of_an_instance_has_more_than_its_own_slots():
 
 def test_the_context_of_the_model_bounds_every_layout():
     assert CAPACITY.by_rank(FOUR) == (498, 98, 98, 98)
-    assert Capacity(100, 50, CAPACITY.grown).by_rank(FOUR) == (48, 48, 48, 48)
+    assert replace(CAPACITY, context=50).by_rank(FOUR) == (48, 48, 48, 48)
 
 
 def test_an_instance_holds_the_slots_of_its_workers_and_the_grown_ones():

@@ -11,15 +11,17 @@ from amoeba_sglang.worker.leases import Demand, Leases
 from tests.model.allocators import Tree, make, request
 
 SIZE, GROWN = 10, 6
+PAGES = (1, 16)
+"""Tokens of a slot."""
 CHAIN = DegreeChain((1, 2, 4))
 
 
 class Instance:
     """The leases of all workers of one instance; `first`: index of its anchor in the group."""
 
-    def __init__(self, degree, first=0):
-        self.degree, self.first = degree, first
-        self.allocators = [make(grown=GROWN if i == 0 else 0) for i in range(degree)]
+    def __init__(self, degree, first=0, page=1):
+        self.degree, self.first, self.page = degree, first, page
+        self.allocators = [make(grown=GROWN if i == 0 else 0, page=page) for i in range(degree)]
         self.allocators[0].leasable = (degree - 1) * SIZE
         self.trees = [Tree(allocator) for allocator in self.allocators]
         self.leases = [

@@ -7,27 +7,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.model.allocators import request
-from tests.worker.instances import GROWN, SIZE, Instance, long_request
+from tests.worker.instances import GROWN, PAGES, SIZE, Instance, long_request
 
 
-def instance_with_leases():
-    instance = Instance(2)
-    instance.waiting[0] = [long_request(SIZE + GROWN + 4)]
+def instance_with_leases(page=1):
+    instance = Instance(2, page=page)
+    instance.waiting[0] = [long_request((SIZE + GROWN + 4) * page)]
     for _ in range(3):
         instance.step()
     return instance
 
 
 @pytest.mark.parametrize("degree", [2, 4])
-def test_the_anchor_gets_what_its_waiting_request_lacks_and_returns_it(degree):
-    instance = Instance(degree)
+@pytest.mark.parametrize("page", PAGES)
+def test_the_anchor_gets_what_its_waiting_request_lacks_and_returns_it(degree, page):
+    instance = Instance(degree, page=page)
     anchor = instance.allocators[0]
     wanted = SIZE + GROWN + 4
-    instance.waiting[0] = [long_request(wanted)]
+    instance.waiting[0] = [long_request(wanted * page - page // 2)]
     for _ in range(3):
         assert instance.step()
         instance.check()
-    assert len(anchor.free_extra) + anchor.available_size() >= wanted + 2
+    assert len(anchor.free_extra) + anchor.available_size() // page >= wanted + 2
     instance.waiting[0] = []
     assert instance.step(), "the instance must not fall asleep with slots away from home"
     instance.check()
@@ -45,19 +46,21 @@ def test_short_requests_ask_for_nothing():
     assert not len(instance.allocators[0].leased)
 
 
-def test_a_peer_keeps_what_its_running_requests_may_still_take():
-    instance = Instance(2)
-    running = request(7, prompt=1)
-    running.kv.kv_allocated_len = 2
+@pytest.mark.parametrize("page", PAGES)
+def test_a_peer_keeps_what_its_running_requests_may_still_take(page):
+    instance = Instance(2, page=page)
+    running = request(7 * page - page // 2, prompt=1)
+    running.kv.kv_allocated_len = 2 * page - page // 3
     instance.live[1] = [running]
-    instance.waiting[0] = [long_request(100)]
+    instance.waiting[0] = [long_request(100 * page)]
     for _ in range(4):
         instance.step()
-    assert instance.allocators[1].available_size() == 7 - 2
+    assert instance.allocators[1].available_size() == (7 - 2) * page
 
 
-def test_a_flush_gives_nothing_lent_away_a_second_time():
-    instance = instance_with_leases()
+@pytest.mark.parametrize("page", PAGES)
+def test_a_flush_gives_nothing_lent_away_a_second_time(page):
+    instance = instance_with_leases(page)
     for allocator in instance.allocators:
         allocator.clear()
     instance.check()
@@ -98,13 +101,14 @@ def test_leases_outlast_a_change_from_workers_that_stay_with_the_anchor(
 @settings(deadline=None)
 @given(
     st.sampled_from([2, 4]),
+    st.sampled_from(PAGES),
     st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3), st.integers(0, 8)), max_size=12),
 )
-def test_no_slot_is_lost_or_doubled_in_any_history(degree, history):
-    instance = Instance(degree)
+def test_no_slot_is_lost_or_doubled_in_any_history(degree, page, history):
+    instance = Instance(degree, page=page)
     for wanted, worker, short in history:
-        instance.waiting[0] = [long_request(wanted)] if wanted > SIZE else []
-        peer = request(short, prompt=1)
+        instance.waiting[0] = [long_request(wanted * page)] if wanted > SIZE else []
+        peer = request(short * page - page // 2, prompt=1)
         peer.kv.kv_allocated_len = 0
         instance.live[worker % degree] = [peer] if short else []
         instance.step()
@@ -112,4 +116,4 @@ def test_no_slot_is_lost_or_doubled_in_any_history(degree, history):
     instance.waiting[0] = []
     for _ in range(3):
         instance.step()
-    assert all(a.available_size() == SIZE for a in instance.allocators)
+    assert all(a.available_size() == SIZE * page for a in instance.allocators)
