@@ -50,6 +50,8 @@ def main() -> int:
     with Server(
         "--tp-size", str(options.workers), "--dtype", "float32",
         "--max-total-tokens", str(options.pool), "--chunked-prefill-size", "512",
+        # The walk alone changes the layout.
+        "--amoeba-policy", "static",
         # Admit more than fits, so that running requests are retracted, and forget at once that
         # they were, so that it happens again.
         "--schedule-conservativeness", "0.1",

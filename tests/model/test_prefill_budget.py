@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sglang.srt.managers import schedule_policy
 
 from tests.model.allocators import GROWN, LONG, SHORT, SIZE, Tree, make, request
+
+# Where the last token of a request without any lies.
+FIRST = torch.tensor([-1])
 
 
 def budget_of(allocator, running=()):
@@ -101,7 +105,7 @@ def test_upstreams_preemption_tells_the_budget_which_request_it_preempts(monkeyp
     monkeypatch.setattr(schedule_policy, "get_schedule", lambda: schedule)
     allocator = make()
     running, urgent = request(SIZE + GROWN), request(SIZE + GROWN, prompt=4)
-    held = allocator.alloc_for_requests(Tree(allocator), [running], [2])
+    held = allocator.alloc_for_requests(Tree(allocator), [running], [2], FIRST)
     batch = SimpleNamespace(
         reqs=[running],
         release_req=lambda index, left: allocator.free(held),
@@ -130,7 +134,7 @@ def test_upstreams_preemption_tells_the_budget_which_request_it_preempts(monkeyp
 def test_the_grown_slots_of_a_preempted_request_can_be_had_at_once():
     allocator = make()
     preempted = request(SIZE + GROWN)
-    held = allocator.alloc_for_requests(Tree(allocator), [preempted], [GROWN])
+    held = allocator.alloc_for_requests(Tree(allocator), [preempted], [GROWN], FIRST)
     budget = budget_of(allocator, [(preempted, 4)])
     assert not admits(budget, LONG, GROWN, SIZE - 2)
     budget.release_running(preempted, 4)
