@@ -84,11 +84,12 @@ def prepare(server_args: Any, options: argparse.Namespace) -> AmoebaConfig:
             f"--device {server_args.device}: joint steps run only on the CPU yet, use --device cpu"
         )
     fields = msgspec.structs.fields(type(server_args))
+    emulation = read_emulation(options)
     require_supported_flags(
         {field.name: getattr(server_args, field.name) for field in fields},
         {field.name: field.default for field in fields},
+        emulation is not None,
     )
-    emulation = read_emulation(options)
     if emulation is not None:
         pretend(server_args, emulation.device)
     try:

@@ -79,13 +79,19 @@ _FEATURES = {
     "another load balancing (--amoeba-policy chooses it)": ("load_balance_method",),
 }
 
+# Tested with emulated steps only.
+_EMULATED_FEATURES = {"mixed prefill and decode batches": ("enable_mixed_chunk",)}
 
-def require_supported_flags(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+
+def require_supported_flags(
+    values: Mapping[str, Any], defaults: Mapping[str, Any], emulated: bool
+) -> None:
     """ConfigError that names the flag if any of `values` asks for a feature that is not served.
 
-    values: SGLang's server arguments by field name, as the user gave them; defaults: SGLang's own.
+    values: SGLang's server arguments by field name, as the user gave them; defaults: SGLang's own;
+    emulated: whether steps compute nothing.
     """
-    for feature, fields in _FEATURES.items():
+    for feature, fields in (_FEATURES if emulated else _FEATURES | _EMULATED_FEATURES).items():
         for field in fields:
             if values[field] != defaults[field]:
                 raise ConfigError(

@@ -71,7 +71,8 @@ def measure(model: str, workers: int) -> dict[str, Any]:
     texts = prompts(6, 150, 40000)
     degrees = [d for d in (1, 2, 4) if d <= workers]
     ours: dict[int, tuple[list, list]] = {}
-    with Server("--tp-size", str(workers), *COMMON, model=model) as server:
+    manual = ("--amoeba-policy", "static")
+    with Server("--tp-size", str(workers), *manual, *COMMON, model=model) as server:
         ranks = list(range(workers))
         for degree in degrees:
             status, reply = server.transform(ranks, degree)

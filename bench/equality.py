@@ -71,7 +71,7 @@ def main() -> None:
     with Server(
         "--tp-size", str(options.workers), "--dtype", "float32", "--max-total-tokens", "8192",
         "--max-running-requests", "64", "--chunked-prefill-size", "512",
-        "--amoeba-layers-per-step", options.layers_per_step,
+        "--amoeba-policy", "static", "--amoeba-layers-per-step", options.layers_per_step,
     ) as server:  # fmt: skip
         print(f"server up in {server.start_seconds:.0f} s; untouched run", flush=True)
         asyncio.run(run_clients(server.url, prompts[:8], 8, 8))

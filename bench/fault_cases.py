@@ -19,7 +19,10 @@ SIGNALS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP}
 CLIENT_LIMIT_S = {"kill": 2.0, "freeze": 10.0}
 EXIT_LIMIT_S = {"kill": 10.0, "freeze": 18.0}
 MOMENTS = ("idle", "busy", "joint idle", "joint busy", "transformation")
-FLAGS = ("--dtype", "float32", "--max-total-tokens", "4096", "--chunked-prefill-size", "512")
+FLAGS = (
+    "--dtype", "float32", "--max-total-tokens", "4096", "--chunked-prefill-size", "512",
+    "--amoeba-policy", "static",
+)  # fmt: skip
 # Together they fit into a pool, so the long prompt is not queued.
 PREFILL_TOKENS = 1500
 SHORT_OUTPUT = 900

@@ -33,7 +33,8 @@ def main() -> None:
 
 def measure_amoeba(workers: int, options: argparse.Namespace) -> dict[str, Any]:
     """Start-up, memory and CPU at every uniform degree of one server."""
-    with Server("--tp-size", str(workers), *common(options)) as server:
+    manual = ("--amoeba-policy", "static")
+    with Server("--tp-size", str(workers), *manual, *common(options)) as server:
         measured = describe_start("amoeba", workers, server)
         measured["idle"] = {"degree 1": rest(server, options)}
         for degree in server.state()["degrees"][1:]:

@@ -31,8 +31,9 @@ def main() -> None:
 
 def measure(workers: int) -> dict[str, Any]:
     with Server(
-        "--tp-size", str(workers), "--dtype", "float32", "--max-total-tokens", "4096"
-    ) as server:
+        "--tp-size", str(workers), "--dtype", "float32", "--max-total-tokens", "4096",
+        "--amoeba-policy", "static",
+    ) as server:  # fmt: skip
         return asyncio.run(_under_load(server, workers))
 
 

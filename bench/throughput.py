@@ -80,7 +80,7 @@ def make_server(side: str, case: str, options: argparse.Namespace) -> Server:
         transport = "collective" if case == "tp-gloo" else "peer"
         return Server(
             "--tp-size", workers, "--amoeba-initial-degree", degree,
-            "--amoeba-transport", transport, *common,
+            "--amoeba-transport", transport, "--amoeba-policy", "static", *common,
         )  # fmt: skip
     environment = stock_environment(options.workers)
     if case == "tp-gloo":

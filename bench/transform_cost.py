@@ -19,7 +19,8 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=10, help="of the server, each about a minute")
     options = parser.parse_args()
     flags = ("--tp-size", "2", "--dtype", "float32", "--chunked-prefill-size", "1024",
-             "--max-total-tokens", str(options.tokens + 512))  # fmt: skip
+             "--max-total-tokens", str(options.tokens + 512),
+             "--amoeba-policy", "static")  # fmt: skip
     with Server(*flags) as server:
         starts = [server.start_seconds]
         for rank in range(2):

@@ -21,19 +21,27 @@ DEFAULTS |= {"page_size": None, "chunked_prefill_size": None, "nnodes": 1, "kv_c
     ],
 )
 def test_refused_flags(field, value, says):
-    supported.require_supported_flags(DEFAULTS, DEFAULTS)
+    supported.require_supported_flags(DEFAULTS, DEFAULTS, False)
     with pytest.raises(ConfigError) as error:
-        supported.require_supported_flags({**DEFAULTS, field: value}, DEFAULTS)
+        supported.require_supported_flags({**DEFAULTS, field: value}, DEFAULTS, False)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_only_an_emulated_server_mixes_prefill_and_decode_rows():
+    """No joint step with such a batch has been tested with a model that computes."""
+    values = {**DEFAULTS, "enable_mixed_chunk": True}
+    supported.require_supported_flags(values, DEFAULTS, True)
+    with pytest.raises(ConfigError, match="--enable-mixed-chunk"):
+        supported.require_supported_flags(values, DEFAULTS, False)
 
 
 @pytest.mark.parametrize("page", [None, 1, 16])
 def test_pages_of_any_size_are_served_if_chunks_are_made_of_them(page):
     values = {**DEFAULTS, "page_size": page, "chunked_prefill_size": 512}
-    supported.require_supported_flags(values, DEFAULTS)
+    supported.require_supported_flags(values, DEFAULTS, False)
     with pytest.raises(ConfigError, match="--page-size 48: --chunked-prefill-size 512 is not a"):
-        supported.require_supported_flags({**values, "page_size": 48}, DEFAULTS)
+        supported.require_supported_flags({**values, "page_size": 48}, DEFAULTS, False)
 
 
 def model(**changes):

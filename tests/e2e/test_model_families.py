@@ -12,6 +12,7 @@ def qwen3(tmp_path_factory):
     make_tiny_qwen3(folder, seed=3, tokenizer_dir=MODEL)
     with Server(
         "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", "2048",
+        "--amoeba-policy", "static",
         model=str(folder), env={"AMOEBA_AUDIT": "1"},
     ) as running:  # fmt: skip
         yield running
