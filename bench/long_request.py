@@ -110,15 +110,15 @@ def refused(server: Server, tokens: list[int]) -> dict[str, Any]:
 class WeightMemory:
     """The elastic weights of one worker as the system sees them, from its degree 1 on.
 
-    The worker's memory file holds the KV ranges first and the weights after them, and at degree 1
-    the weights are the one long mapping of its end.
+    At degree 1 the weights are the one mapping of the worker's memory file with most memory behind
+    it: there are many KV ranges, and where unmapped pages are kept there is none yet.
     """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._file = memory_file(pid)
         self._inode = os.stat(self._file).st_ino
-        whole = max(self._mappings(), key=lambda mapping: mapping.high - mapping.low)
+        whole = max(self._mappings(), key=lambda mapping: mapping.resident)
         self._low, self._high = whole.low, whole.high
         self._resident, self._physical = self._weights(), os.stat(self._file).st_blocks * 512
 

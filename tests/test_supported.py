@@ -7,7 +7,8 @@ import pytest
 from amoeba_sglang import supported
 from amoeba_sglang.errors import ConfigError
 
-DEFAULTS = {field: None for fields in supported._FEATURES.values() for field in fields}
+FEATURES = supported._FEATURES | supported._EMULATED_FEATURES
+DEFAULTS = {field: None for fields in FEATURES.values() for field in fields}
 DEFAULTS |= {"page_size": None, "chunked_prefill_size": None, "nnodes": 1, "kv_cache_dtype": "auto"}
 
 

@@ -1,13 +1,18 @@
 """Real servers with four workers, shared by the end-to-end tests. Slots are audited."""
 
+import os
+
 import pytest
 
 from bench.servers import Server
 
 
-@pytest.fixture(scope="module", params=[1, 16], ids="page {}".format)
+PAGES = [int(page) for page in os.environ.get("AMOEBA_TEST_PAGES", "1").split(",")]
+
+
+@pytest.fixture(scope="module", params=PAGES, ids="page {}".format)
 def page(request):
-    """Tokens of a KV page."""
+    """Tokens of a KV page; AMOEBA_TEST_PAGES=1,16 runs all with both, which takes twice as long."""
     return request.param
 
 
