@@ -6,7 +6,6 @@ import pytest
 
 from bench.servers import Server
 
-
 PAGES = [int(page) for page in os.environ.get("AMOEBA_TEST_PAGES", "1").split(",")]
 
 

@@ -23,6 +23,11 @@ def start(pool, *flags):
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module", params=[1, 16], ids="page {}".format)
+def page(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
 def expected():
     """Log-probabilities and short output of a server whose pool is large enough at degree 1; its
