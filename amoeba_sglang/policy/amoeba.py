@@ -53,6 +53,9 @@ class LongRequestRules:
         known = scene.evidence >= setting.base_evidence
         if known and scene.now - scene.base_since < setting.base_dwell_s:
             return None
+        if not known and scene.evidence:
+            # A few requests are no reason to change what they are served by.
+            return None
         traffic = scene.traffic if known else USUAL_TRAFFIC
         busy = busy_workers(table, traffic, setting.token_s)
         degree = min(busy, key=lambda degree: (busy[degree], degree))

@@ -18,7 +18,8 @@ class Setting:
     pack_s: a long request enters an instance whose long prompts are expected to take no longer.
     base_gain: share by which another base degree must be cheaper to be taken.
     base_dwell_s: the base degree is kept for so long at least.
-    base_evidence: requests that must have come lately before the base degree follows them.
+    base_evidence: requests that must have come lately before the base degree follows them; before
+        the first comes, it is that for usual traffic.
     traffic_s: time constant of what counts as lately.
     """
 

@@ -80,6 +80,6 @@ def test_a_client_that_gives_up_waiting_or_running_leaves_no_merged_instance(ser
 
 
 def test_what_no_layout_holds_is_refused_at_once(server):
-    status, reply = server.post("/generate", {"input_ids": LONG * 8})
+    status, reply = server.post("/generate", {"input_ids": LONG * 7})
     assert status == 400
     assert "no layout" in reply["error"]["message"]

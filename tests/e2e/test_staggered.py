@@ -50,7 +50,7 @@ def test_streams_of_four_workers_are_equal_token_for_token_at_every_boundary():
 def check_streams(server, workers):
     """Slots are audited at every b; with one layer a step all 30 are passed, in both directions."""
     # One is prefilled in many chunks, so layers move in the middle of a prompt, too.
-    prompts, tour = chat_prompts(10 * workers, seed=11), _TOURS[workers]
+    prompts, tour = chat_prompts(20, seed=11), _TOURS[workers]
     prompts[3] = "Tell me this again: " + "a long story with a clock in it. " * 35
     plain = asyncio.run(run_clients(server.url, prompts, 5 * workers, 100))
     assert not [s.error for s in plain if s.error]

@@ -235,6 +235,15 @@ def test_the_base_degree_follows_the_table_but_not_every_whim():
     assert RULES.base(replace(traffic.scene(), pinned=frozenset((0,)))) is None
 
 
+def test_a_few_requests_do_not_change_the_base_degree():
+    """A server stayed merged behind its first long request, once that had shown what steps cost."""
+    traffic = Traffic(RULES, [], knowledge=measured(**CHEAP_MERGES))
+    traffic.now = SETTING.base_dwell_s
+    scene = traffic.scene()
+    assert RULES.base(replace(scene, evidence=SETTING.base_evidence - 1)) is None
+    assert RULES.base(replace(scene, evidence=0.0)) is not None
+
+
 def test_the_layout_goes_to_the_base_degree_and_stays_there():
     traffic = Traffic(RULES, [], knowledge=measured(**CHEAP_MERGES))
     traffic.base = 2
