@@ -45,7 +45,7 @@ class HostMemory(Memory):
         # Of every reservation the id of the page at each place, or _NONE.
         self._mapped: WeakKeyDictionary[mapping.MappedRange, np.ndarray] = WeakKeyDictionary()
         self._parking: mapping.MappedRange | None = None
-        # Bool by page id: unmapped, and not since the parking was made.
+        # Bool by page id: in the parking, with all that it has been touched for.
         self._parked = np.zeros(0, dtype=bool)
         self._descriptor = os.memfd_create("amoeba-pages", os.MFD_CLOEXEC)
 
@@ -59,6 +59,7 @@ class HostMemory(Memory):
         assert count >= 0, count
         first, self._pages = self._pages, self._pages + count
         os.ftruncate(self._descriptor, self._pages * self.page_size)
+        self._parked = np.append(self._parked, np.zeros(count, dtype=bool))
         return range(first, self._pages)
 
     def map(
@@ -136,18 +137,14 @@ class HostMemory(Memory):
 
     def _make_parking(self) -> None:
         """Have a parking for all pages that exist; a page in a smaller one is touched again."""
-        if len(self._parked) < self._pages:
-            protection = mapping.READ | mapping.WRITE
-            self._parking = mapping.map_file(
-                self._pages * self.page_size, protection, self._descriptor
-            )
-            self._parked = np.zeros(self._pages, dtype=bool)
+        size = self._pages * self.page_size
+        if self._parking is None or self._parking.size < size:
+            self._parking = mapping.map_file(size, mapping.READ | mapping.WRITE, self._descriptor)
+            self._parked[:] = False
 
     def _by_parking(self, first: int, count: int) -> Iterator[tuple[int, int, bool]]:
         """Runs (first page, count, whether they are in the parking) of consecutive pages."""
-        parked = np.zeros(count, dtype=bool)
-        known = self._parked[first : first + count]
-        parked[: len(known)] = known
+        parked = self._parked[first : first + count].copy()
         cuts = [0, *(np.flatnonzero(np.diff(parked)) + 1).tolist(), count]
         for start, stop in itertools.pairwise(cuts):
             yield first + start, stop - start, bool(parked[start])

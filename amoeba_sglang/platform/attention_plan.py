@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
+from amoeba_sglang.layout.locations import slots_filled
+
 # A group may carry this many padding slots, plus a share of its useful ones, before another call
 # is cheaper.
 _FREE_PADDING = 1024
@@ -49,7 +51,7 @@ class RowSlots:
     def from_vectors(cls, vectors: list[torch.Tensor], lengths: list[int], page: int) -> RowSlots:
         """`vectors[i]` is row i's slots, int64, as many as its tokens fill."""
         counts = [vector.numel() for vector in vectors]
-        assert counts == [-(-length // page) for length in lengths], (counts, lengths, page)
+        assert counts == [slots_filled(n, page) for n in lengths], (counts, lengths, page)
         starts = [sum(counts[:i]) for i in range(len(counts))]
         store = torch.cat(vectors) if vectors else torch.empty(0, dtype=torch.int64)
         return cls(store, starts, lengths, page, 1)
@@ -59,7 +61,7 @@ class RowSlots:
         finite.
         """
         starts = torch.tensor([self.starts[row] for row in rows]).unsqueeze(1)
-        counts = [-(-self.lengths[row] // self.page) for row in rows]
+        counts = [slots_filled(self.lengths[row], self.page) for row in rows]
         last = torch.tensor(counts).unsqueeze(1) - 1
         number = torch.minimum(torch.arange(max(counts)).unsqueeze(0), last)
         picked = self.store.index_select(0, (starts + number * self.step).flatten()).long()

@@ -51,10 +51,9 @@ class LongRequestRules:
         if table is None or scene.pinned:
             return None
         known = scene.evidence >= setting.base_evidence
-        if known and scene.now - scene.base_since < setting.base_dwell_s:
-            return None
-        if not known and scene.evidence:
-            # A few requests are no reason to change what they are served by.
+        fresh = scene.now - scene.base_since < setting.base_dwell_s
+        # A few requests are no reason to change what they are served by.
+        if scene.evidence and (fresh or not known):
             return None
         traffic = scene.traffic if known else USUAL_TRAFFIC
         busy = busy_workers(table, traffic, setting.token_s)
