@@ -142,6 +142,7 @@ class Remains:
 
     def __init__(self, server: Server) -> None:
         self._processes = server.processes()
+        self._since = min(process.create_time() for process in self._processes)
         self._used = set().union(*(_shared_files(process.pid) for process in self._processes))
 
     def processes(self, wait_s: float = 3.0) -> list[str]:
@@ -160,8 +161,19 @@ class Remains:
         return sorted(
             str(path)
             for path in SHARED_MEMORY.iterdir()
-            if str(path) in self._used or pids & set(re.split(r"\D+", path.name))
+            if str(path) in self._used or (pids & set(words_of(path.name)) and self._is_new(path))
         )
+
+    def _is_new(self, path: Path) -> bool:
+        """Process numbers come again: an older file belongs to another server."""
+        with contextlib.suppress(FileNotFoundError):
+            return path.stat().st_mtime > self._since - 1
+        return False
+
+
+def words_of(name: str) -> list[str]:
+    """The parts of a file's name; digits inside a hexadecimal number are no process number."""
+    return re.split(r"[^0-9A-Za-z]+", name)
 
 
 def _shared_files(pid: int) -> set[str]:

@@ -59,8 +59,10 @@ class RowLedger:
         return dead
 
     def forget(self, row: int) -> None:
-        """Tell the peers all of this row again: its slots have changed."""
-        self._sent.pop(row, None)
+        """Tell the peers all of this row again: its slots have changed. They still hold it, so it
+        still counts for `forget_dead`."""
+        if row in self._sent:
+            self._sent[row].known = 0
 
     def clear(self) -> None:
         self._sent.clear()
@@ -75,9 +77,11 @@ class RowMirror:
     def apply(self, row: int, known: int, slots: np.ndarray) -> np.ndarray:
         """Set the row from its `known`-th slot on and return all of it, int64."""
         count = known + len(slots)
+        capacity = max(count + 64, count * 5 // 4)
         buffer = self._rows.get(row)
-        if buffer is None or len(buffer) < count:
-            grown = np.empty(max(count + 64, count * 5 // 4), dtype=np.int64)
+        # A short request that got the row number of a long one must not keep its memory.
+        if buffer is None or len(buffer) < count or (known == 0 and len(buffer) > capacity):
+            grown = np.empty(capacity, dtype=np.int64)
             if known:
                 assert buffer is not None, f"row {row} sent from {known}, never seen before"
                 grown[:known] = buffer[:known]

@@ -73,7 +73,7 @@ class Owner:
 @settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from([1, 16]),
-    st.lists(st.tuples(st.integers(0, 7), st.integers(0, 4), st.integers(1, 30))),
+    st.lists(st.tuples(st.integers(0, 7), st.integers(0, 4), st.integers(1, 300))),
 )
 def test_mirror_follows_every_history(page, history):
     owner = Owner(page)
@@ -100,6 +100,23 @@ def test_a_rewritten_prefix_is_sent_again_from_the_old_protected_length():
     owner.deduplicate(3)
     known = owner.ledger.advance(3, owner.generation[3], owner.protected[3], 10, 11)
     assert known == 0
+
+
+def test_a_dead_row_is_forgotten_although_another_was_relocated():
+    """A relocated row left the ledger, so a dead one went unseen until the next step."""
+    ledger = RowLedger()
+    for row in (1, 2):
+        ledger.advance(row, 1, 0, 0, 100)
+    ledger.forget(1)
+    assert ledger.forget_dead(1, {2}) == (2,)
+
+
+def test_a_reused_row_gives_back_the_memory_of_a_long_one():
+    """The buffer of a long request stayed with its row number for good."""
+    mirror = RowMirror()
+    mirror.apply(1, 0, np.arange(100_000))
+    mirror.apply(1, 0, np.arange(10))
+    assert mirror.slots_held < 100
 
 
 def test_an_append_sends_only_the_new_position():
