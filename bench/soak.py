@@ -12,12 +12,14 @@ import asyncio
 import random
 import re
 import sys
+import tempfile
 import time
 from typing import Any
 
 from bench import results_file
 from bench.footprint import growth, sample
-from bench.servers import Server
+from bench.servers import MODEL, Server
+from bench.shallow_model import make_shallow
 from bench.soak_load import Gaps, Sizes, SoakLoad
 from bench.soak_probe import probe_decode, probe_prefill
 from bench.soak_walk import Walk
@@ -41,13 +43,14 @@ def main() -> int:
     parser.add_argument("--idle-every", type=int, default=100, help="cycles between idle spells")
     parser.add_argument("--pause", type=float, default=0.2, help="most seconds between changes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layers", type=int, help="only the first so many of the model")
     parser.add_argument(
         "--audit", action=argparse.BooleanOptionalAction, default=True,
         help="audit slots in the workers; times of transformations need --no-audit",
     )  # fmt: skip
     parser.add_argument("--name", default="soak", help="of the file in bench/results")
     options = parser.parse_args()
-    with Server(
+    with tempfile.TemporaryDirectory() as folder, Server(
         "--tp-size", str(options.workers), "--dtype", "float32",
         "--max-total-tokens", str(options.pool), "--chunked-prefill-size", "512",
         # The walk alone changes the layout.
@@ -59,11 +62,16 @@ def main() -> int:
             "AMOEBA_AUDIT": str(int(options.audit)),
             "SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS": "1",
         },
+        model=choose_model(options.layers, folder),
     ) as server:  # fmt: skip
         print(f"ready after {server.start_seconds:.0f} s, log {server.log}", flush=True)
         figures = Soak(server, options).run()
     results_file.write(options.name, {"settings": vars(options), **figures})
     return 1 if figures["failed"] else 0
+
+
+def choose_model(layers: int | None, folder: str) -> str:
+    return MODEL if layers is None else str(make_shallow(folder, layers, source_dir=MODEL))
 
 
 class Soak:

@@ -37,11 +37,6 @@ def make_tiny_qwen3(out_dir: str | Path, seed: int, *, tokenizer_dir: str | Path
     return _make(Path(out_dir), seed, Path(tokenizer_dir), config, head_norms=True)
 
 
-def make_tiny_llama(out_dir: str | Path, seed: int, *, tokenizer_dir: str | Path) -> Path:
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "rope_theta": 1e5}
-    return _make(Path(out_dir), seed, Path(tokenizer_dir), config, head_norms=False)
-
-
 def _make(out: Path, seed: int, tokenizer: Path, config: dict[str, Any], head_norms: bool) -> Path:
     source = json.loads((tokenizer / "config.json").read_text())
     tokens = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")

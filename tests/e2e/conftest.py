@@ -4,7 +4,11 @@ import os
 
 import pytest
 
-from bench.servers import Server
+from bench.servers import MODEL, Server
+from bench.shallow_model import make_shallow
+
+# Of the bundled model's 30: enough where only one test asks what the whole model says.
+LAYERS = 6
 
 PAGES = [int(page) for page in os.environ.get("AMOEBA_TEST_PAGES", "1").split(",")]
 
@@ -22,6 +26,27 @@ def server(page):
         "--chunked-prefill-size", "512", "--max-running-requests", "32", "--enable-metrics",
         "--enable-cache-report", "--page-size", str(page), "--amoeba-policy", "static",
         env={"AMOEBA_AUDIT": "1"},
+    ) as running:  # fmt: skip
+        yield running
+
+
+@pytest.fixture(scope="session")
+def shallow_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shallow")
+    return str(make_shallow(folder, LAYERS, source_dir=MODEL))
+
+
+@pytest.fixture(scope="session")
+def roomy_server(shallow_model):
+    """Two workers whose own pools hold what others merge for: what is right, without changes.
+
+    Its weight shards are padded, which must make no difference.
+    """
+    with Server(
+        "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", "4096",
+        "--chunked-prefill-size", "256", "--amoeba-policy", "static",
+        "--amoeba-shard-layout", "padded",
+        model=shallow_model,
     ) as running:  # fmt: skip
         yield running
 

@@ -18,17 +18,22 @@ FLAGS = ("--dtype", "float32", "--chunked-prefill-size", "256")
 
 
 @pytest.fixture(scope="module")
-def expected():
+def expected(roomy_server):
     """Log-probabilities of a pool that is large enough at degree 1, where nothing changes."""
-    with Server("--tp-size", "2", "--max-total-tokens", "4096", *FLAGS) as reference:
-        return score(reference, LONG), [reference.generate(s, 40)["output_ids"] for s in SHORTS]
+    return score(roomy_server, LONG), run_all(roomy_server, 40)
 
 
 @pytest.fixture(scope="module")
-def server():
+def server(shallow_model):
     flags = ("--tp-size", "2", "--max-total-tokens", str(POOL), *FLAGS)
-    with Server(*flags, env={"AMOEBA_AUDIT": "1"}) as running:
+    with Server(*flags, model=shallow_model, env={"AMOEBA_AUDIT": "1"}) as running:
         yield running
+
+
+def run_all(server, new_tokens):
+    with ThreadPoolExecutor(len(SHORTS)) as pool:
+        replies = list(pool.map(lambda tokens: server.generate(tokens, new_tokens), SHORTS))
+    return [reply["output_ids"] for reply in replies]
 
 
 def degrees(state):
@@ -59,8 +64,7 @@ def test_a_long_request_is_merged_for_and_split_behind_while_short_ones_go_on(ex
     assert decisions[0] == "ranks [0, 1] to degree 2"
     assert decisions[-1] == "ranks [0, 1] to degree 1"
     # They serve short requests again, and their pools are whole.
-    again = [server.generate(tokens, 40)["output_ids"] for tokens in SHORTS]
-    assert again == shorts
+    assert run_all(server, 40) == shorts
 
 
 def test_short_requests_alone_change_nothing(server):

@@ -5,29 +5,31 @@ import os
 import signal
 import time
 
-import pytest
-
-from bench.fault_cases import FLAGS, run_fault, strike
-from bench.fault_clients import Ending, Remains, ask_after, request
+from bench.fault_cases import FLAGS, run_fault
+from bench.fault_clients import Ending, request
 from bench.load import new_session
 from bench.servers import Server
 
 WORKERS = 2
 
 
-@pytest.mark.parametrize("fault", ["kill", "freeze"])
-def test_fault_of_a_busy_joint_worker_reaches_every_client(fault):
-    with Server("--tp-size", str(WORKERS), *FLAGS) as server:
-        aftermath = run_fault(server, WORKERS, "joint busy", fault)
-        assert len(aftermath.clients) == 2 * WORKERS
-        assert not aftermath.problems(), f"{aftermath}\n{server.tail()}"
+def check_end_of_a_busy_joint_worker(server, fault):
+    aftermath = run_fault(server, WORKERS, "joint busy", fault)
+    assert len(aftermath.clients) == 2 * WORKERS
+    assert not aftermath.problems(), f"{aftermath}\n{server.tail()}"
 
 
-def test_worker_frozen_during_prepare_changes_nothing_and_goes_on_when_it_wakes():
+def test_a_freeze_of_a_busy_joint_worker_reaches_every_client(shallow_model):
+    with Server("--tp-size", str(WORKERS), *FLAGS, model=shallow_model) as server:
+        check_end_of_a_busy_joint_worker(server, "freeze")
+
+
+def test_a_freeze_during_prepare_changes_nothing_and_a_kill_later_reaches_every_client(
+    shallow_model,
+):
     with Server(
-        "--tp-size", str(WORKERS), *FLAGS, "--amoeba-prepare-timeout-s", "2"
+        "--tp-size", str(WORKERS), *FLAGS, "--amoeba-prepare-timeout-s", "2", model=shallow_model
     ) as server:  # fmt: skip
-        remains = Remains(server)
         frozen = server.workers()[1]
         endings = asyncio.run(freeze_during_prepare(server, frozen.pid))
         assert [(e.name, e.error) for e in endings] == [(e.name, "") for e in endings]
@@ -37,12 +39,7 @@ def test_worker_frozen_during_prepare_changes_nothing_and_goes_on_when_it_wakes(
         assert server.generate("The capital of France is", 4)["meta_info"]["completion_tokens"] == 4
         assert server.transform([0, 1], 1)[0] == 200
 
-        when, endings = asyncio.run(ask_after(server, 1, strike(server, 1, "kill"), 10))
-        assert all(e.error for e in endings), endings
-        assert max(e.when - when for e in endings) < 2
-        assert server.process.wait(10) not in (0, None), server.tail()
-        assert remains.processes() == []
-        assert remains.files() == []
+        check_end_of_a_busy_joint_worker(server, "kill")
 
 
 async def freeze_during_prepare(server, pid):

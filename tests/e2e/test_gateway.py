@@ -15,14 +15,15 @@ POOL = 512
 FLAGS = (
     "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", str(POOL),
     "--chunked-prefill-size", "256", "--skip-server-warmup",
+    "--served-model-name", MODEL,
 )  # fmt: skip
 LONG_KEY = {"X-SMG-Routing-Key": "long-0"}
 
 
 @pytest.fixture(scope="module")
-def servers():
+def servers(shallow_model):
     """Both start at once: together they take little longer than one."""
-    pair = [Server(*FLAGS) for _ in range(2)]
+    pair = [Server(*FLAGS, model=shallow_model) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         starts = [pool.submit(server.__enter__) for server in pair]
         failed = [start.exception() for start in starts]

@@ -8,19 +8,11 @@ import pytest
 
 from bench.long_request import WeightMemory, score
 from bench.servers import Server
-from tests.e2e.conftest import split_all
+from tests.e2e.conftest import LAYERS, split_all
 
 POOL = 512
 LONG = random.Random(5).choices(range(100, 5000), k=2 * POOL + 100)
 SHORT = LONG[:90]
-
-
-def start(pool, *flags):
-    return Server(
-        "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", str(pool),
-        "--chunked-prefill-size", "256", "--amoeba-policy", "static", *flags,
-        env={"AMOEBA_AUDIT": "1"},
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=[1, 16], ids="page {}".format)
@@ -29,16 +21,18 @@ def page(request):
 
 
 @pytest.fixture(scope="module")
-def expected():
-    """Log-probabilities and short output of a server whose pool is large enough at degree 1; its
-    weight shards are padded, which must make no difference."""
-    with start(4096, "--amoeba-shard-layout", "padded") as reference:
-        return score(reference, LONG), reference.generate(SHORT, 16)["output_ids"]
+def expected(roomy_server):
+    """Log-probabilities and short output of a pool that is large enough at degree 1."""
+    return score(roomy_server, LONG), roomy_server.generate(SHORT, 16)["output_ids"]
 
 
 @pytest.fixture(scope="module")
-def server(page):
-    with start(POOL, "--page-size", str(page)) as running:
+def server(page, shallow_model):
+    with Server(
+        "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", str(POOL),
+        "--chunked-prefill-size", "256", "--amoeba-policy", "static", "--page-size", str(page),
+        model=shallow_model, env={"AMOEBA_AUDIT": "1"},
+    ) as running:  # fmt: skip
         yield running
 
 
@@ -76,8 +70,8 @@ def test_a_merge_turns_weight_memory_into_capacity(merged):
         freed = worker["weights_at_degree_1"] - worker["weights_merged"]
         assert freed >= 0.99 * worker["weights_at_degree_1"] / 2
         assert worker["file_merged"] <= worker["file_at_degree_1"] * 1.02
-    # K and V of 30 layers, 4 heads of 64 fp32 each; every token lies half on each worker.
-    token_bytes = 30 * 2 * 4 * 64 * 4
+    # K and V of 4 heads of 64 fp32 each; every token lies half on each worker.
+    token_bytes = LAYERS * 2 * 4 * 64 * 4
     held = 2 * figures[0]["weights_at_degree_1"] / 2 / token_bytes
     assert instance["max_tokens"] >= 2 * POOL + 0.97 * held
 

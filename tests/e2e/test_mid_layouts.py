@@ -10,7 +10,7 @@ from bench.long_request import score
 from bench.servers import Server
 from tests.e2e.conftest import split_all
 
-POOL, OUTPUT = 512, 90
+POOL, OUTPUT = 512, 200
 ALL = [0, 1, 2, 3]
 # Longer than a worker's own pool, but with its output not than those of two.
 LONG = random.Random(8).choices(range(100, 5000), k=POOL + 200)
@@ -18,11 +18,11 @@ SHORT = LONG[:90]
 
 
 @pytest.fixture(scope="module")
-def server():
+def server(shallow_model):
     with Server(
         "--tp-size", "4", "--dtype", "float32", "--max-total-tokens", str(POOL),
         "--chunked-prefill-size", "128", "--amoeba-policy", "static",
-        env={"AMOEBA_AUDIT": "1"},
+        model=shallow_model, env={"AMOEBA_AUDIT": "1"},
     ) as running:  # fmt: skip
         yield running
 

@@ -10,6 +10,7 @@ import pytest
 
 from bench.load import chat_prompts, new_session, run_clients, stream_chat
 from bench.servers import Server
+from tests.e2e.conftest import LAYERS
 
 _RETRACTED = re.compile(r"#retracted_reqs: (\d+)")
 
@@ -21,20 +22,20 @@ _TOURS = {
 }
 
 
-def start_server(workers):
+def start_server(workers, model):
     return Server(
         "--tp-size", str(workers), "--dtype", "float32", "--max-total-tokens", "700",
         "--chunked-prefill-size", "64", "--max-running-requests", "32",
         # Admits more than fits, so that running requests are retracted.
         "--schedule-conservativeness", "0.05",
         "--amoeba-policy", "static", "--amoeba-layers-per-step", "1",
-        env={"AMOEBA_AUDIT": "1"},
+        model=model, env={"AMOEBA_AUDIT": "1"},
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def server():
-    with start_server(2) as running:
+def server(shallow_model):
+    with start_server(2, shallow_model) as running:
         yield running
 
 
@@ -42,13 +43,13 @@ def test_streams_of_two_workers_are_equal_token_for_token_at_every_boundary(serv
     check_streams(server, 2)
 
 
-def test_streams_of_four_workers_are_equal_token_for_token_at_every_boundary():
-    with start_server(4) as server:
+def test_streams_of_four_workers_are_equal_token_for_token_at_every_boundary(shallow_model):
+    with start_server(4, shallow_model) as server:
         check_streams(server, 4)
 
 
 def check_streams(server, workers):
-    """Slots are audited at every b; with one layer a step all 30 are passed, in both directions."""
+    """Slots are audited at every b; with one layer a step all are passed, in both directions."""
     # One is prefilled in many chunks, so layers move in the middle of a prompt, too.
     prompts, tour = chat_prompts(20, seed=11), _TOURS[workers]
     prompts[3] = "Tell me this again: " + "a long story with a clock in it. " * 35
@@ -72,7 +73,7 @@ def check_streams(server, workers):
     moved = asyncio.run(run_clients(server.url, prompts, 5 * workers, 100, beside=disturb))
     assert len(made) >= 4
     assert [status for status, _ in made] == [200] * len(made), made
-    assert {reply["moves"] for _, reply in made} == {30}
+    assert {reply["moves"] for _, reply in made} == {LAYERS}
     assert not [s.error for s in moved if s.error]
     assert [s.text for s in moved] == [s.text for s in plain]
     retracted = _RETRACTED.findall(server.log.read_text()[seen:])
@@ -96,7 +97,7 @@ def test_log_probabilities_hold_at_every_boundary_in_prefill_and_decode(server):
         running = asyncio.create_task(asyncio.to_thread(scores, seed))
         await asyncio.sleep(0.2)
         status, reply = await asyncio.to_thread(server.transform, [0, 1], degree)
-        assert (status, reply["moves"]) == (200, 30), reply
+        assert (status, reply["moves"]) == (200, LAYERS), reply
         return await running
 
     for seed in (51, 52):
@@ -129,8 +130,8 @@ def test_state_shows_the_boundary_on_its_way(server):
     shown = asyncio.run(watch())
     boundaries = [operation["boundary"] for operation in shown]
     assert boundaries == sorted(boundaries, reverse=True)
-    assert len(set(boundaries) - {0, 30}) > 1, boundaries
+    assert len(set(boundaries) - {0, LAYERS}) > 1, boundaries
     assert shown[-1]["pace"] == "--amoeba-layers-per-step"
     last = server.state()["history"][-1]
-    assert (last["kind"], last["moves"]) == ("merge", 30)
+    assert (last["kind"], last["moves"]) == ("merge", LAYERS)
     assert server.transform([0, 1], 1)[0] == 200

@@ -73,3 +73,14 @@ class Tree:
         count = slots_filled(params.num_tokens, self.allocator.page_size)
         evicted, self.slots = self.slots[:count], self.slots[count:]
         self.allocator.free_page_ids(evicted)
+
+
+def take(allocator, *wanted, tree=None, last=None):
+    """Locations by request, for (request, tokens) pairs; None if memory is short.
+
+    `last`: location of the last token of each, -1 without one.
+    """
+    reqs, tokens = zip(*wanted, strict=True)
+    last = torch.tensor([-1] * len(reqs) if last is None else last)
+    found = allocator.alloc_for_requests(tree or Tree(allocator), list(reqs), list(tokens), last)
+    return None if found is None else [part.tolist() for part in found.split(list(tokens))]
