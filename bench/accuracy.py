@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import results_file
 from bench.servers import MODEL, Server
-from tests.tiny_models import make_tiny_qwen3
+from bench.tiny_qwen3 import make_tiny_qwen3
 
 COMMON = ("--dtype", "float32", "--max-total-tokens", "4096", "--chunked-prefill-size", "512")
 

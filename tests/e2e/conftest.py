@@ -1,6 +1,7 @@
 """Real servers with four workers, shared by the end-to-end tests. Slots are audited."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -49,6 +50,33 @@ def roomy_server(shallow_model):
         model=shallow_model,
     ) as running:  # fmt: skip
         yield running
+
+
+@pytest.fixture(scope="session")
+def automatic_servers(shallow_model):
+    """Two servers of two workers with the default policy and pools of 512 tokens.
+
+    Both start at once: together they take little longer than one.
+    """
+    pair = [
+        Server(
+            "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", "512",
+            "--chunked-prefill-size", "256", "--skip-server-warmup",
+            "--served-model-name", MODEL,
+            model=shallow_model, env={"AMOEBA_AUDIT": "1"},
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    with ThreadPoolExecutor(2) as pool:
+        starts = [pool.submit(server.__enter__) for server in pair]
+        failed = [start.exception() for start in starts]
+    try:
+        assert failed == [None, None], failed
+        yield pair
+    finally:
+        for server, error in zip(pair, failed, strict=True):
+            if error is None:
+                server.stop()
 
 
 @pytest.fixture

@@ -9,12 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bench.long_request import score
-from bench.servers import Server
 
 POOL = 512
 LONG = random.Random(7).choices(range(100, 5000), k=2 * POOL + 60)
 SHORTS = [LONG[start : start + 70] for start in range(0, 280, 35)]
-FLAGS = ("--dtype", "float32", "--chunked-prefill-size", "256")
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +22,8 @@ def expected(roomy_server):
 
 
 @pytest.fixture(scope="module")
-def server(shallow_model):
-    flags = ("--tp-size", "2", "--max-total-tokens", str(POOL), *FLAGS)
-    with Server(*flags, model=shallow_model, env={"AMOEBA_AUDIT": "1"}) as running:
-        yield running
+def server(automatic_servers):
+    return automatic_servers[0]
 
 
 def run_all(server, new_tokens):

@@ -13,8 +13,8 @@ from tests.e2e.conftest import LAYOUT_TOUR
 
 def test_streams_are_equal_token_for_token_through_every_layout(at_degree_one):
     server = at_degree_one
-    prompts = chat_prompts(24)
-    plain = asyncio.run(run_clients(server.url, prompts, 12, 48))
+    prompts = chat_prompts(16)
+    plain = asyncio.run(run_clients(server.url, prompts, 8, 48))
     assert not [s.error for s in plain if s.error]
     made = []
 
@@ -26,7 +26,7 @@ def test_streams_are_equal_token_for_token_through_every_layout(at_degree_one):
             ranks, degree = LAYOUT_TOUR[len(made) % len(LAYOUT_TOUR)]
             made.append(await asyncio.to_thread(server.transform, ranks, degree))
 
-    moved = asyncio.run(run_clients(server.url, prompts, 12, 48, beside=tour))
+    moved = asyncio.run(run_clients(server.url, prompts, 8, 48, beside=tour))
     assert [status for status, _ in made] == [200] * len(made), made
     assert len(made) >= len(LAYOUT_TOUR)
     assert not [s.error for s in moved if s.error]
@@ -56,7 +56,7 @@ def test_prefix_cached_at_degree_1_hits_at_degree_4_and_after_the_split(at_degre
 
 def test_chunked_prefill_goes_on_through_a_merge_and_a_split(at_degree_one):
     server = at_degree_one
-    tokens = [(7 * i) % 5000 + 100 for i in range(2600)]
+    tokens = [(7 * i) % 5000 + 100 for i in range(1800)]
 
     async def through(changes):
         call = asyncio.to_thread(server.generate, tokens, 8, routed_dp_rank=0)

@@ -9,31 +9,26 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bench.gateway import Gateway
-from bench.servers import MODEL, Server
+from bench.servers import MODEL
 
 POOL = 512
-FLAGS = (
-    "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", str(POOL),
-    "--chunked-prefill-size", "256", "--skip-server-warmup",
-    "--served-model-name", MODEL,
-)  # fmt: skip
 LONG_KEY = {"X-SMG-Routing-Key": "long-0"}
 
 
 @pytest.fixture(scope="module")
-def servers(shallow_model):
-    """Both start at once: together they take little longer than one."""
-    pair = [Server(*FLAGS, model=shallow_model) for _ in range(2)]
-    with ThreadPoolExecutor(2) as pool:
-        starts = [pool.submit(server.__enter__) for server in pair]
-        failed = [start.exception() for start in starts]
-    try:
-        assert failed == [None, None], failed
-        yield pair
-    finally:
-        for server, error in zip(pair, failed, strict=True):
-            if error is None:
-                server.stop()
+def servers(automatic_servers):
+    return automatic_servers
+
+
+@pytest.fixture(scope="module")
+def merges(servers):
+    """Of a server, how often it has merged since these tests began."""
+    before = {server.port: count_merges(server) for server in servers}
+    return lambda server: count_merges(server) - before[server.port]
+
+
+def count_merges(server):
+    return sum(one["kind"] == "merge" for one in server.state()["history"])
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +52,6 @@ def ask(gateway, prompt, headers, new_tokens=8):
 def make_long(seed):
     words = ("river", "stone", "window", "music", "garden", "paper", "silver", "morning")
     return " ".join(random.Random(seed).choices(words, k=POOL + 300))
-
-
-def merges(server):
-    return sum(one["kind"] == "merge" for one in server.state()["history"])
 
 
 def test_the_gateway_reads_health_and_load_of_every_server(servers, gateway):
@@ -88,7 +79,7 @@ def count_answers(server):
     return server.log.read_text(errors="replace").count('"POST /v1/completions')
 
 
-def test_long_requests_with_one_key_merge_one_server_only(servers, gateway):
+def test_long_requests_with_one_key_merge_one_server_only(servers, gateway, merges):
     with ThreadPoolExecutor(4) as pool:
         long = [pool.submit(ask, gateway, make_long(seed), LONG_KEY) for seed in range(3)]
         short = pool.submit(ask, gateway, "The sea is", {}, 24)
@@ -108,7 +99,7 @@ def test_what_no_server_holds_is_a_400_and_does_not_shut_the_server_out(servers,
     ask(gateway, make_long(4), LONG_KEY)
 
 
-def test_another_server_takes_the_long_requests_of_a_dead_one(servers, gateway):
+def test_another_server_takes_the_long_requests_of_a_dead_one(servers, gateway, merges):
     dead, alive = sorted(servers, key=merges, reverse=True)
     assert merges(alive) == 0
     dead.stop()

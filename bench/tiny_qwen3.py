@@ -1,4 +1,4 @@
-"""Random checkpoints small enough for tests, with the tokenizer of another checkpoint.
+"""A random checkpoint small enough for tests, with the tokenizer of another checkpoint.
 
 Usable as --model-path. Weights are float32 and depend on the seed alone.
 """
@@ -14,10 +14,14 @@ import torch
 from safetensors.torch import save_file
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-_SHAPE = {
+LAYERS = 4
+_CONFIG = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "rope_theta": 1e6,
     "hidden_size": 256,
     "intermediate_size": 512,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": LAYERS,
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "head_dim": 64,
@@ -33,24 +37,20 @@ _SHAPE = {
 
 def make_tiny_qwen3(out_dir: str | Path, seed: int, *, tokenizer_dir: str | Path) -> Path:
     """Dense Qwen3: norms over each head's queries and keys, no biases."""
-    config = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "rope_theta": 1e6}
-    return _make(Path(out_dir), seed, Path(tokenizer_dir), config, head_norms=True)
-
-
-def _make(out: Path, seed: int, tokenizer: Path, config: dict[str, Any], head_norms: bool) -> Path:
+    out, tokenizer = Path(out_dir), Path(tokenizer_dir)
     source = json.loads((tokenizer / "config.json").read_text())
     tokens = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
-    config = _SHAPE | config | {name: source[name] for name in tokens}
+    config = _CONFIG | {name: source[name] for name in tokens}
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(config, indent=1))
     for name in TOKENIZER_FILES:
         shutil.copy(tokenizer / name, out / name)
-    weights = _random_weights(config, seed, head_norms)
+    weights = _random_weights(config, seed)
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     return out
 
 
-def _random_weights(config: dict[str, Any], seed: int, head_norms: bool) -> dict[str, torch.Tensor]:
+def _random_weights(config: dict[str, Any], seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
 
     def matrix(rows: int, columns: int) -> torch.Tensor:
@@ -78,7 +78,6 @@ def _random_weights(config: dict[str, Any], seed: int, head_norms: bool) -> dict
             "mlp.up_proj": matrix(inner, hidden),
             "mlp.down_proj": matrix(hidden, inner),
         }
-        if head_norms:
-            layer |= {"self_attn.q_norm": norm(head), "self_attn.k_norm": norm(head)}
+        layer |= {"self_attn.q_norm": norm(head), "self_attn.k_norm": norm(head)}
         weights |= {f"model.layers.{index}.{name}.weight": w for name, w in layer.items()}
     return weights
