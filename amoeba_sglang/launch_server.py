@@ -27,6 +27,10 @@ EXTENSION_CLASSES = {
 }
 
 
+KV_PAGE = 16
+"""Tokens of a KV page unless --page-size says it."""
+
+
 def main(argv: list[str]) -> int:
     """Serve until told to stop; returns the exit code, 2 for what cannot be served."""
     parser = make_parser()
@@ -100,10 +104,11 @@ def prepare(server_args: Any, options: argparse.Namespace) -> AmoebaConfig:
     heads = require_supported_model(model)
     if emulation is not None:
         heads = heads_of(emulation.device)
-    page = 1 if server_args.page_size is None else server_args.page_size
+    if server_args.page_size is None:
+        server_args.page_size = default_kv_page(server_args.chunked_prefill_size)
     table = read_table(options.amoeba_throughput_table)
     sizes = server_args.tp_size, server_args.dp_size
-    config = build_config(options, *sizes, heads, page, emulation, table)
+    config = build_config(options, *sizes, heads, server_args.page_size, emulation, table)
     server_args.tp_size, server_args.dp_size = 1, config.workers
     # An idle worker must sleep in its poller: that is where its peers' bells wake it.
     server_args.sleep_on_idle = True
@@ -116,6 +121,15 @@ def prepare(server_args: Any, options: argparse.Namespace) -> AmoebaConfig:
     server_args._one_world = True
     prepare_environment(config)
     return config
+
+
+def default_kv_page(chunk: int | None) -> int:
+    """`chunk`: --chunked-prefill-size.
+
+    In the pool of a merged instance the slots of its workers take turns: with slots of one token
+    attention would gather scattered runs, which costs more time than pages cost memory.
+    """
+    return 1 if chunk is not None and chunk > 0 and chunk % KV_PAGE else KV_PAGE
 
 
 def prepare_environment(config: AmoebaConfig) -> None:

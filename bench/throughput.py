@@ -37,14 +37,14 @@ def main() -> None:
     parser.add_argument("--output-len", type=int, default=128)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--max-total-tokens", type=int, default=16384)
-    parser.add_argument("--page-size", type=int, default=1, help="of both servers")
+    parser.add_argument("--page-size", type=int, help="of both servers; each has its own default")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds for one run")
     options = parser.parse_args()
     for case in options.cases:
         figures = measure_case(case, options)
         settings = {**vars(options), "cases": [case]}
         name = f"throughput_n{options.workers}_{case}"
-        if options.page_size > 1:
+        if options.page_size is not None:
             name += f"_pages_of_{options.page_size}"
         results_file.write(name, {"settings": settings, **figures})
 
@@ -77,7 +77,8 @@ def measure_case(case: str, options: argparse.Namespace) -> dict[str, Any]:
 def make_server(side: str, case: str, options: argparse.Namespace) -> Server:
     workers = str(options.workers)
     common = ["--dtype", options.dtype, "--max-total-tokens", str(options.max_total_tokens)]
-    common += ["--page-size", str(options.page_size)]
+    if options.page_size is not None:
+        common += ["--page-size", str(options.page_size)]
     if side == "amoeba":
         degree = "1" if case == "dp" else workers
         transport = "collective" if case == "tp-gloo" else "peer"

@@ -153,3 +153,8 @@ def test_flags_meet_sglang_s_own(tmp_path):
     assert "--no-such-flag" in run.stderr
     assert "--amoeba-degrees" in run.stdout
     assert "--chunked-prefill-size" in run.stdout
+
+
+@pytest.mark.parametrize(("chunk", "page"), [(None, 16), (-1, 16), (512, 16), (100, 1)])
+def test_kv_pages_are_of_16_tokens_unless_chunks_of_prompts_are_no_multiple(chunk, page):
+    assert launch_server.default_kv_page(chunk) == page

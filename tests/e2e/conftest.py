@@ -5,13 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from amoeba_sglang.launch_server import KV_PAGE
 from bench.servers import MODEL, Server
 from bench.shallow_model import make_shallow
 
 # Of the bundled model's 30: enough where only one test asks what the whole model says.
 LAYERS = 6
 
-PAGES = [int(page) for page in os.environ.get("AMOEBA_TEST_PAGES", "1").split(",")]
+PAGES = [int(page) for page in os.environ.get("AMOEBA_TEST_PAGES", str(KV_PAGE)).split(",")]
 
 
 @pytest.fixture(scope="module", params=PAGES, ids="page {}".format)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from amoeba_sglang.launch_server import KV_PAGE
 from bench.long_request import score
 from bench.servers import Server
 from tests.e2e.conftest import split_all
@@ -101,6 +102,6 @@ def test_a_worker_that_would_no_longer_be_the_anchor_refuses_while_its_long_requ
         status, reply = server.transform(ALL, 4)
         assert status == 409
         assert f"needs up to {len(LONG) + OUTPUT} tokens" in reply["error"]
-        assert "can have 510 at degree 4" in reply["error"]
+        assert f"can have {POOL - 2 * KV_PAGE} at degree 4" in reply["error"]
         assert task.result()["output_ids"] == expected
     assert server.transform(ALL, 4)[0] == 200
