@@ -11,8 +11,9 @@ import os
 import sys
 from typing import Any
 
-from amoeba_sglang.config import AmoebaConfig, build_config, make_parser
+from amoeba_sglang.config import AmoebaConfig, build_config
 from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.flags import make_parser
 from amoeba_sglang.patch.state import require_patched
 from amoeba_sglang.platform import NAME as CPU_PLATFORM
 from amoeba_sglang.platform import cpu_bindings, threads_per_worker

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amoeba_sglang.config import ModelHeads, build_config, longest_chain, make_parser, parse_degrees
+from amoeba_sglang.config import ModelHeads, build_config, longest_chain, parse_degrees
 from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.flags import make_parser
 
 HEADS = ModelHeads(attention_heads=12, kv_heads=4, layers=30, mlp_elements=1000, kv_bytes=2048)
 

@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from amoeba_sglang import launch_server
-from amoeba_sglang.config import ModelHeads, build_config, make_parser
+from amoeba_sglang.config import ModelHeads, build_config
 from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.flags import make_parser
 from amoeba_sglang.platform import NAME
 from amoeba_sglang.router.limits import RequestLimits
 

@@ -3,9 +3,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from amoeba_sglang.config import make_parser
 from amoeba_sglang.emulation.launch import heads_of, pretend, read_emulation, refuse_emulated
 from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.flags import make_parser
 
 NAME = "h100-96-32b-tp-loss"
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amoeba_sglang.config import POLICIES as POLICY_FLAGS
+from amoeba_sglang.flags import POLICIES as POLICY_FLAGS
 from amoeba_sglang.policy import POLICIES, RequestSize, View, WorkerLoad
 from amoeba_sglang.policy.least_load import place_on_least_loaded
 from amoeba_sglang.policy.round_robin import place_in_turn

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from amoeba_sglang.config import ModelHeads, build_config, make_parser
+from amoeba_sglang.config import ModelHeads, build_config
+from amoeba_sglang.flags import make_parser
 from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.messages import AdminRequest, WorkerReport
