@@ -106,7 +106,8 @@ def prepare(server_args: Any, options: argparse.Namespace) -> AmoebaConfig:
     if emulation is not None:
         heads = heads_of(emulation.device)
     if server_args.page_size is None:
-        server_args.page_size = default_kv_page(server_args.chunked_prefill_size)
+        chunk = server_args.chunked_prefill_size
+        server_args.page_size = 1 if emulation is not None else default_kv_page(chunk)
     table = read_table(options.amoeba_throughput_table)
     sizes = server_args.tp_size, server_args.dp_size
     config = build_config(options, *sizes, heads, server_args.page_size, emulation, table)

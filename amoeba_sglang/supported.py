@@ -98,6 +98,8 @@ def require_supported_flags(
                     f"{_flag(field)} {values[field]}: Amoeba does not support {feature}"
                 )
     page, chunk = values["page_size"], values["chunked_prefill_size"]
+    if emulated and page is not None and page > 1:
+        raise ConfigError(f"--page-size {page}: emulated servers keep 1 token in a KV page")
     if page and chunk is not None and chunk > 0 and chunk % page:
         raise ConfigError(
             f"--page-size {page}: --chunked-prefill-size {chunk} is not a multiple of it"

@@ -1,5 +1,9 @@
 """Fast tests first: a pure failure shows in seconds, before any server has started."""
 
+SHARED_SERVERS = {"roomy_server", "automatic_servers"}
+
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: "e2e" in item.path.parts)
+    """Servers that several files share run until the end, so those files come last."""
+    shared = {item.path for item in items if SHARED_SERVERS & set(item.fixturenames)}
+    items.sort(key=lambda item: ("e2e" in item.path.parts, item.path in shared))

@@ -37,6 +37,13 @@ def test_only_an_emulated_server_mixes_prefill_and_decode_rows():
         supported.require_supported_flags(values, DEFAULTS, False)
 
 
+def test_an_emulated_server_keeps_one_token_in_a_page():
+    """A page size above 1 ended its workers with an assertion."""
+    supported.require_supported_flags({**DEFAULTS, "page_size": 1}, DEFAULTS, True)
+    with pytest.raises(ConfigError, match="--page-size 16: emulated servers"):
+        supported.require_supported_flags({**DEFAULTS, "page_size": 16}, DEFAULTS, True)
+
+
 @pytest.mark.parametrize("page", [None, 1, 16])
 def test_pages_of_any_size_are_served_if_chunks_are_made_of_them(page):
     values = {**DEFAULTS, "page_size": page, "chunked_prefill_size": 512}
