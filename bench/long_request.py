@@ -89,13 +89,15 @@ def score(
     )
 
 
-def complete(server: Server, tokens: list[int]) -> list[int]:
-    return server.generate(tokens, SHORT_OUTPUT)["output_ids"]
+def complete(server: Server, tokens: list[int], output: int = SHORT_OUTPUT) -> list[int]:
+    return server.generate(tokens, output)["output_ids"]
 
 
-def run_all(server: Server, prompts: list[list[int]]) -> list[list[int]]:
+def run_all(
+    server: Server, prompts: list[list[int]], output: int = SHORT_OUTPUT
+) -> list[list[int]]:
     with ThreadPoolExecutor(len(prompts)) as pool:
-        return list(pool.map(lambda tokens: complete(server, tokens), prompts))
+        return list(pool.map(lambda tokens: complete(server, tokens, output), prompts))
 
 
 def refused(server: Server, tokens: list[int]) -> dict[str, Any]:

@@ -9,12 +9,7 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-COPIED = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
+from bench.tiny_qwen3 import TOKENIZER_FILES
 
 
 def make_shallow(out_dir: str | Path, layers: int, *, source_dir: str | Path) -> Path:
@@ -25,7 +20,7 @@ def make_shallow(out_dir: str | Path, layers: int, *, source_dir: str | Path) ->
     out.mkdir(parents=True, exist_ok=True)
     config = json.loads((source / "config.json").read_text()) | {"num_hidden_layers": layers}
     (out / "config.json").write_text(json.dumps(config, indent=1))
-    for name in COPIED:
+    for name in (*TOKENIZER_FILES, "generation_config.json"):
         shutil.copy(source / name, out / name)
     with safe_open(source / "model.safetensors", "pt") as file:
         kept = {name: file.get_tensor(name) for name in file.keys() if _layer(name) < layers}

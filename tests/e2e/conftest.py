@@ -11,6 +11,7 @@ from bench.shallow_model import make_shallow
 
 # Of the bundled model's 30: enough where only one test asks what the whole model says.
 LAYERS = 6
+AUTOMATIC_POOL = 512
 
 PAGES = [int(page) for page in os.environ.get("AMOEBA_TEST_PAGES", str(KV_PAGE)).split(",")]
 
@@ -55,13 +56,13 @@ def roomy_server(shallow_model):
 
 @pytest.fixture(scope="session")
 def automatic_servers(shallow_model):
-    """Two servers of two workers with the default policy and pools of 512 tokens.
+    """Two servers of two workers with the default policy and small pools.
 
     Both start at once: together they take little longer than one.
     """
     pair = [
         Server(
-            "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", "512",
+            "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", str(AUTOMATIC_POOL),
             "--chunked-prefill-size", "256", "--skip-server-warmup",
             "--served-model-name", MODEL,
             model=shallow_model, env={"AMOEBA_AUDIT": "1"},

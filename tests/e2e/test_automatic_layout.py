@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bench.long_request import score
+from bench.long_request import run_all, score
+from tests.e2e.conftest import AUTOMATIC_POOL as POOL
 
-POOL = 512
 LONG = random.Random(7).choices(range(100, 5000), k=2 * POOL + 60)
 SHORTS = [LONG[start : start + 70] for start in range(0, 280, 35)]
 
@@ -18,18 +18,12 @@ SHORTS = [LONG[start : start + 70] for start in range(0, 280, 35)]
 @pytest.fixture(scope="module")
 def expected(roomy_server):
     """Log-probabilities of a pool that is large enough at degree 1, where nothing changes."""
-    return score(roomy_server, LONG), run_all(roomy_server, 40)
+    return score(roomy_server, LONG), run_all(roomy_server, SHORTS, 40)
 
 
 @pytest.fixture(scope="module")
 def server(automatic_servers):
     return automatic_servers[0]
-
-
-def run_all(server, new_tokens):
-    with ThreadPoolExecutor(len(SHORTS)) as pool:
-        replies = list(pool.map(lambda tokens: server.generate(tokens, new_tokens), SHORTS))
-    return [reply["output_ids"] for reply in replies]
 
 
 def degrees(state):
@@ -60,7 +54,7 @@ def test_a_long_request_is_merged_for_and_split_behind_while_short_ones_go_on(ex
     assert decisions[0] == "ranks [0, 1] to degree 2"
     assert decisions[-1] == "ranks [0, 1] to degree 1"
     # They serve short requests again, and their pools are whole.
-    assert run_all(server, 40) == shorts
+    assert run_all(server, SHORTS, 40) == shorts
 
 
 def test_short_requests_alone_change_nothing(server):

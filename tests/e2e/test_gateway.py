@@ -10,8 +10,8 @@ import pytest
 
 from bench.gateway import Gateway
 from bench.servers import MODEL
+from tests.e2e.conftest import AUTOMATIC_POOL as POOL
 
-POOL = 512
 LONG_KEY = {"X-SMG-Routing-Key": "long-0"}
 
 
