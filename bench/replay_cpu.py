@@ -6,6 +6,8 @@ The trace is thinned and scaled so that its longest requests do not fit one work
 against one server after the other: the policies amoeba, round_robin and least_load, all static
 layouts, and a server that is restarted for long requests. Outputs are compared with a server whose
 pool is large enough at degree 1, and the tokens that workers prefilled with those that they had to.
+Every server that begins at degree 1 is also simulated, with the step costs that it has measured of
+itself, to show how near the simulator comes.
 No speed-up is to be seen here: all layouts share the same cores. About 15 minutes a group size.
 """
 
@@ -13,11 +15,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 from dataclasses import asdict
 from typing import Any
 
 from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.policy.throughput import ThroughputTable
 from bench import replay_plot, results_file
 from bench.prompts import PromptMaker
 from bench.replay import (
@@ -33,6 +37,7 @@ from bench.replay import (
 from bench.replay_client import OneServer
 from bench.restarts import RestartedServer
 from bench.servers import MODEL, Server
+from bench.simulation.replayed import measured_mechanism, simulate_replay
 from bench.trace import Workload
 
 POOL, REFERENCE_POOL = 512, 16384
@@ -40,6 +45,7 @@ POLICIES = ("amoeba", "round_robin", "least_load")
 CASES = (*POLICIES, "static", "restart")
 # Degrees of the instances of every static layout.
 LAYOUTS = {2: ((1, 1), (2,)), 4: ((1, 1, 1, 1), (2, 1, 1), (2, 2), (4,))}
+CHUNK_TOKENS = 256
 BODY = {"model": "default", "temperature": 0, "ignore_eos": True}
 
 
@@ -147,7 +153,8 @@ class Comparison:
     def make_server(self, *args: str, pool: int = POOL) -> Server:
         return Server(
             "--tp-size", str(self.workers), "--dtype", "float32", "--max-total-tokens", str(pool),
-            "--chunked-prefill-size", "256", "--enable-cache-report", "--enable-metrics", *args,
+            "--chunked-prefill-size", str(CHUNK_TOKENS), "--enable-cache-report",
+            "--enable-metrics", *args,
         )  # fmt: skip
 
     def measure(self, case: str, server: Server) -> dict[str, Any]:
@@ -163,7 +170,31 @@ class Comparison:
         tokens = figures["prompt_tokens"]
         again = work["prefilled_tokens"] - (tokens["counted"] - tokens["cached"])
         figures["work"] = {**work, "prefilled_again": again}
+        assert measured.layout is not None
+        if max(measured.layout.changes[0][1]) == 1:
+            figures["SIMULATED"] = self.simulate(case, figures, measured.layout.last)
         return figures
+
+    def simulate(
+        self, case: str, figures: dict[str, Any], state: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """The same replay at the step costs of `state`; None if it holds too little of them."""
+        if state["throughput"] is None:
+            return None
+        policy = case if case in POLICIES else "static"
+        mechanism = measured_mechanism(ThroughputTable.from_json(json.dumps(state["throughput"])))
+        outcome = simulate_replay(
+            self.workload, policy, mechanism, self.workers, CHUNK_TOKENS,
+            self.objective.long_tokens, mixed=False,
+        )  # fmt: skip
+        return {
+            "requests_per_s": outcome.completed,
+            "short_ttft_median": outcome.short_ttft_median,
+            "ratio": {
+                "requests_per_s": outcome.completed / figures["completed"]["requests_per_s"],
+                "short_ttft_median": outcome.short_ttft_median / figures["ttft_s"]["short"]["p50"],
+            },
+        }
 
     def report(self, case: str, measured: Measured) -> dict[str, Any]:
         """Figures, a picture, and a line for whoever waits."""

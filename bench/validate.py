@@ -18,21 +18,17 @@ from typing import Any
 
 from amoeba_sglang.device import DeviceModel, load_device
 from amoeba_sglang.errors import AmoebaError
-from amoeba_sglang.policy import POLICIES
 from bench import results_file
 from bench.replay import load_prompts, measure
 from bench.replay_client import OneServer
 from bench.replay_metrics import Objective
 from bench.servers import MODEL, Server
-from bench.simulation import requests
 from bench.simulation.mechanisms import mechanisms
-from bench.simulation.run import Contender, Run
-from bench.simulation.worker import Batching
+from bench.simulation.replayed import simulate_replay
 from bench.trace import Recipe, Workload, read_trace
 
 BODY = {"model": "default", "temperature": 0, "ignore_eos": True}
-# The server cuts chunks at so many tokens, and not at a time.
-CHUNK_TOKENS, NO_BOUND_S = 512, 60.0
+CHUNK_TOKENS = 512
 # More than a worker of 96 GB holds.
 LONG_INPUT, LONG_OUTPUT = 100_000, 100
 
@@ -143,21 +139,11 @@ def emulate(
 
 
 def simulate(case: Case, workload: Workload, device: DeviceModel, workers: int) -> dict[str, Any]:
-    found = mechanisms(device, tuple(d for d in (1, 2, 4, 8) if workers % d == 0))["amoeba"]
-    policy = POLICIES[case.policy]
-    layout = None if policy.layout is not None else (1,) * workers
-    one = workload.requests
-    arrivals = requests.Workload(
-        case.name,
-        tuple(request.arrival for request in one),
-        tuple(request.input_tokens for request in one),
-        tuple(request.output_tokens for request in one),
-        tuple(request.tokens >= LONG_INPUT for request in one),
-        "",
+    degrees = tuple(degree for degree in (1, 2, 4, 8) if workers % degree == 0)
+    found = mechanisms(device, degrees)["amoeba"]
+    outcome = simulate_replay(
+        workload, case.policy, found, workers, CHUNK_TOKENS, LONG_INPUT, mixed=True
     )
-    batching = Batching(mixed=True, chunk_tokens=CHUNK_TOKENS, step_s=NO_BOUND_S)
-    contender = Contender(case.name, policy, found, layout)
-    outcome = Run(contender, arrivals, 1.0, batching, workers).play(endless=True)
     return {
         "requests_per_s": outcome.completed,
         "tokens_per_s": outcome.tokens,

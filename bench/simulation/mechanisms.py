@@ -35,26 +35,39 @@ class Price:
     context: float
     attention: float
 
-    def seconds(self, tokens: float, context: float, prefill_context: float = 0.0) -> float:
+    @property
+    def prefill(self) -> float:
+        """Seconds that a prompt token adds to a large step."""
+        return self.compute_token
+
+    def seconds(
+        self,
+        rows: float,
+        prefill_tokens: float = 0.0,
+        context_tokens: float = 0.0,
+        prefill_context: float = 0.0,
+    ) -> float:
+        """See StepCost.seconds."""
+        tokens = rows + prefill_tokens
         return (
             max(
                 self.memory + self.memory_token * tokens,
                 self.compute + self.compute_token * tokens,
             )
-            + self.context * context
+            + self.context * context_tokens
             + self.attention * prefill_context
         )
 
 
 @dataclass(frozen=True)
 class Mechanism:
-    """prices, tokens: by degree. change_s: for how long a block does not compute when it goes from
-    one degree to another with so many live tokens. loses_kv: prompts are computed again after a
-    change."""
+    """prices, tokens: by degree; a measured StepCost is a price, too. change_s: for how long a
+    block does not compute when it goes from one degree to another with so many live tokens.
+    loses_kv: prompts are computed again after a change."""
 
     name: str
     assumptions: str
-    prices: Mapping[int, Price]
+    prices: Mapping[int, Price | StepCost]
     tokens: Mapping[int, int]
     change_s: Callable[[int, int, float], float]
     loses_kv: bool = False
@@ -66,9 +79,9 @@ class Mechanism:
             rows = 64 * degree
             degrees[degree] = DegreeThroughput(
                 StepCost(
-                    fixed=price.seconds(0, 0),
-                    row=(price.seconds(rows, 0) - price.seconds(0, 0)) / rows,
-                    prefill=price.compute_token,
+                    fixed=price.seconds(0),
+                    row=(price.seconds(rows) - price.seconds(0)) / rows,
+                    prefill=price.prefill,
                     context=price.context,
                     attention=price.attention,
                 ),

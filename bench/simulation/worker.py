@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.simulation.mechanisms import MAX_ROWS, Mechanism, Price
+from bench.simulation.mechanisms import MAX_ROWS, Mechanism
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Instance:
         finished: Callable[[Request, float], None],
     ) -> None:
         self.workers, self.degree = workers, len(workers)
-        self.price: Price = mechanism.prices[self.degree]
+        self.price = mechanism.prices[self.degree]
         self.tokens = mechanism.tokens[self.degree]
         self.batching, self._finished, self._mechanism = batching, finished, mechanism
         self.set_base(base)
@@ -152,7 +152,7 @@ class Instance:
             self._start_chunks(prefilling, rows, context, now)
         elif decoding:
             steps = min(worker.rows[0][0] - worker.count for worker in decoding)
-            first = self.price.seconds(rows, context)
+            first = self.price.seconds(rows, 0, context)
             growth = self.price.context * rows
             self._leap = now, steps, first, growth
             self.event = now + steps * first + growth * steps * (steps - 1) / 2
@@ -231,7 +231,7 @@ class Instance:
         """Share the time of a step among the workers that prefill, each in order of arrival."""
         target, price = self.batching.step_s, self.price
         if rows:
-            spare = max(_LEAST_SHARE * target, target - price.seconds(rows, context))
+            spare = max(_LEAST_SHARE * target, target - price.seconds(rows, 0, context))
         else:
             spare = _ALONE * target
         share = spare / len(prefilling)
@@ -239,7 +239,7 @@ class Instance:
         for worker in prefilling:
             seconds, room = share, self.batching.chunk_tokens
             for request in worker.prefilling:
-                each = price.compute_token + price.attention * request.computed
+                each = price.prefill + price.attention * request.computed
                 tokens = min(request.left, room, int(seconds / each) + 1)
                 chunks.append((worker, request, tokens))
                 total += tokens
@@ -249,7 +249,7 @@ class Instance:
                 if seconds <= 0 or room <= 0 or tokens < request.left:
                     break
         self._chunks = chunks
-        self.event = now + price.seconds(rows + total, context, pairs)
+        self.event = now + price.seconds(rows, total, context, pairs)
 
     def _cut_leap(self, now: float) -> None:
         """End a run of decode steps with the step that runs at `now`."""

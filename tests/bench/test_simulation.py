@@ -44,7 +44,7 @@ COUNT = st.integers(0, 200_000)
 @given(st.sampled_from((1, 2, 4, 8)), COUNT, COUNT, st.integers(0, 500), COUNT)
 def test_prices_are_the_device_model(degree, prefill, pairs, rows, context):
     expected = DEVICE.step_seconds(degree, prefill, pairs, rows, context)
-    found = MECHANISMS["amoeba"].prices[degree].seconds(prefill + rows, context, pairs)
+    found = MECHANISMS["amoeba"].prices[degree].seconds(rows, prefill, context, pairs)
     assert found == pytest.approx(expected, rel=1e-5)
 
 

@@ -1,0 +1,51 @@
+"""A replay that a server has served, simulated: what is measured must agree with what is told."""
+
+from __future__ import annotations
+
+from amoeba_sglang.policy import POLICIES
+from amoeba_sglang.policy.throughput import ThroughputTable
+from bench.simulation import requests
+from bench.simulation.mechanisms import Mechanism
+from bench.simulation.run import Contender, Outcome, Run
+from bench.simulation.worker import Batching
+from bench.trace import Workload
+
+# Chunks are cut at so many tokens, as a server cuts them, and not at a time.
+_NO_BOUND_S = 60.0
+
+
+def simulate_replay(
+    workload: Workload,
+    policy: str,
+    mechanism: Mechanism,
+    workers: int,
+    chunk_tokens: int,
+    long_tokens: int,
+    mixed: bool,
+) -> Outcome:
+    """The arrivals and lengths of `workload` on one host that begins at degree 1; `long_tokens`:
+    from so many on a request counts as long; `mixed`: of Batching."""
+    chosen = POLICIES[policy]
+    arrivals = requests.Workload(
+        policy,
+        tuple(one.arrival for one in workload.requests),
+        tuple(one.input_tokens for one in workload.requests),
+        tuple(one.output_tokens for one in workload.requests),
+        tuple(one.tokens >= long_tokens for one in workload.requests),
+        "",
+    )
+    layout = None if chosen.layout is not None else (1,) * workers
+    contender = Contender(policy, chosen, mechanism, layout)
+    batching = Batching(mixed, chunk_tokens, _NO_BOUND_S)
+    return Run(contender, arrivals, 1.0, batching, workers).play(endless=True)
+
+
+def measured_mechanism(table: ThroughputTable) -> Mechanism:
+    """Steps and transformations at what a server has measured of itself."""
+    return Mechanism(
+        "measured",
+        f"steps and transformations as measured by the server: {table.source}",
+        {degree: one.cost for degree, one in table.degrees.items()},
+        {degree: one.kv_tokens for degree, one in table.degrees.items()},
+        lambda before, after, live: table.transformation_s,
+    )
