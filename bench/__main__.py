@@ -48,6 +48,7 @@ ALL = {
     "lock_step_n4": ["bench.lock_step", "--workers", "4"],
     "idle": ["bench.idle"],
     "throughput": ["bench.throughput"],
+    "decision_time": ["bench.decision_time"],
     "emulation_cost": ["bench.emulation_cost"],
     "faults": ["bench.faults"],
     "soak": ["bench.soak"],

@@ -12,16 +12,19 @@ def place_on_least_loaded(request: RequestSize, view: View) -> Decision:
     instance step together, so the instance is chosen before the worker.
     """
 
-    def instance_load(instance: tuple[int, ...]) -> tuple[float, float]:
-        requests = sum(view.loads[rank].requests for rank in instance)
-        tokens = sum(view.loads[rank].tokens for rank in instance)
-        return requests / len(instance), tokens / len(instance)
+    loads, able = view.loads, set(view.able)
 
-    able = [ranks for ranks in view.instances if set(ranks) & set(view.able)]
-    instance = min(able, key=lambda ranks: (*instance_load(ranks), ranks))
-    candidates = [rank for rank in instance if rank in view.able]
-    rank = min(candidates, key=lambda r: (view.loads[r].requests, view.loads[r].tokens, r))
-    load = view.loads[rank]
+    def instance_load(ranks: tuple[int, ...]) -> tuple[float, float, tuple[int, ...]]:
+        members = [loads[rank] for rank in ranks]
+        requests = sum([load.running + load.queued for load in members])
+        return requests / len(ranks), sum([load.tokens for load in members]) / len(ranks), ranks
+
+    instance = min(
+        (ranks for ranks in view.instances if not able.isdisjoint(ranks)), key=instance_load
+    )
+    candidates = [rank for rank in instance if rank in able]
+    rank = min(candidates, key=lambda r: (loads[r].requests, loads[r].tokens, r))
+    load = loads[rank]
     return Decision(
-        rank, f"least loaded of {len(view.loads)}: {load.requests} requests, {load.tokens} tokens"
+        rank, f"least loaded of {len(loads)}: {load.requests} requests, {load.tokens} tokens"
     )

@@ -1,0 +1,92 @@
+"""How long the router takes to decide: python -m bench.decision_time [--workers 64].
+
+Every policy decides with 64 busy workers, some of them merged, and 10,000 long requests waiting:
+`place` chooses the home of a short request, `admit` that of the oldest long one, `change` the next
+transformation. What the router gathers for a decision is timed with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from amoeba_sglang.device import load_device
+from amoeba_sglang.layout.partition import Layout
+from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.policy import POLICIES, LongRequest, Policy, RequestSize, View, WorkerLoad
+from amoeba_sglang.router.layout_keeper import LayoutKeeper
+from amoeba_sglang.router.long_queue import Waiting
+from bench import results_file
+from bench.simulation.mechanisms import mechanisms
+
+DEGREES = (1, 2, 4, 8)
+TIMES = 2000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workers", type=int, default=64)
+    parser.add_argument("--waiting", type=int, default=10_000)
+    options = parser.parse_args()
+    found = {
+        name: time_policy(policy, options.workers, options.waiting)
+        for name, policy in POLICIES.items()
+    }
+    results_file.write("decision_time", {"settings": vars(options), "microseconds": found})
+
+
+def time_policy(policy: Policy, workers: int, waiting: int) -> dict[str, Any]:
+    """Microseconds of each kind of decision."""
+    draw = random.Random(0)
+    # Every fourth block of 8 is merged.
+    layout = Layout(tuple(8 if rank // 8 % 4 == 0 else 1 for rank in range(workers)))
+    loads = tuple(
+        WorkerLoad(draw.randint(1, 60), draw.randint(0, 9), draw.randint(1000, 70_000), 3000)
+        for _ in range(workers)
+    )
+    table = mechanisms(load_device("h100-96-32b-tp-loss"), DEGREES)["amoeba"].table()
+    every = tuple(range(workers))
+    reserved = frozenset(rank for rank in every if layout.degrees[rank] > 1)
+    sizes = [RequestSize(draw.randint(10, 4000), draw.randint(1, 500)) for _ in range(TIMES)]
+
+    def place(turn: int) -> None:
+        view = View(layout.instances, loads, turn, every, reserved, table)
+        policy.place(sizes[turn], view)
+
+    kinds: dict[str, Callable[[int], object]] = {"place": place}
+    if policy.layout is not None:
+        operations = SimpleNamespace(layout=layout, running=None)
+        keeper = LayoutKeeper(policy.layout, DegreeChain(DEGREES), operations, 1, 0.0)
+        keeper.table = table
+        for number in range(waiting):
+            long = LongRequest(f"r{number}", 100_000, (2, 4, 8)[number % 3], 0.0, 99_000, number)
+            keeper.queue.add(Waiting(None, long))
+            keeper.arrive(RequestSize(99_000, 1000), long.degree, number / waiting)
+        for size in sizes:
+            keeper.arrive(size, 1, 1.0)
+        able = tuple(rank for rank in every if layout.degrees[rank] == 8)
+        # The decision is not carried out, so that all are made in the same situation.
+        keeper.longs.send = lambda *_: None
+        head = keeper.queue.heads()[0].long
+        kinds["admit"] = lambda turn: keeper.admit(head, loads, able, 2.0 + turn / 1000)
+        kinds["change"] = lambda turn: keeper.next_change(loads, 2.0 + turn / 1000)
+    return {kind: results_file.spread(time_calls(call)) for kind, call in kinds.items()}
+
+
+def time_calls(call: Callable[[int], object]) -> list[float]:
+    found = []
+    for turn in range(TIMES):
+        started = time.perf_counter()
+        call(turn)
+        found.append(1e6 * (time.perf_counter() - started))
+    return found
+
+
+if __name__ == "__main__":
+    main()
