@@ -1,4 +1,4 @@
-"""Prints how contenders compare, workload by workload."""
+"""How contenders compare, workload by workload."""
 
 from __future__ import annotations
 
@@ -7,6 +7,57 @@ from collections import defaultdict
 from typing import Any
 
 _STATIC = ("8xTP1", "4xTP2", "2xTP4", "1xTP8", "4xTP1", "2xTP2", "1xTP4", "2xTP1", "1xTP2")
+# What `amoeba` is held against.
+RIVALS = ("best static", "2xTP4", "round_robin", "best of all", "fluid bound")
+
+
+def summarise(rows: list[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
+    """By workload: mean rates over the seeds by contender, and ratios of `amoeba` to them; `worst`
+    and `best` are ratios to the best static layout of single seeds.
+
+    A contender that rejects requests is no rival: its rate is left out of "best".
+    """
+    rates: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    rejecting: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        rates[row["workload"]][row["contender"]].append(row[key])
+        if row.get("rejected"):
+            rejecting[row["workload"]].add(row["contender"])
+    return {
+        workload: _compare(by_contender, rejecting[workload])
+        for workload, by_contender in rates.items()
+    }
+
+
+def _compare(by_contender: dict[str, list[float]], rejecting: set[str]) -> dict[str, Any]:
+    rates = {name: sum(values) / len(values) for name, values in by_contender.items()}
+    fair = [name for name in rates if name not in rejecting and name != "fluid bound"]
+    ours, every = by_contender.get("amoeba", []), [rates[name] for name in fair]
+    static = [name for name in fair if name in _STATIC]
+    theirs = {
+        **{name: rates.get(name, 0.0) for name in RIVALS if name not in rejecting},
+        "best static": max((rates[name] for name in static), default=0.0),
+        "best of all": max(every, default=0.0),
+    }
+    # Seeds come in the same order for every contender.
+    each = [max(values) for values in zip(*(by_contender[n] for n in static), strict=True)]
+    by_seed = [mine / best for mine, best in zip(ours, each, strict=False) if best]
+    return {
+        "rates": rates,
+        "rejecting": sorted(rejecting),
+        "ratios": {
+            name: rates["amoeba"] / rate if rate and "amoeba" in rates else None
+            for name, rate in theirs.items()
+        },
+        "worst": min(by_seed, default=None),
+        "best": max(by_seed, default=None),
+    }
+
+
+def geometric_mean(values: list[float]) -> float:
+    if not values or min(values) <= 0:
+        return 0.0
+    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def print_tables(rows: list[dict[str, Any]]) -> None:
@@ -17,55 +68,11 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
             _print_table(f"SIMULATED {device}, criterion ({key})", summarise(here, key))
 
 
-def summarise(rows: list[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
-    """By workload: mean rates over the seeds by contender, and ratios of `amoeba` to them.
-
-    A contender that rejects requests is no rival: its rate is left out of "best".
-    """
-    rates: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    rejecting: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        rates[row["workload"]][row["contender"]].append(row[key])
-        if row.get("rejected"):
-            rejecting[row["workload"]].add(row["contender"])
-    found = {}
-    for workload, by_contender in rates.items():
-        means = {name: sum(values) / len(values) for name, values in by_contender.items()}
-        fair = {
-            name: rate
-            for name, rate in means.items()
-            if name not in rejecting[workload] and name != "fluid bound"
-        }
-        ours = means.get("amoeba", 0.0)
-        static = max((rate for name, rate in fair.items() if name in _STATIC), default=0.0)
-        found[workload] = {
-            "rates": means,
-            "rejecting": sorted(rejecting[workload]),
-            "spread": [min(by_contender["amoeba"]), max(by_contender["amoeba"])]
-            if "amoeba" in by_contender
-            else None,
-            "best static": _ratio(ours, static),
-            "best of all": _ratio(ours, max(fair.values(), default=0.0)),
-            "fluid bound": _ratio(ours, means.get("fluid bound", 0.0)),
-        }
-    return found
-
-
-def geometric_mean(values: list[float]) -> float:
-    if not values or min(values) <= 0:
-        return 0.0
-    return math.exp(sum(map(math.log, values)) / len(values))
-
-
-def _ratio(ours: float, theirs: float) -> float | None:
-    return ours / theirs if theirs else None
-
-
 def _print_table(title: str, found: dict[str, dict[str, Any]]) -> None:
     names = list(dict.fromkeys(name for one in found.values() for name in one["rates"]))
     print(f"\n{title}, requests/s; * rejects requests")
-    print("| workload | " + " | ".join(names) + " | amoeba / best static, all, bound |")
-    print("|---" * (len(names) + 2) + "|")
+    print("| workload | " + " | ".join([*names, f"amoeba / {', '.join(RIVALS)}", "seeds"]) + " |")
+    print("|---" * (len(names) + 3) + "|")
     for workload, one in found.items():
         cells = [
             f"{one['rates'][name]:.2f}" + ("*" if name in one["rejecting"] else "")
@@ -73,8 +80,14 @@ def _print_table(title: str, found: dict[str, dict[str, Any]]) -> None:
             else "-"
             for name in names
         ]
-        ratios = [one[what] for what in ("best static", "best of all", "fluid bound")]
-        shown = ", ".join("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
-        print(f"| {workload} | " + " | ".join(cells) + f" | {shown} |")
-    every = [one["best of all"] for one in found.values() if one["best of all"] is not None]
-    print(f"geometric mean of amoeba / best of all: {geometric_mean(every):.3f}")
+        shown = ", ".join(_show(one["ratios"].get(name)) for name in RIVALS)
+        seeds = f"{_show(one['worst'])} to {_show(one['best'])}"
+        print(f"| {workload} | " + " | ".join([*cells, shown, seeds]) + " |")
+    for rival in ("best static", "best of all"):
+        ratios = [one["ratios"][rival] for one in found.values() if one["ratios"][rival]]
+        least = min(ratios, default=0.0)
+        print(f"amoeba / {rival}: geometric mean {geometric_mean(ratios):.3f}, least {least:.3f}")
+
+
+def _show(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}"
