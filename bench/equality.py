@@ -101,8 +101,10 @@ def main() -> None:
         for a, b in zip(expected, moved, strict=True)
         if a.text != b.text
     ]
+    steps = options.layers_per_step
+    way = {"auto": "", "0": "_all_at_once"}.get(steps, f"_{steps}_layers_a_step")
     results_file.write(
-        f"equality_n{options.workers}",
+        f"equality_n{options.workers}{way}",
         {
             "requests": len(moved),
             "concurrency": 32,

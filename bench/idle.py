@@ -21,14 +21,12 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=1, help="starts of each server, in turn")
     parser.add_argument("--max-total-tokens", type=int, default=4096)
     options = parser.parse_args()
-    figures = {}
     for workers in options.workers:
         rounds = [
             {"amoeba": measure_amoeba(workers, options), "stock": measure_stock(workers, options)}
             for _ in range(options.starts)
         ]
-        figures[f"workers {workers}"] = rounds
-    results_file.write("idle", {"seconds": options.seconds, **figures})
+        results_file.write(f"idle_n{workers}", {"seconds": options.seconds, "starts": rounds})
 
 
 def measure_amoeba(workers: int, options: argparse.Namespace) -> dict[str, Any]:
