@@ -52,15 +52,19 @@ def main() -> None:
     options = parser.parse_args()
     cases = [(s, n, live) for s in options.shapes for n in options.workers for live in options.live]
     figures = []
-    for number, (shape, n, live) in enumerate(cases, 1):
-        print(f"[{number}/{len(cases)}] {shape}, degree 1 <-> {n}, {live} live tokens", flush=True)
-        by_rank = run_workers(n, _measure, shape, live // n, options.rounds, timeout_s=900.0)
-        case = {"shape": shape, "degree": n, "live_tokens": live, **_summarise(by_rank)}
-        for way, spread in case["ms"].items():
-            print(f"  {way}: {spread['median']:.1f} ({spread['min']:.1f}-{spread['max']:.1f}) ms")
-        figures.append(case)
-    path = results_file.write("transform", {"settings": vars(options), "cases": figures})
-    draw(path)
+    try:
+        for number, (shape, n, live) in enumerate(cases, 1):
+            print(f"[{number}/{len(cases)}] {shape}, degree 1 <-> {n}, {live} tokens", flush=True)
+            by_rank = run_workers(n, _measure, shape, live // n, options.rounds, timeout_s=900.0)
+            case = {"shape": shape, "degree": n, "live_tokens": live, **_summarise(by_rank)}
+            for way, spread in case["ms"].items():
+                range_ms = f"{spread['min']:.1f}-{spread['max']:.1f}"
+                print(f"  {way}: {spread['median']:.1f} ({range_ms}) ms", flush=True)
+            figures.append(case)
+    finally:
+        # All shapes take most of an hour: what an interrupted run has measured is not lost.
+        if figures:
+            draw(results_file.write("transform", {"settings": vars(options), "cases": figures}))
 
 
 def _summarise(by_rank: list[dict[str, Any]]) -> dict[str, Any]:
