@@ -48,10 +48,9 @@ class Case:
 
 
 CASES = (
-    Case("static", 8.0),
-    Case("static", 16.0),
-    Case("amoeba", 8.0, 1.0),
-    Case("round_robin", 8.0, 1.0),
+    Case("static", 12.0),
+    Case("static", 24.0),
+    Case("amoeba", 12.0, 1.0),
 )
 
 
@@ -96,7 +95,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dilation", type=float, default=6.0)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--rows", type=int, default=300, help="requests of a case")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=2, help="one that draws long requests")
     return parser.parse_args()
 
 
