@@ -21,9 +21,9 @@ from amoeba_sglang.policy import POLICIES, LongRequest, Policy, RequestSize, Vie
 from amoeba_sglang.router.layout_keeper import LayoutKeeper
 from amoeba_sglang.router.long_queue import Waiting
 from bench import results_file
+from bench.simulate import DEGREES
 from bench.simulation.mechanisms import mechanisms
 
-DEGREES = (1, 2, 4, 8)
 TIMES = 2000
 
 

@@ -28,7 +28,7 @@ from bench.simulation.mechanisms import mechanisms
 from bench.simulation.requests import workloads_of
 from bench.simulation.run import Run
 from bench.simulation.search import Search, fluid_bound
-from bench.simulation.tables import print_tables, summarise
+from bench.simulation.tables import print_tables, tabulate
 from bench.simulation.worker import Batching
 
 DEGREES = (1, 2, 4, 8)
@@ -70,18 +70,19 @@ def main() -> int:
         print(
             f"SIMULATED [{number}/{len(cases)}, {left / 60:.0f} min left] {line(row)}", flush=True
         )
+    tables = {} if options.rate is not None else tabulate(rows)
     figures = {
         "kind": "SIMULATED",
         "assumptions": assumptions(options.device[0]),
         "batching": asdict(batching),
         "hosts": options.hosts,
         "workers": options.workers,
-        "tables": {} if options.rate is not None else tabulate(rows),
+        "tables": tables,
         "cases": rows,
     }
     path = results_file.write(options.name, figures)
     if options.rate is None:
-        print_tables(rows)
+        print_tables(tables)
         draw(path)
     return 0
 
@@ -188,17 +189,6 @@ def play_case(case: Case) -> dict[str, Any]:
                 row["rejected"] = 0 if outcome is None else outcome.rejected
     row["seconds"] = round(time.monotonic() - start, 1)
     return row
-
-
-def tabulate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """By device and criterion."""
-    return {
-        device: {
-            key: summarise([row for row in rows if row["device"] == device], key)
-            for key in ("a", "b")
-        }
-        for device in dict.fromkeys(row["device"] for row in rows)
-    }
 
 
 def line(row: dict[str, Any]) -> str:

@@ -21,13 +21,14 @@ from amoeba_sglang.errors import AmoebaError
 from bench import results_file
 from bench.replay import load_prompts, measure
 from bench.replay_client import OneServer
+from bench.replay_cpu import BODY
 from bench.replay_metrics import Objective
 from bench.servers import MODEL, Server
+from bench.simulate import degrees_of
 from bench.simulation.mechanisms import mechanisms
 from bench.simulation.replayed import simulate_replay
 from bench.trace import Recipe, Workload, read_trace
 
-BODY = {"model": "default", "temperature": 0, "ignore_eos": True}
 CHUNK_TOKENS = 512
 # More than a worker of 96 GB holds.
 LONG_INPUT, LONG_OUTPUT = 100_000, 100
@@ -100,13 +101,14 @@ def parse() -> argparse.Namespace:
 
 
 def make_recipe(case: Case, trace: list[Any], options: argparse.Namespace) -> Recipe:
-    span = trace[options.rows - 1].arrival - trace[0].arrival
+    rows = min(options.rows, len(trace))
+    span = trace[rows - 1].arrival - trace[0].arrival
     return Recipe(
-        rows=options.rows,
+        rows=rows,
         long_percent=case.long_percent,
         long_input=LONG_INPUT,
         long_output=LONG_OUTPUT,
-        speed=case.rate * span / options.rows,
+        speed=case.rate * span / rows,
         seed=options.seed,
     )
 
@@ -124,6 +126,7 @@ def emulate(
         measured = asyncio.run(
             measure(OneServer(server.url), server.url, workload, prompts, BODY, timeout=600.0)
         )
+    assert measured.layout is not None
     figures = measured.figures(Objective(10.0, 0.1, None, long_tokens=LONG_INPUT))
     return {
         "requests": figures["requests"],
@@ -132,14 +135,13 @@ def emulate(
         "short_ttft_median": figures["ttft_s"]["short"]["p50"],
         "short_ttft_p99": figures["ttft_s"]["short"]["p99"],
         "token_median": figures["tpot_s"]["p50"],
-        "changes": len(measured.layout.operations) if measured.layout else 0,
+        "changes": len(measured.layout.operations),
         "late_share": figures["EMULATED"]["late_share"],
     }
 
 
 def simulate(case: Case, workload: Workload, device: DeviceModel, workers: int) -> dict[str, Any]:
-    degrees = tuple(degree for degree in (1, 2, 4, 8) if workers % degree == 0)
-    found = mechanisms(device, degrees)["amoeba"]
+    found = mechanisms(device, degrees_of(workers))["amoeba"]
     outcome = simulate_replay(
         workload, case.policy, found, workers, CHUNK_TOKENS, LONG_INPUT, mixed=True
     )

@@ -16,7 +16,7 @@ def place_on_least_loaded(request: RequestSize, view: View) -> Decision:
 
     def instance_load(ranks: tuple[int, ...]) -> tuple[float, float, tuple[int, ...]]:
         members = [loads[rank] for rank in ranks]
-        requests = sum([load.running + load.queued for load in members])
+        requests = sum([load.requests for load in members])
         return requests / len(ranks), sum([load.tokens for load in members]) / len(ranks), ranks
 
     instance = min(

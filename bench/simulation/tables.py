@@ -60,12 +60,22 @@ def geometric_mean(values: list[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def print_tables(rows: list[dict[str, Any]]) -> None:
-    """For every device and criterion: rates, and those of `amoeba` against the best others."""
-    for device in dict.fromkeys(row["device"] for row in rows):
-        for key in ("a", "b"):
-            here = [row for row in rows if row["device"] == device]
-            _print_table(f"SIMULATED {device}, criterion ({key})", summarise(here, key))
+def tabulate(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """`summarise` by device and criterion."""
+    return {
+        device: {
+            key: summarise([row for row in rows if row["device"] == device], key)
+            for key in ("a", "b")
+        }
+        for device in dict.fromkeys(row["device"] for row in rows)
+    }
+
+
+def print_tables(tables: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """Of `tabulate`: rates, and those of `amoeba` against the best others."""
+    for device, by_key in tables.items():
+        for key, found in by_key.items():
+            _print_table(f"SIMULATED {device}, criterion ({key})", found)
 
 
 def _print_table(title: str, found: dict[str, dict[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from bench.simulation.tables import geometric_mean, print_tables, summarise
+from bench.simulation.tables import geometric_mean, print_tables, summarise, tabulate
 
 
 def row(contender, a, workload="chats", seed=1, rejected=0):
@@ -40,7 +40,7 @@ def test_a_rival_that_did_not_run_has_no_ratio():
 
 
 def test_a_table_names_every_contender_and_both_means(capsys):
-    print_tables(ROWS)
+    print_tables(tabulate(ROWS))
     shown = capsys.readouterr().out
     assert "| chats | 9.00* | 4.50 | 2.00 | 4.50 | 6.00 | 1.00, 2.25, -, 1.00, 0.75 |" in shown
     assert "best static: geometric mean 1.000, least 1.000" in shown
