@@ -37,7 +37,7 @@ from bench.replay import (
 from bench.replay_client import OneServer
 from bench.restarts import RestartedServer
 from bench.servers import MODEL, Server
-from bench.simulation.replayed import measured_mechanism, simulate_replay
+from bench.simulation.replayed import batching_of, measured_mechanism, simulate_replay
 from bench.trace import Workload
 
 POOL, REFERENCE_POOL = 512, 16384
@@ -184,8 +184,8 @@ class Comparison:
         policy = case if case in POLICIES else "static"
         mechanism = measured_mechanism(ThroughputTable.from_json(json.dumps(state["throughput"])))
         outcome = simulate_replay(
-            self.workload, policy, mechanism, self.workers, CHUNK_TOKENS,
-            self.objective.long_tokens, mixed=False,
+            self.workload, policy, mechanism, self.workers,
+            batching_of(CHUNK_TOKENS, mixed=False, ahead=False), self.objective.long_tokens,
         )  # fmt: skip
         return {
             "requests_per_s": outcome.completed,

@@ -26,7 +26,7 @@ from bench.replay_metrics import Objective
 from bench.servers import MODEL, Server
 from bench.simulate import degrees_of
 from bench.simulation.mechanisms import mechanisms
-from bench.simulation.replayed import simulate_replay
+from bench.simulation.replayed import batching_of, simulate_replay
 from bench.trace import Recipe, Workload, read_trace
 
 CHUNK_TOKENS = 512
@@ -142,9 +142,8 @@ def emulate(
 
 def simulate(case: Case, workload: Workload, device: DeviceModel, workers: int) -> dict[str, Any]:
     found = mechanisms(device, degrees_of(workers))["amoeba"]
-    outcome = simulate_replay(
-        workload, case.policy, found, workers, CHUNK_TOKENS, LONG_INPUT, mixed=True
-    )
+    batching = batching_of(CHUNK_TOKENS, mixed=True, ahead=True)
+    outcome = simulate_replay(workload, case.policy, found, workers, batching, LONG_INPUT)
     return {
         "requests_per_s": outcome.completed,
         "tokens_per_s": outcome.tokens,

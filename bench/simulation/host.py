@@ -110,7 +110,7 @@ class Host:
         self._send(request, self.policy.place(size, view).rank, now)
 
     def _send(self, request: Request, rank: int, now: float) -> None:
-        self.workers[rank].add(request)
+        self.workers[rank].add(request, now)
         instance = self.instance_of[rank]
         instance.arrive(now)
         self._proceed(instance, now)
@@ -215,9 +215,7 @@ class Host:
             held.clear()
 
     def _longs_at(self, worker: Worker) -> int:
-        running = [request for _, _, request in worker.rows]
-        here = (*running, *worker.prefilling, *worker.queue)
-        return sum(request.degree > self.base for request in here)
+        return sum(request.degree > self.base for request in (*worker.running(), *worker.queue))
 
     def _admit(self, now: float) -> None:
         rules, changing = self.policy.layout, set()

@@ -10,8 +10,11 @@ from bench.simulation.run import Contender, Outcome, Run
 from bench.simulation.worker import Batching
 from bench.trace import Workload
 
-# Chunks are cut at so many tokens, as a server cuts them, and not at a time.
-_NO_BOUND_S = 60.0
+
+
+def batching_of(chunk_tokens: int, mixed: bool, ahead: bool) -> Batching:
+    """As a server batches: chunks are cut at so many tokens, not at a time."""
+    return Batching(mixed, chunk_tokens, step_s=60.0, ahead=ahead)
 
 
 def simulate_replay(
@@ -19,12 +22,11 @@ def simulate_replay(
     policy: str,
     mechanism: Mechanism,
     workers: int,
-    chunk_tokens: int,
+    batching: Batching,
     long_tokens: int,
-    mixed: bool,
 ) -> Outcome:
     """The arrivals and lengths of `workload` on one host that begins at degree 1; `long_tokens`:
-    from so many on a request counts as long; `mixed`: of Batching."""
+    from so many on a request counts as long."""
     chosen = POLICIES[policy]
     arrivals = requests.Workload(
         policy,
@@ -36,7 +38,6 @@ def simulate_replay(
     )
     layout = None if chosen.layout is not None else (1,) * workers
     contender = Contender(policy, chosen, mechanism, layout)
-    batching = Batching(mixed, chunk_tokens, _NO_BOUND_S)
     return Run(contender, arrivals, 1.0, batching, workers).play(endless=True)
 
 

@@ -15,11 +15,15 @@ from bench.simulation.mechanisms import MAX_ROWS, Mechanism
 class Batching:
     """How a worker fills a step. mixed: it decodes beside its own prefill chunk; else it decodes
     only when it has nothing to prefill, as upstream does. chunk_tokens: the most prompt tokens of a
-    worker in a step; step_s: chunks are cut so that a step beside decoding rows takes no longer."""
+    worker in a step; step_s: chunks are cut so that a step beside decoding rows takes no longer.
+    ahead: a step is launched when the one before it begins, as upstream does on a GPU, so it lacks
+    who arrives later; else, as on the CPU, it runs as it is launched, and its results are handed
+    out behind the step after it."""
 
     mixed: bool = True
     chunk_tokens: int = 8192
     step_s: float = 0.085
+    ahead: bool = True
 
 
 # A chunk gets this share of `step_s` at least, and so many times it when nobody decodes.
@@ -27,11 +31,12 @@ _LEAST_SHARE, _ALONE = 0.15, 3.0
 
 
 class Request:
-    """One request and what became of it. left: prompt tokens to compute; degree: the smallest that
-    holds it; first, end: when its first and last token came, -1 before."""
+    """One request and what became of it. joined: when it came to its worker; left: prompt tokens to
+    compute; degree: the smallest that holds it; first, end: when its first and last token came, -1
+    before."""
 
     __slots__ = (
-        "arrival", "computed", "degree", "end", "first", "home", "left", "long", "number",
+        "arrival", "computed", "degree", "end", "first", "home", "joined", "left", "long", "number",
         "output", "prompt", "tokens",
     )  # fmt: skip
 
@@ -39,18 +44,19 @@ class Request:
         self.number, self.arrival, self.prompt, self.output = number, arrival, prompt, output
         self.long, self.tokens = long, prompt + output
         self.left, self.computed, self.degree, self.home = prompt, 0, 1, -1
-        self.first = self.end = -1.0
+        self.first = self.end = self.joined = -1.0
 
 
 class Worker:
     """rank: in its host. rows: (decode count at which it ends, number, request), a heap; count:
     decode steps so far; context: tokens of all rows; used: KV tokens reserved; used_long: of these
     by requests that no worker at the base degree holds; prompts: of tokens waiting or in prefill;
-    to_prefill: of these not yet computed."""
+    to_prefill: of these not yet computed; begun, ended: requests whose first or last token is
+    computed and not yet handed out."""
 
     __slots__ = (
-        "context", "count", "prefilling", "prompts", "queue", "rank", "rows", "to_prefill", "used",
-        "used_long",
+        "begun", "context", "count", "ended", "prefilling", "prompts", "queue", "rank", "rows",
+        "to_prefill", "used", "used_long",
     )  # fmt: skip
 
     def __init__(self, rank: int) -> None:
@@ -58,13 +64,19 @@ class Worker:
         self.queue: deque[Request] = deque()
         self.prefilling: deque[Request] = deque()
         self.rows: list[tuple[int, int, Request]] = []
+        self.begun: list[Request] = []
+        self.ended: list[Request] = []
         self.count = self.context = self.used = self.used_long = self.prompts = self.to_prefill = 0
 
-    def add(self, request: Request) -> None:
-        request.home = self.rank
+    def add(self, request: Request, now: float) -> None:
+        request.home, request.joined = self.rank, now
         self.queue.append(request)
         self.prompts += request.prompt
         self.to_prefill += request.left
+
+    def running(self) -> list[Request]:
+        """Those that hold KV."""
+        return [request for _, _, request in self.rows] + list(self.prefilling) + self.ended
 
     def live(self) -> int:
         """Tokens that are in the KV pool."""
@@ -108,14 +120,16 @@ class Instance:
         # A run of decode steps: begin, how many, the first one's seconds, what each adds.
         self._leap: tuple[float, int, float, float] | None = None
         self._admit = True
+        # When the last step began and when it ended.
+        self._last = -math.inf, -math.inf
+        self._start = 0.0
 
     def set_base(self, base: int) -> None:
         """Requests that the base degree holds leave the rest to longer ones, so splits can come."""
         self.block = min(base, self.degree)
         self.block_tokens = self._mechanism.tokens[self.block]
         for worker in self.workers:
-            running = [request for _, _, request in worker.rows] + list(worker.prefilling)
-            worker.used_long = sum(r.tokens for r in running if r.degree > self.block)
+            worker.used_long = sum(r.tokens for r in worker.running() if r.degree > self.block)
 
     @property
     def busy(self) -> bool:
@@ -135,8 +149,10 @@ class Instance:
 
     def start_step(self, now: float) -> None:
         """Begin a step, or a run of decode steps, if there is work."""
-        if self._admit:
-            self._admit_requests()
+        filled, ended = self._last
+        late = self._admit and self._admit_requests(filled if ended == now else now)
+        if not any(worker.rows or worker.prefilling for worker in self.workers):
+            late = self._go_idle(now)
         self.epoch += 1
         self.event = math.inf
         prefilling = [worker for worker in self.workers if worker.prefilling]
@@ -152,10 +168,12 @@ class Instance:
             self._start_chunks(prefilling, rows, context, now)
         elif decoding:
             steps = min(worker.rows[0][0] - worker.count for worker in decoding)
+            if late or any(worker.begun or worker.ended for worker in self.workers):
+                steps = 1
             first = self.price.seconds(rows, 0, context)
             growth = self.price.context * rows
             self._leap = now, steps, first, growth
-            self.event = now + steps * first + growth * steps * (steps - 1) / 2
+            self.event = self._end_of(steps)
 
     def end_step(self) -> None:
         """Take what the step that ends at `event` has computed."""
@@ -163,20 +181,26 @@ class Instance:
         steps = 1
         if self._leap is not None:
             steps = self._leap[1]
+            self._start = self._end_of(steps - 1)
             self._leap = None
+        if self.batching.ahead:
+            self._last = self._start, now
+        self._hand_out(now)
         for worker in self._decoding:
             worker.count += steps
             worker.context += steps * len(worker.rows)
             while worker.rows and worker.rows[0][0] <= worker.count:
                 request = heapq.heappop(worker.rows)[2]
                 worker.context -= request.tokens - 1
-                self._end(worker, request, now)
+                worker.ended.append(request)
         if self._chunks is not None:
             for worker, request, tokens in self._chunks:
-                self._take_chunk(worker, request, tokens, now)
+                self._take_chunk(worker, request, tokens)
             self._chunks = None
+        if self.batching.ahead or self.stopping:
+            self._hand_out(now)
 
-    def _take_chunk(self, worker: Worker, request: Request, tokens: int, now: float) -> None:
+    def _take_chunk(self, worker: Worker, request: Request, tokens: int) -> None:
         request.left -= tokens
         request.computed += tokens
         worker.to_prefill -= tokens
@@ -184,26 +208,39 @@ class Instance:
             return
         worker.prefilling.popleft()
         worker.prompts -= request.prompt
-        if request.first < 0:
-            request.first = now
+        worker.begun.append(request)
         written = max(0, request.computed - request.prompt) + 1
         if written >= request.output:
-            self._end(worker, request, now)
+            worker.ended.append(request)
             return
         at = worker.count + request.output - written
         heapq.heappush(worker.rows, (at, request.number, request))
         worker.context += request.prompt + written - 1
 
-    def _end(self, worker: Worker, request: Request, now: float) -> None:
-        request.end = now
-        worker.used -= request.tokens
-        if request.degree > self.block:
-            worker.used_long -= request.tokens
-        self._admit = True
-        self._finished(request, now)
+    def _hand_out(self, now: float) -> None:
+        """The results that are there; who has ended leaves its KV."""
+        for worker in self.workers:
+            for request in worker.begun:
+                # One that was computed again has had its first token.
+                request.first = now if request.first < 0 else request.first
+            worker.begun.clear()
+            for request in worker.ended:
+                request.end = now
+                worker.used -= request.tokens
+                if request.degree > self.block:
+                    worker.used_long -= request.tokens
+                self._admit = True
+                self._finished(request, now)
+            worker.ended.clear()
 
-    def _admit_requests(self) -> None:
-        """First come, first served at every worker, as far as the KV reaches."""
+    def _go_idle(self, now: float) -> bool:
+        """Nothing is left to run, so nobody waits for a step."""
+        self._hand_out(now)
+        return self._admit and self._admit_requests(now)
+
+    def _admit_requests(self, until: float) -> bool:
+        """First come, first served at every worker, as far as the KV reaches, of those that had
+        joined it by then. Whether somebody came later."""
         self._admit = False
         total = sum(worker.used for worker in self.workers)
         for first in range(0, self.degree, self.block):
@@ -213,6 +250,9 @@ class Instance:
                 while worker.queue:
                     request = worker.queue[0]
                     need, long = request.tokens, request.degree > self.block
+                    if request.joined > until:
+                        self._admit = True
+                        break
                     if (
                         total + need > self.tokens
                         or (not long and own + need > self.block_tokens)
@@ -226,6 +266,7 @@ class Instance:
                         worker.used_long += need
                     else:
                         own += need
+        return self._admit
 
     def _start_chunks(self, prefilling: list[Worker], rows: int, context: int, now: float) -> None:
         """Share the time of a step among the workers that prefill, each in order of arrival."""
@@ -249,6 +290,7 @@ class Instance:
                 if seconds <= 0 or room <= 0 or tokens < request.left:
                     break
         self._chunks = chunks
+        self._start = now
         self.event = now + price.seconds(rows, total, context, pairs)
 
     def _cut_leap(self, now: float) -> None:
@@ -266,4 +308,10 @@ class Instance:
         if k < steps:
             self._leap = start, k, first, growth
             self.epoch += 1
-            self.event = start + k * first + growth * k * (k - 1) / 2
+            self.event = self._end_of(k)
+
+    def _end_of(self, steps: int) -> float:
+        """Of so many decode steps of the run."""
+        assert self._leap is not None
+        start, _, first, growth = self._leap
+        return start + steps * first + growth * steps * (steps - 1) / 2

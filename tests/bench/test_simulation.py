@@ -63,7 +63,7 @@ def test_runs_of_decode_steps_may_be_cut_anywhere(sizes, cuts):
         )
         for number, (prompt, output) in enumerate(sizes):
             request = Request(number, 0.0, prompt, output, False)
-            worker.add(request)
+            worker.add(request, 0.0)
         instance.arrive(0.0)
         instance.start_step(0.0)
         left = sorted(moments)
