@@ -11,7 +11,6 @@ from bench.simulation.worker import Batching
 from bench.trace import Workload
 
 
-
 def batching_of(chunk_tokens: int, mixed: bool, ahead: bool) -> Batching:
     """As a server batches: chunks are cut at so many tokens, not at a time."""
     return Batching(mixed, chunk_tokens, step_s=60.0, ahead=ahead)
