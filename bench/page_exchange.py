@@ -58,9 +58,12 @@ def _summarise(by_rank: list[dict[str, Any]]) -> dict[str, Any]:
         for way in by_rank[0]["seconds"]
     }
     first = by_rank[0]
-    split = np.median(rounds["split, weights"])
     refill = {
-        way: float(np.median(rounds[way]) / split) for way in rounds if way.startswith("plain")
+        f"{split}, of {way}": float(np.median(rounds[way]) / np.median(rounds[split]))
+        for split in rounds
+        if split.startswith("split, weights")
+        for way in rounds
+        if way.startswith("plain")
     }
     return {
         "ms": {
@@ -69,7 +72,7 @@ def _summarise(by_rank: list[dict[str, Any]]) -> dict[str, Any]:
         "weight bytes copied by a split": first["weight_bytes"],
         "weight bytes missing after a merge": first["missing_bytes"],
         "KV bytes received by a merge": first["kv_bytes"],
-        "weight refill, of the rate of": refill,
+        "rate of weight refill": refill,
         "weights unmapped at the merge, of (1 - 1/d) of them": min(
             worker["unmapped"] for worker in by_rank
         ),
@@ -140,6 +143,10 @@ def _measure(rank: int, n: int, cycles: int, live: int, slots: int) -> dict[str,
             for tensor in grown:
                 tensor[slots + 1 :] = float("nan")
         found["weight_bytes"] = timed("split, weights", lambda: worker.change(1))
+        timed(
+            "split, weights: the copies alone, once more",
+            lambda: worker.store.refill(pages.all_at(n), worker.peer_weights),
+        )
         timed("split, KV", lambda: worker.mover.move(layers, moves["split"], chosen))
 
     before = worker.resident_weights()

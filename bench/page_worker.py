@@ -74,12 +74,12 @@ class PageWorker:
             tensor.normal_(generator=mine)
         handles: list[Any] = [None] * n
         dist.all_gather_object(handles, self.memory.export())
-        self.peers = {r: self.memory.open_peer(handles[r]) for r in range(n) if r != rank}
+        peers = {r: self.memory.open_peer(handles[r]) for r in range(n) if r != rank}
         self.units: list[UnitBuffers | None] = [
             None
             if r == rank
             else UnitBuffers(
-                self.ranges.peer_layers(self.peers[r], handles[r], self.kv_shape, shape.dtype),
+                self.ranges.peer_layers(peers[r], handles[r], self.kv_shape, shape.dtype),
                 self.chain.finest,
             )
             for r in range(n)
@@ -88,7 +88,8 @@ class PageWorker:
         self.group, self.moving = (HostGroup.create(dist.group.WORLD) for _ in range(2))
         own = UnitBuffers(self.blocks, self.chain.finest)
         self.mover = PeerKVMover(own, self.units, self.moving, STAGING)
-        self.pages = PageExchange(self.ranges, self.store, self.peers)
+        self.pages = PageExchange(self.ranges, self.store, peers)
+        self.peer_weights = {r: self.store.weights_of(peer) for r, peer in peers.items()}
 
     def change(self, degree: int) -> int:
         """All weight pages to `degree` at once; bytes copied."""
@@ -102,8 +103,8 @@ class PageWorker:
         size = self.shape.matrices[matrix]
         if holder == self.rank:
             return self.weights[matrix].view(torch.uint8).chunk(self.n)[shard]
-        start = self.store.first_page * PAGE + self.store.pages.offset(matrix, 0)
-        return self.peers[holder].tensor(start, (size,), torch.uint8).chunk(self.n)[shard]
+        start = self.store.pages.offset(matrix, 0)
+        return self.peer_weights[holder][start : start + size].chunk(self.n)[shard]
 
     def matrices_of(self, layer: int, degree: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The worker's shards of gate_up [2 I / d, H] and down [I / d, H] of one layer."""

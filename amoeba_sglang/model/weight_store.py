@@ -26,10 +26,12 @@ class WeightStore:
     def __init__(self, memory: Memory, pages: WeightPages, worker: int) -> None:
         self.pages, self.degrees = pages, pages.all_at(1)
         self._memory, self._worker = memory, worker
-        self._range = memory.reserve(pages.total_pages * pages.page_size)
+        self._size = pages.total_pages * pages.page_size
+        self._range = memory.reserve(self._size)
         created = memory.create(pages.total_pages)
         self.first_page = created.start
         memory.map(self._range, 0, created)
+        self._bytes = self._range.tensor(0, (self._size,), torch.uint8)
         # Always the same few changes, and the split should not wait for the arithmetic.
         self._missing = lru_cache(_REMEMBERED_STEPS)(pages.missing_ranges)
 
@@ -47,6 +49,10 @@ class WeightStore:
         """Page ids, rising, that this worker does not need at `degree`."""
         return (self.pages.freed_pages(degree, self._worker) + self.first_page).tolist()
 
+    def weights_of(self, peer: AddressRange) -> torch.Tensor:
+        """uint8, all pages of the store of another worker, whose memory is open here."""
+        return peer.tensor(self.first_page * self.pages.page_size, (self._size,), torch.uint8)
+
     def free(self, matrices: Iterable[int], degree: int) -> None:
         """Unmap what no matrix needs once `matrices` are at `degree`, above theirs. No copies."""
         after = self._with(matrices, degree)
@@ -56,11 +62,11 @@ class WeightStore:
         self.degrees = after
 
     def take_back(
-        self, matrices: Iterable[int], degree: int, peers: dict[int, AddressRange]
+        self, matrices: Iterable[int], degree: int, peers: dict[int, torch.Tensor]
     ) -> int:
         """Map home what `matrices` need at `degree`, below theirs, and fill it; bytes copied.
 
-        `peers`: the opened pages of the other workers, by index in the group. What they hold at the
+        `peers`: the weights of the other workers, by index in the group. What they hold at the
         degree before must stay mapped and unwritten until all workers have copied. MemoryFault
         leaves the store unchanged.
         """
@@ -82,17 +88,15 @@ class WeightStore:
                 self._memory.unmap(self._range, first * self.pages.page_size, count)
             raise
         self.degrees = after
-        return self._copy_missing(before, peers)
+        return self.refill(before, peers)
 
-    def _copy_missing(self, before: tuple[int, ...], peers: dict[int, AddressRange]) -> int:
+    def refill(self, before: tuple[int, ...], peers: dict[int, torch.Tensor]) -> int:
+        """Copy what is mapped now and was missing at the degrees `before`, above; bytes copied."""
         copied, width = 0, max(before)
         block = self._worker // width * width
         for start, stop, source in self._missing(before, self.degrees, self._worker):
-            there = self.first_page * self.pages.page_size + start
-            size = stop - start
-            peer = peers[block + source].tensor(there, (size,), torch.uint8)
-            self._range.tensor(start, (size,), torch.uint8).copy_(peer)
-            copied += size
+            self._bytes[start:stop].copy_(peers[block + source][start:stop])
+            copied += stop - start
         return copied
 
     def _with(self, matrices: Iterable[int], degree: int) -> tuple[int, ...]:

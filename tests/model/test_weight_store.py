@@ -93,7 +93,7 @@ def test_pages_come_home_some_matrices_at_a_time_with_their_bytes(workers, low, 
     for first in range(0, len(MATRICES), count):
         some = range(first, min(first + count, len(MATRICES)))
         for worker in workers:
-            assert worker.store.take_back(some, low, worker.peers) > 0
+            assert worker.store.take_back(some, low, worker.peer_weights) > 0
             assert worker.weights_are_whole()
     for worker in workers:
         assert mapped_pages(worker) == PAGES.kept_pages(low, worker.index).tolist()
@@ -107,7 +107,7 @@ def test_a_fault_on_the_way_home_leaves_the_store_as_it_was(workers, index):
     while worker.degree == 4:
         worker.memory.maps_until_fault = faults
         try:
-            worker.store.take_back(ALL, 1, worker.peers)
+            worker.store.take_back(ALL, 1, worker.peer_weights)
         except MemoryFault:
             assert worker.degree == 4
             assert mapped_pages(worker) == PAGES.kept_pages(4, index).tolist()
@@ -118,7 +118,7 @@ def test_a_fault_on_the_way_home_leaves_the_store_as_it_was(workers, index):
 
 
 def test_degrees_change_in_the_direction_that_is_asked_for(workers):
-    store, peers = workers[0].store, workers[0].peers
+    store, peers = workers[0].store, workers[0].peer_weights
     wrong = (
         lambda: store.free(ALL, 1),
         lambda: store.take_back(ALL, 1, peers),
@@ -140,6 +140,6 @@ def test_walks_keep_the_bytes_and_the_machines_memory(workers):
         if after > before:
             worker.store.free(ALL, after)
         else:
-            worker.store.take_back(ALL, after, worker.peers)
+            worker.store.take_back(ALL, after, worker.peer_weights)
         assert worker.weights_are_whole()
         assert worker.memory.physical_bytes() == charged
