@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from amoeba_sglang.errors import AmoebaError
 from amoeba_sglang.layout.slots import DegreeChain
@@ -51,7 +52,7 @@ class Layout:
     def workers(self) -> int:
         return len(self.degrees)
 
-    @property
+    @cached_property
     def instances(self) -> tuple[tuple[int, ...], ...]:
         """The ranks of every instance, in rank order."""
         found, start = [], 0

@@ -9,6 +9,7 @@ requests is the one that serves the present traffic with the fewest workers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from amoeba_sglang.policy.base import (
@@ -23,9 +24,10 @@ from amoeba_sglang.policy.base import (
 )
 from amoeba_sglang.policy.least_load import place_on_least_loaded
 from amoeba_sglang.policy.lending import allow_lending
-from amoeba_sglang.policy.outlook import USUAL_TRAFFIC, Outlook, busy_workers, foresee
+from amoeba_sglang.policy.outlook import USUAL_TRAFFIC, Outlook, foresee
 from amoeba_sglang.policy.setting import SETTING, Setting
 from amoeba_sglang.policy.soonest import place_soonest
+from amoeba_sglang.policy.throughput import RequestClass, ThroughputTable
 
 
 def place_beside_long_requests(request: RequestSize, view: View) -> Decision:
@@ -42,8 +44,8 @@ class LongRequestRules:
 
     def __init__(self, setting: Setting = SETTING) -> None:
         self.setting = setting
-        # The last outlook and what it was made of, which changes far more rarely than it is needed.
-        self._known: tuple[object, int, object, Outlook] | None = None
+        # What the last outlooks were made of, which changes far more rarely than they are needed.
+        self._known: tuple[object, object, dict[int, Outlook]] | None = None
 
     def base(self, scene: Scene) -> NewBase | None:
         """The degree that serves the traffic with the fewest workers, if it saves enough."""
@@ -56,7 +58,8 @@ class LongRequestRules:
         if scene.evidence and (fresh or not known):
             return None
         traffic = scene.traffic if known else USUAL_TRAFFIC
-        busy = busy_workers(table, traffic, setting.token_s)
+        outlooks = self._outlooks(table, traffic)
+        busy = {degree: outlook.workers for degree, outlook in outlooks.items()}
         degree = min(busy, key=lambda degree: (busy[degree], degree))
         if busy[degree] > (1 - setting.base_gain) * busy[scene.base]:
             return None
@@ -155,18 +158,20 @@ class LongRequestRules:
         return Change(ranks, degree, reason)
 
     def _allowed(self, request: LongRequest, degree: int, scene: Scene) -> int:
-        return allow_lending(request, degree, scene, self.setting, self._outlook(scene))
+        table = scene.table
+        outlook = None if table is None else self._outlooks(table, scene.traffic)[scene.base]
+        return allow_lending(request, degree, scene, self.setting, outlook)
 
-    def _outlook(self, scene: Scene) -> Outlook | None:
-        table, known = scene.table, self._known
-        if table is None:
-            return None
-        if known is not None and known[0] is table and known[2] is scene.traffic:
-            if known[1] == scene.base:
-                return known[3]
-        outlook = foresee(table, scene.base, scene.traffic, self.setting.token_s)
-        self._known = table, scene.base, scene.traffic, outlook
-        return outlook
+    def _outlooks(
+        self, table: ThroughputTable, traffic: Sequence[RequestClass]
+    ) -> dict[int, Outlook]:
+        """By base degree."""
+        known = self._known
+        if known is None or known[0] is not table or known[1] is not traffic:
+            token_s = self.setting.token_s
+            found = {base: foresee(table, base, traffic, token_s) for base in table.ordered}
+            known = self._known = table, traffic, found
+        return known[2]
 
     def _split(self, ranks: tuple[int, ...], scene: Scene) -> Change | None:
         degree = len(ranks)

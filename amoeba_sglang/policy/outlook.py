@@ -40,10 +40,3 @@ def foresee(
     long = sum(workers for degree, workers in busy.items() if degree > base)
     long_rate = sum(one.rate for one in traffic if one.degree > base)
     return Outlook(busy.get(base, 0.0), long, long / long_rate if long_rate else 0.0)
-
-
-def busy_workers(
-    table: ThroughputTable, traffic: Sequence[RequestClass], token_s: float
-) -> dict[int, float]:
-    """By base degree, the workers that the traffic would keep busy."""
-    return {base: foresee(table, base, traffic, token_s).workers for base in table.ordered}

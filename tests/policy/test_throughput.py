@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amoeba_sglang.errors import ConfigError
-from amoeba_sglang.policy.outlook import busy_workers, foresee
+from amoeba_sglang.policy.outlook import foresee
 from amoeba_sglang.policy.throughput import RequestClass, StepCost, ThroughputTable
 from tests.policy.tables import table
 
@@ -75,8 +75,8 @@ def test_the_base_degree_of_fewest_workers_depends_on_the_loss_and_on_the_kv():
     traffic = (RequestClass(10.0, 1, 1000, 250),)
 
     def best(**made):
-        busy = busy_workers(table(**made), traffic, 0.1)
-        return min(busy, key=busy.__getitem__)
+        costs = table(**made)
+        return min(costs.ordered, key=lambda base: foresee(costs, base, traffic, 0.1).workers)
 
     assert best(loss=1.5) == 1
     assert best(loss=1.05, tokens=(20_000, 250_000, 700_000, 1_600_000)) > 1
