@@ -52,6 +52,7 @@ CASES = (
     Case("static", 12.0),
     Case("static", 24.0),
     Case("amoeba", 12.0, 1.0),
+    Case("round_robin", 12.0, 1.0),
 )
 
 
