@@ -2,7 +2,8 @@
 
 A worker's memory is what only it has (anonymous pages) and its memory file (KV and MLP weights).
 Sampled every few milliseconds from outside, in turns without and with transformations under the
-same load, so that the forwards' own memory is on both sides.
+same load, so that the forwards' own memory is on both sides. The heap of a worker grows for minutes
+of load, transformations or not, so every turn with them is held against those before and behind it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import os
 import threading
 import time
+from itertools import pairwise
 from typing import Any
 
 from bench import results_file
@@ -19,7 +21,7 @@ from bench.footprint import memory_file, private_bytes
 from bench.load import chat_prompts, run_clients
 from bench.servers import Server
 
-_ROUNDS, _SPAN_S = 4, 12.0
+_ROUNDS, _SPAN_S = 5, 12.0
 
 
 def main() -> None:
@@ -44,10 +46,12 @@ async def _under_load(server: Server, workers: int) -> dict[str, Any]:
         await asyncio.sleep(5)
         pids = [process.pid for process in server.workers()]
         quiet, busy, changes = [], [], 0
-        for _ in range(_ROUNDS):
+        for number in range(_ROUNDS + 1):
             with Watch(pids) as watch:
                 await asyncio.sleep(_SPAN_S)
             quiet.append(watch.most)
+            if number == _ROUNDS:
+                break
             with Watch(pids) as watch:
                 end = time.monotonic() + _SPAN_S
                 while time.monotonic() < end:
@@ -59,7 +63,10 @@ async def _under_load(server: Server, workers: int) -> dict[str, Any]:
                         changes += 1
             busy.append(watch.most)
         extra = [
-            max(turn[rank] for turn in busy) - max(turn[rank] for turn in quiet)
+            max(
+                turn[rank] - max(before[rank], after[rank])
+                for turn, (before, after) in zip(busy, pairwise(quiet), strict=True)
+            )
             for rank in range(workers)
         ]
         found.update(transformations=changes, samples_of_last_turn=watch.samples)
