@@ -12,7 +12,6 @@ pool, copy the live tokens into it, free the first.
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import time
 from pathlib import Path
@@ -182,7 +181,6 @@ def _measure(rank: int, n: int, cycles: int, live: int, slots: int) -> dict[str,
                     worker.blocks, worker.units, worker.chain.finest, moves["merge"], chosen
                 ),
             )
-            gc.collect()
     found["peaks"]["Basic"] = peak.extra
     return {**found, "seconds": seconds, "flat": flat}
 

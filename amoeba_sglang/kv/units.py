@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
@@ -33,19 +32,23 @@ class UnitBuffers:
             tuple(tensor.detach().view(torch.uint8).view(-1).numpy() for tensor in pair)
             for pair in layers
         ]
-        self.runs = cache(self._runs)
+        # Of the few widths there are. Not functools.cache: of a bound method it is a cycle, which
+        # kept pools that nobody used any more until the next collection.
+        self._known: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
-    def _runs(self, layer: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    def runs(self, layer: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """K and V of `layer`: 1-D, one opaque item per run of `width` units, finest/width to a row.
 
         numpy gathers and scatters opaque items with one memcpy each, about twice as fast as torch's
         index_select and index_copy_ of rows of this size.
         """
-        key, value = (
-            data.view(np.dtype((np.void, width * size)))
-            for data, size in zip(self._bytes[layer], self.unit_bytes, strict=True)
-        )
-        return key, value
+        if (layer, width) not in self._known:
+            key, value = (
+                data.view(np.dtype((np.void, width * size)))
+                for data, size in zip(self._bytes[layer], self.unit_bytes, strict=True)
+            )
+            self._known[layer, width] = key, value
+        return self._known[layer, width]
 
 
 def _row_bytes(tensor: torch.Tensor) -> int:
