@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=4, help="best even: who is first is slower")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one run")
     options = parser.parse_args()
@@ -60,14 +61,14 @@ def commit_of(directory: Path) -> str:
 def compare(dtype: str, options: argparse.Namespace) -> dict[str, Any]:
     """By kind, the ratio of seconds that the other takes to those of this checkout."""
     flags = ["--tp-size", str(options.workers), "--dtype", dtype, "--max-total-tokens", "16384"]
-    found: dict[str, Any] = {kind: [] for kind in KINDS}
+    found: dict[str, Any] = {kind: [] for kind in options.kinds}
     with (
         Server(*flags, "--amoeba-policy", "static") as this,
         OtherServer(options.other, *flags) as other,
     ):
         servers = {"this": this, "other": other}
         for number in range(-1, options.pairs):
-            for kind in KINDS:
+            for kind in options.kinds:
                 order = ("this", "other") if number % 2 == 0 else ("other", "this")
                 pair = {side: run(servers[side], kind, max(0, number), options) for side in order}
                 if number < 0:
