@@ -18,6 +18,7 @@ import asyncio
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from amoeba_sglang.errors import ConfigError
@@ -75,7 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("trace")
+    parser.add_argument("trace", type=Path)
     parser.add_argument("--workers", type=int, nargs="+", choices=sorted(LAYOUTS), default=[2, 4])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--name", default="replay_cpu", help="of the files that are written")
