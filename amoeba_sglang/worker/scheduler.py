@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import os
+import time
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -28,6 +29,7 @@ from amoeba_sglang.worker.connections import Groups
 from amoeba_sglang.worker.data_plane import DataPlane, make_cpu_plane
 from amoeba_sglang.worker.elastic_runtime import ElasticRuntime
 from amoeba_sglang.worker.leases import Demand
+from amoeba_sglang.worker.loads import ElasticLoadInquirer
 from amoeba_sglang.worker.router_link import RouterLink
 from amoeba_sglang.worker.slots import live_requests, live_slots
 from amoeba_sglang.worker.transformation import Transformation
@@ -47,6 +49,8 @@ class ElasticScheduler(Scheduler):
 
     def __init__(self, server_args: Any, port_args: Any) -> None:
         config: AmoebaConfig = server_args._amoeba
+        # When this worker last took requests from its socket, in seconds since the epoch.
+        self.received_at = time.time()
         super().__init__(server_args, port_args)
         rank = get_parallel().dp_rank
         self.now = config.now
@@ -77,6 +81,10 @@ class ElasticScheduler(Scheduler):
         """What computes and moves here; collective over all workers of the world."""
         runner, allocator = self.tp_worker.model_runner, self.token_to_kv_pool_allocator
         return make_cpu_plane(runner, allocator, config, chain, rank, groups)
+
+    def init_load_inquirer(self) -> None:
+        super().init_load_inquirer()
+        self.load_inquirer = ElasticLoadInquirer.around(self.load_inquirer, self)
 
     def init_request_dispatcher(self) -> None:
         super().init_request_dispatcher()
@@ -176,6 +184,7 @@ class ElasticScheduler(Scheduler):
         return plan
 
     def ingest_requests(self, stop_at_pause: bool = False) -> list[Any]:
+        self.received_at = time.time()
         received = super().ingest_requests(stop_at_pause)
         # A paused engine plans nothing, but its peers may still wait for it in an exchange.
         if self._engine_paused:
