@@ -95,8 +95,9 @@ def _print_table(title: str, found: dict[str, dict[str, Any]]) -> None:
         print(f"| {workload} | " + " | ".join([*cells, shown, seeds]) + " |")
     for rival in ("best static", "best of all"):
         ratios = [one["ratios"][rival] for one in found.values() if one["ratios"][rival]]
-        least = min(ratios, default=0.0)
-        print(f"amoeba / {rival}: geometric mean {geometric_mean(ratios):.3f}, least {least:.3f}")
+        if ratios:
+            mean = geometric_mean(ratios)
+            print(f"amoeba / {rival}: geometric mean {mean:.3f}, least {min(ratios):.3f}")
 
 
 def _show(ratio: float | None) -> str:
