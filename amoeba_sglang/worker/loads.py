@@ -13,6 +13,8 @@ from typing import Any
 from sglang.srt.managers.load_snapshot import LoadSnapshot
 from sglang.srt.managers.scheduler_components.load_inquirer import SchedulerLoadInquirer
 
+from amoeba_sglang.worker.slots import batched_requests
+
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class ElasticLoadInquirer(SchedulerLoadInquirer):
@@ -29,21 +31,17 @@ class ElasticLoadInquirer(SchedulerLoadInquirer):
         """`timestamp` is when the worker last received: requests sent later are not counted."""
         load = SchedulerLoadInquirer.get_loads(self)
         load.timestamp = self.scheduler.received_at
-        chunked = self.get_chunked_req()
-        launched = [batch for batch, _ in self.scheduler.result_queue]
-        batches = [self.get_running_batch(), self.scheduler.last_batch, *launched]
-        held = {id(req) for batch in batches if batch for req in batch.reqs if not req.finished()}
+        held = batched_requests(self.scheduler)
+        load.num_running_reqs = sum(not req.finished() for req in held)
+        chunked = self.scheduler.chunked_req
         if chunked is not None:
-            held.add(id(chunked))
             # The rest of its prompt has no memory yet; its running chunk is counted by upstream.
             load.num_total_tokens += max(0, chunked.seqlen - chunked.extend_end)
-        load.num_running_reqs = len(held)
-        computing = {
-            id(req): req.extend_len
-            for batch in launched
+        load.num_waiting_uncached_tokens += sum(
+            req.extend_len
+            for batch, _ in self.scheduler.result_queue
             if batch.forward_mode.is_extend()
             for req in batch.reqs
             if req is not chunked
-        }
-        load.num_waiting_uncached_tokens += sum(computing.values())
+        )
         return load

@@ -31,10 +31,18 @@ def live_requests(scheduler: Any, planned: Iterable[Any]) -> list[Any]:
 
     `planned`: batches (or None) that the scheduler has planned but not installed yet.
     """
+    candidates = [*batched_requests(scheduler, planned), *scheduler.waiting_queue]
+    found = {id(r): r for r in candidates if r.kv is not None and r.kv.holds_kv}
+    return list(found.values())
+
+
+def batched_requests(scheduler: Any, planned: Iterable[Any] = ()) -> list[Any]:
+    """Requests of this worker that run, have just run, or are in the middle of their prompt, each
+    once. `planned`: as of live_requests."""
     # Overlap drops a request whose queued result finishes it from the running batch already.
     queued = [batch for batch, _ in scheduler.result_queue]
     batches = [*planned, *queued, scheduler.running_batch, scheduler.last_batch]
-    candidates = [req for batch in batches if batch is not None for req in batch.reqs]
-    candidates += [scheduler.chunked_req, *scheduler.waiting_queue]
-    found = {id(r): r for r in candidates if r is not None and r.kv is not None and r.kv.holds_kv}
-    return list(found.values())
+    found = [req for batch in batches if batch is not None for req in batch.reqs]
+    if scheduler.chunked_req is not None:
+        found.append(scheduler.chunked_req)
+    return list({id(req): req for req in found}.values())

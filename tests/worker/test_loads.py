@@ -31,9 +31,10 @@ def loads(monkeypatch):
         )  # fmt: skip
         monkeypatch.setattr(SchedulerLoadInquirer, "get_loads", lambda self: upstream)
         known = dict.fromkeys(field.name for field in fields(SchedulerLoadInquirer))
-        known |= {"get_running_batch": lambda: running, "get_chunked_req": lambda: chunked}
-        queue = [(one, None) for one in launched]
-        scheduler = SimpleNamespace(last_batch=last, result_queue=queue, received_at=8.0)
+        scheduler = SimpleNamespace(
+            running_batch=running, last_batch=last, chunked_req=chunked, received_at=8.0,
+            result_queue=[(one, None) for one in launched],
+        )  # fmt: skip
         found = ElasticLoadInquirer.around(SchedulerLoadInquirer(**known), scheduler).get_loads()
         assert (found.timestamp, found.num_waiting_reqs) == (8.0, 3)
         return found.num_running_reqs, found.num_waiting_uncached_tokens, found.num_total_tokens
