@@ -24,12 +24,12 @@ from amoeba_sglang.errors import AmoebaError, ConfigError
 from bench import results_file
 from bench.simulation.contenders import contenders, static_contenders
 from bench.simulation.figures import draw
+from bench.simulation.instance import Batching
 from bench.simulation.mechanisms import mechanisms
 from bench.simulation.requests import workloads_of
 from bench.simulation.run import Run
 from bench.simulation.search import Search, fluid_bound
 from bench.simulation.tables import print_tables, tabulate
-from bench.simulation.worker import Batching
 
 DEGREES = (1, 2, 4, 8)
 

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Callable
 
-from bench.simulation.worker import Instance
+from bench.simulation.instance import Instance
 
 
 class Clock:

@@ -20,8 +20,9 @@ from amoeba_sglang.policy import (
 from amoeba_sglang.policy.setting import SETTING
 from amoeba_sglang.policy.traffic import TrafficBook
 from bench.simulation.clock import Clock
+from bench.simulation.instance import Batching, Instance
 from bench.simulation.mechanisms import Mechanism
-from bench.simulation.worker import Batching, Instance, Request, Worker
+from bench.simulation.worker import Request, Worker
 
 # The router looks at the layout so often while long requests wait or a layout is not at its base.
 TICK_S, IDLE_TICK_S = 0.1, 5.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from amoeba_sglang.policy import POLICIES
 from amoeba_sglang.policy.throughput import ThroughputTable
 from bench.simulation import requests
+from bench.simulation.instance import Batching
 from bench.simulation.mechanisms import Mechanism
 from bench.simulation.run import Contender, Outcome, Run
-from bench.simulation.worker import Batching
 from bench.trace import Workload
 
 

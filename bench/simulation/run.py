@@ -9,9 +9,10 @@ from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.policy import Policy
 from bench.simulation.clock import Clock
 from bench.simulation.host import Host
+from bench.simulation.instance import Batching
 from bench.simulation.mechanisms import Mechanism
 from bench.simulation.requests import Workload
-from bench.simulation.worker import Batching, Request
+from bench.simulation.worker import Request
 
 # Criterion (a): all is done within the span of the arrivals, this share and this time more.
 SPAN_SHARE, SPAN_S = 1.05, 60.0

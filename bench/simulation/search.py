@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bench.simulation.instance import Batching
 from bench.simulation.requests import Workload
 from bench.simulation.run import Contender, Outcome, Run
-from bench.simulation.worker import Batching
 
 TOLERANCE = 0.03
 _WIDEN, _LEAST_RATE = 1.6, 0.01

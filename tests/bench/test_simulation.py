@@ -11,11 +11,12 @@ from amoeba_sglang.device import load_device
 from amoeba_sglang.policy import POLICIES
 from bench.simulation.clock import Clock
 from bench.simulation.contenders import contenders
+from bench.simulation.instance import Batching, Instance
 from bench.simulation.mechanisms import mechanisms
 from bench.simulation.requests import Workload, alternate, mix_long, read_trace, workloads_of
 from bench.simulation.run import Run
 from bench.simulation.search import Search, fluid_bound
-from bench.simulation.worker import Batching, Instance, Request, Worker
+from bench.simulation.worker import Request, Worker
 
 DEVICE = load_device("h100-96-32b-tp-loss")
 MECHANISMS = mechanisms(DEVICE, (1, 2, 4, 8))
