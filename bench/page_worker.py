@@ -89,7 +89,7 @@ class PageWorker:
         own = UnitBuffers(self.blocks, self.chain.finest)
         self.mover = PeerKVMover(own, self.units, self.moving, STAGING)
         self.pages = PageExchange(self.ranges, self.store, peers)
-        self.peer_weights = {r: self.store.weights_of(peer) for r, peer in peers.items()}
+        self.peer_weights = self.pages.peer_weights
 
     def change(self, degree: int) -> int:
         """All weight pages to `degree` at once; bytes copied."""

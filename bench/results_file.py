@@ -28,14 +28,13 @@ def machine() -> dict[str, Any]:
     }
 
 
-def commit() -> str:
-    """Commit of the checkout; "-dirty" when the working tree differs from it."""
-    here = Path(__file__).parent
+def commit(here: Path = Path(__file__).parents[1]) -> str:
+    """Commit of the checkout `here`; "-dirty" when the working tree differs from it."""
     head = subprocess.run(
         ["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True
     ).stdout.strip()
     dirty = subprocess.run(
-        ["git", "status", "--porcelain", "--", "../amoeba_sglang", "../patches"],
+        ["git", "status", "--porcelain", "--", "amoeba_sglang", "patches"],
         cwd=here, capture_output=True, text=True,
     ).stdout.strip()  # fmt: skip
     return head + ("-dirty" if dirty else "")
@@ -48,6 +47,18 @@ def spread(values: list[float]) -> dict[str, float]:
         "min": min(values),
         "max": max(values),
         "runs": len(values),
+    }
+
+
+def compare_pairs(pairs: list[dict[str, float]], above: str, below: str) -> dict[str, Any]:
+    """Ratios of two sides that were measured in turn.
+
+    Whichever runs first in a pair is a little slower, which an even number of pairs cancels.
+    """
+    total = {side: sum(pair[side] for pair in pairs) for side in (above, below)}
+    return {
+        "ratio": spread([pair[above] / pair[below] for pair in pairs]),
+        "ratio_of_means": total[above] / total[below],
     }
 
 

@@ -71,13 +71,8 @@ def measure_case(case: str, options: argparse.Namespace) -> dict[str, Any]:
                 flush=True,
             )
             pairs.append(pair)
-    total = {side: sum(pair[side]["output_throughput"] for pair in pairs) for side in servers}
-    return {
-        "ratio": results_file.spread([pair["ratio"] for pair in pairs]),
-        # Whichever runs first in a pair is a little slower, which an even number of pairs cancels.
-        "ratio_of_means": total["amoeba"] / total["stock"],
-        "pairs": pairs,
-    }
+    rates = [{side: pair[side]["output_throughput"] for side in servers} for pair in pairs]
+    return {**results_file.compare_pairs(rates, "amoeba", "stock"), "pairs": pairs}
 
 
 def make_server(side: str, case: str, options: argparse.Namespace) -> Server:

@@ -9,7 +9,6 @@ that of the times; above 1 this checkout is faster.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,14 +47,9 @@ def main() -> int:
         return 2
     figures = {dtype: compare(dtype, options) for dtype in options.dtypes}
     settings = {"workers": options.workers, "pairs": options.pairs, "kinds": KINDS}
-    other = commit_of(options.other)
+    other = results_file.commit(options.other)
     results_file.write("versions", {"other commit": other, "settings": settings, **figures})
     return 0
-
-
-def commit_of(directory: Path) -> str:
-    command = ["git", "-C", str(directory), "rev-parse", "--short=12", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def compare(dtype: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -75,7 +69,10 @@ def compare(dtype: str, options: argparse.Namespace) -> dict[str, Any]:
                     continue
                 found[kind].append(pair)
                 print(f"{dtype}, {kind}, pair {number}: {pair}", flush=True)
-    return {kind: summarise(pairs) for kind, pairs in found.items()}
+    return {
+        kind: {**results_file.compare_pairs(pairs, "other", "this"), "seconds": pairs}
+        for kind, pairs in found.items()
+    }
 
 
 def run(server: Server, kind: str, seed: int, options: argparse.Namespace) -> float:
@@ -83,15 +80,6 @@ def run(server: Server, kind: str, seed: int, options: argparse.Namespace) -> fl
     chosen = argparse.Namespace(**vars(options))
     chosen.input_len, chosen.output_len, chosen.num_prompts = KINDS[kind]
     return run_bench_serving(server, chosen, seed)["duration"]
-
-
-def summarise(pairs: list[dict[str, float]]) -> dict[str, Any]:
-    total = {side: sum(pair[side] for pair in pairs) for side in pairs[0]}
-    return {
-        "ratio": results_file.spread([pair["other"] / pair["this"] for pair in pairs]),
-        "ratio_of_means": total["other"] / total["this"],
-        "seconds": pairs,
-    }
 
 
 if __name__ == "__main__":

@@ -82,10 +82,8 @@ class ElasticWorker:
     def meet(self, handles: Mapping[int, MemoryHandle]) -> None:
         """Open the pages of other workers, given by index."""
         self.peers = {index: self.memory.open_peer(handle) for index, handle in handles.items()}
-        self.peer_weights = {
-            index: self.store.weights_of(peer) for index, peer in self.peers.items()
-        }
         self.exchange = PageExchange(self.ranges, self.store, self.peers)
+        self.peer_weights = self.exchange.peer_weights
 
     @property
     def blocks(self) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -39,7 +39,8 @@ def describe_waste(pages: WeightPages, layers: int) -> str | None:
 class PageExchange:
     """The weight store and the KV pool of one worker, which share their pages.
 
-    `peers`: the opened pages of the other workers of the group, by index in it.
+    `peers`: the opened pages of the other workers of the group, by index in it; `peer_weights`:
+    their stores.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class PageExchange:
     ) -> None:
         self._ranges, self._store = ranges, store
         # Made once: a tensor of an address takes 10 us, and a split has up to 180 pieces.
-        self._peers = {index: store.weights_of(peer) for index, peer in peers.items()}
+        self.peer_weights = {index: store.weights_of(peer) for index, peer in peers.items()}
         self._growth = {
             degree: growth_pages(store.pages, degree, ranges.layer_num)
             for degree in store.pages.chain.degrees
@@ -80,7 +81,7 @@ class PageExchange:
         if degree > present:
             self._store.free(matrices, degree)
         elif degree < present:
-            return self._store.take_back(matrices, degree, self._peers)
+            return self._store.take_back(matrices, degree, self.peer_weights)
         return 0
 
     def grow(self, degree: int) -> None:
