@@ -20,7 +20,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from amoeba_sglang.kv.mover import CollectiveKVMover, PeerKVMover
+from amoeba_sglang.kv.collective_mover import CollectiveKVMover
+from amoeba_sglang.kv.peer_mover import PeerKVMover
 from amoeba_sglang.kv.units import UnitBuffers
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.memory.host import HostMemory
@@ -104,7 +105,9 @@ class _Pools:
         own.normal_(generator=torch.Generator().manual_seed(rank))
         handles: list = [None] * n
         dist.all_gather_object(handles, memory.export())
-        ranges = [None if r == rank else memory.open_peer(handles[r]) for r in range(n)]
+        ranges = [
+            None if r == rank else memory.open_peer(handles[r], writable=True) for r in range(n)
+        ]
         peers = [None if r is None else list(r.tensor(0, shape, torch.float32)) for r in ranges]
         return cls(memory, list(own), peers)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from amoeba_sglang.kv.mover import PeerKVMover
+from amoeba_sglang.kv.peer_mover import PeerKVMover
 from amoeba_sglang.kv.ranges import KVRanges
 from amoeba_sglang.kv.units import UnitBuffers
 from amoeba_sglang.layout.slots import DegreeChain
@@ -74,7 +74,7 @@ class PageWorker:
             tensor.normal_(generator=mine)
         handles: list[Any] = [None] * n
         dist.all_gather_object(handles, self.memory.export())
-        peers = {r: self.memory.open_peer(handles[r]) for r in range(n) if r != rank}
+        peers = {r: self.memory.open_peer(handles[r], writable=True) for r in range(n) if r != rank}
         self.units: list[UnitBuffers | None] = [
             None
             if r == rank

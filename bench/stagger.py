@@ -200,6 +200,14 @@ def _summarise(sessions: dict[str, list[Session]], workers: int) -> dict[str, An
     figures["gap_percentiles_of_median_gap"] = {
         degree: _percentiles(gaps, slower) for degree, gaps in plain.items()
     }
+    # What the longest gap of a span is without a transformation: this machine has its own stalls.
+    figures["longest_gap_of_quiet_spans_of_median_gap"] = results_file.spread(
+        [
+            max(session.gaps(start, end, inside=False)) / slower
+            for session in (session for each in sessions.values() for session in each)
+            for start, end, _ in session.quiet
+        ]
+    )
     figures["tokens_per_s"] = {d: statistics.median(each) for d, each in rates.items()}
     for way, each in sessions.items():
         for kind in ("merge", "split"):

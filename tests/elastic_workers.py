@@ -81,7 +81,9 @@ class ElasticWorker:
 
     def meet(self, handles: Mapping[int, MemoryHandle]) -> None:
         """Open the pages of other workers, given by index."""
-        self.peers = {index: self.memory.open_peer(handle) for index, handle in handles.items()}
+        self.peers = {
+            index: self.memory.open_peer(handle, writable=True) for index, handle in handles.items()
+        }
         self.exchange = PageExchange(self.ranges, self.store, self.peers)
         self.peer_weights = self.exchange.peer_weights
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from amoeba_sglang.plan.moves import UnitMove, widen
+from amoeba_sglang.plan.moves import UnitMove, cycles, units_per_slot, widen
 
 
 class UnitBuffers:
@@ -83,6 +83,7 @@ class RunMoves:
         self, moves: tuple[UnitMove, ...], live: Sequence[np.ndarray], finest: int, rows: int
     ) -> None:
         self.width, self._moves = widen(moves, finest)
+        self.units_per_slot = units_per_slot(moves)
         self._places = finest // self.width
         self._live = [np.asarray(slots, dtype=np.int64) for slots in live]
         for slots in self._live:
@@ -99,20 +100,43 @@ class RunMoves:
         """How many super-slots have live units of homes that move."""
         return len(self._super_slots)
 
-    def chunks(self, size: int) -> Iterator[list[RunIndex]]:
-        """The runs that move, by (source, target), for `size` super-slots after another."""
-        pairs = sorted({(move.source, move.target) for move in self._moves})
+    @property
+    def cycles(self) -> list[tuple[UnitMove, ...]]:
+        """The moves in `plan.moves.cycles`; places and units count runs of `width` units."""
+        return cycles(self._moves)
+
+    def received_runs(self, worker: int) -> int:
+        """How many runs come to `worker`, of K or of V of one layer."""
+        return sum(len(self._live[move.home]) for move in self._moves if move.target == worker)
+
+    def parts(self, size: int) -> Iterator[list[np.ndarray]]:
+        """Live slots by home worker, of `size` super-slots after another."""
         for start in range(0, len(self._super_slots), size):
             part = self._super_slots[start : start + size]
-            slots = [
+            yield [
                 live[np.searchsorted(live, part[0]) : np.searchsorted(live, part[-1], side="right")]
                 for live in self._live
             ]
+
+    def source_runs(self, move: UnitMove, slots: list[np.ndarray]) -> np.ndarray:
+        """Where the runs of `move` are in the source's buffers, for one of the `parts`."""
+        return slots[move.home] * self._places + move.source_place
+
+    def target_runs(self, move: UnitMove, slots: list[np.ndarray]) -> np.ndarray:
+        """Where they go in the target's, in the same order."""
+        return slots[move.home] * self._places + move.target_place
+
+    def chunks(self, size: int) -> Iterator[list[RunIndex]]:
+        """The runs that move, by (source, target), for each of the `parts`."""
+        pairs = sorted({(move.source, move.target) for move in self._moves})
+        for slots in self.parts(size):
             found = (self._index(pair, slots) for pair in pairs)
             yield [index for index in found if len(index)]
 
     def _index(self, pair: tuple[int, int], slots: list[np.ndarray]) -> RunIndex:
         moves = [move for move in self._moves if (move.source, move.target) == pair]
-        source = [slots[move.home] * self._places + move.source_place for move in moves]
-        target = [slots[move.home] * self._places + move.target_place for move in moves]
-        return RunIndex(*pair, np.concatenate(source), np.concatenate(target))
+        return RunIndex(
+            *pair,
+            np.concatenate([self.source_runs(move, slots) for move in moves]),
+            np.concatenate([self.target_runs(move, slots) for move in moves]),
+        )

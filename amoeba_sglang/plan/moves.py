@@ -53,6 +53,28 @@ def units_per_slot(moves: tuple[UnitMove, ...]) -> int:
     return max((received | sent).values(), default=0)
 
 
+def cycles(moves: tuple[UnitMove, ...]) -> list[tuple[UnitMove, ...]]:
+    """`moves` of a block in cycles, each in the order in which it can be made in place.
+
+    Of a cycle (a, b, .., z) the unit of `a` is set aside first; then b goes to where a was, and so
+    on; at last a goes to where z was. It leaves each place before another unit gets there, whether
+    or not some of its units are dead.
+    """
+    into = {(move.target, move.target_place): move for move in moves}
+    found = []
+    while into:
+        _, move = into.popitem()
+        cycle = [move]
+        while (before := into.pop((move.source, move.source_place), None)) is not None:
+            cycle.append(before)
+            move = before
+        assert (move.source, move.source_place) == (cycle[0].target, cycle[0].target_place), (
+            f"the moves of a block permute its places, but these do not: {cycle}"
+        )
+        found.append(tuple(cycle))
+    return found
+
+
 def widen(moves: tuple[UnitMove, ...], finest: int) -> tuple[int, tuple[UnitMove, ...]]:
     """Join moves of neighbouring units into moves of runs of `width` units, as wide as all of them
     allow.

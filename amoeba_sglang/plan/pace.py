@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # By how much moving layers may stretch a joint step.
-GROWTH_SHARE = 0.15
+GROWTH_SHARE = 0.1
 # Steps without rows are short; nobody waits for them, and a move must not take minutes.
 LEAST_SECONDS = 0.002
 _STEPS_REMEMBERED = 4

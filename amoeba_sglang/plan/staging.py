@@ -15,17 +15,22 @@ class Exchange:
     super_slots: int
 
 
+def require_staging(slot_bytes: int, staging_bytes: int) -> None:
+    """Raise ConfigError unless `staging_bytes` hold what one slot of one layer needs."""
+    if staging_bytes < slot_bytes:
+        raise ConfigError(
+            f"--amoeba-staging-mib: a staging buffer of {staging_bytes} bytes is too small, one "
+            f"slot of one layer needs {slot_bytes} bytes"
+        )
+
+
 def fit_exchange(layers: int, super_slots: int, slot_bytes: int, staging_bytes: int) -> Exchange:
     """The largest exchange of `layers` layers and `super_slots` super-slots that staging can hold.
 
     `slot_bytes`: the most that one worker stages for one super-slot of one layer (K and V). All
     counts are above 0. Raises ConfigError when not even one super-slot of one layer fits.
     """
-    if staging_bytes < slot_bytes:
-        raise ConfigError(
-            f"--amoeba-staging-mib: a staging buffer of {staging_bytes} bytes is too small, one "
-            f"slot of one layer needs {slot_bytes} bytes"
-        )
+    require_staging(slot_bytes, staging_bytes)
     # The staging size alone sets the number of barriers. Many slots of few layers make fewer copy
     # calls than few slots of many layers: measured up to 3 times as fast at 1 MiB.
     slots = min(super_slots, staging_bytes // slot_bytes)

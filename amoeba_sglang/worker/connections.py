@@ -12,7 +12,9 @@ import torch.distributed as dist
 from sglang.srt.distributed.parallel_state import get_world_group, init_model_parallel_group
 
 from amoeba_sglang.config import AmoebaConfig
-from amoeba_sglang.kv.mover import CollectiveKVMover, KVMover, PeerKVMover
+from amoeba_sglang.kv.collective_mover import CollectiveKVMover
+from amoeba_sglang.kv.mover import KVMover
+from amoeba_sglang.kv.peer_mover import PeerKVMover
 from amoeba_sglang.kv.units import UnitBuffers
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.memory.base import AddressRange
@@ -116,6 +118,6 @@ def _open_peers(
     dist.all_gather_object(offers, memory.export(), group=get_world_group().cpu_group)
     first = rank - index
     handles = {i: offers[first + i] for i in range(config.group_size) if i != index}
-    peers = {i: memory.open_peer(handle) for i, handle in handles.items()}
+    peers = {i: memory.open_peer(handle, writable=True) for i, handle in handles.items()}
     units = {i: UnitBuffers(pool.peer_blocks(peers[i], handles[i]), chain.finest) for i in peers}
     return peers, units

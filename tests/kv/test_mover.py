@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amoeba_sglang.errors import ConfigError
-from amoeba_sglang.kv.mover import CollectiveKVMover, PeerKVMover
+from amoeba_sglang.kv.collective_mover import CollectiveKVMover
+from amoeba_sglang.kv.peer_mover import PeerKVMover
 from amoeba_sglang.kv.units import UnitBuffers
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.layout.weight_pages import WeightPages
@@ -203,7 +204,9 @@ def host_pools(n, finest):
     dist.all_gather_object(handles, memory.export())
     rank = dist.get_rank()
     return own, [
-        None if peer == rank else memory.open_peer(handle).tensor(0, shape, torch.float32)
+        None
+        if peer == rank
+        else memory.open_peer(handle, writable=True).tensor(0, shape, torch.float32)
         for peer, handle in enumerate(handles)
     ]
 

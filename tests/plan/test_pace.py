@@ -19,8 +19,8 @@ def test_the_first_layer_moves_alone_to_be_measured():
 def test_as_many_layers_as_stretch_the_slowest_workers_step_by_the_share():
     pace = Pace(None, 30)
     timings = [Timing(0.001, 0.08), Timing(0.002, 0.1)]
-    assert pace.next_layers(timings) == int(GROWTH_SHARE * 0.1 / 0.002) == 7
-    assert pace.reason == "a layer takes 2.00 ms, a step 100.0 ms, 15% of it 15.0 ms"
+    assert pace.next_layers(timings) == int(GROWTH_SHARE * 0.1 / 0.002) == 5
+    assert pace.reason == "a layer takes 2.00 ms, a step 100.0 ms, 10% of it 10.0 ms"
 
 
 def test_at_least_one_layer_and_at_most_all():

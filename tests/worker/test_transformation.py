@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from amoeba_sglang.kv.mover import PeerKVMover
+from amoeba_sglang.kv.peer_mover import PeerKVMover
 from amoeba_sglang.kv.units import UnitBuffers
 from amoeba_sglang.layout.weight_pages import layer_matrices
 from amoeba_sglang.memory.base import MemoryFault
