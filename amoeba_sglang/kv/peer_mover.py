@@ -12,7 +12,8 @@ from amoeba_sglang.plan.moves import UnitMove
 from amoeba_sglang.plan.staging import require_staging
 from amoeba_sglang.transport.base import TransportGroup
 
-# Of a buffer. Two of these and what they are copied from and to stay in a core's cache.
+# Two of these, and what they are copied from and to, stay in a core's cache. They are larger only
+# if a slot is.
 _BUFFER_BYTES = 128 << 10
 
 
@@ -41,7 +42,7 @@ class PeerKVMover(KVMover):
             )
         self._pools = [own if peer is None else peer for peer in peers]
         self._group = group
-        size = min(_BUFFER_BYTES, staging_bytes // 2)
+        size = min(max(_BUFFER_BYTES, own.finest * max(own.unit_bytes)), staging_bytes // 2)
         self._aside, self._passing = (np.empty(size, dtype=np.uint8) for _ in range(2))
 
     def _move(self, layers: Sequence[int], runs: RunMoves) -> None:
@@ -75,22 +76,16 @@ class PeerKVMover(KVMover):
         layers: Sequence[int],
     ) -> None:
         """Make the moves of a cycle, for some super-slots; dead units stay where they are."""
-        steps = [
-            (move, runs.source_runs(move, slots), runs.target_runs(move, slots))
-            for move in cycle
-            if len(slots[move.home])
+        (first, first_at, first_to), *others = [
+            (move, runs.source_runs(move, slots), runs.target_runs(move, slots)) for move in cycle
         ]
-        kept = steps.pop(0) if steps and steps[0][0] is cycle[0] else None
         for layer in layers:
             for which in range(len(self._own.unit_bytes)):
                 pools = [pool.runs(layer, runs.width)[which] for pool in self._pools]
-                if kept is not None:
-                    move, source, target = kept
-                    aside = _take(pools[move.source], source, self._aside)
-                for move, at, to in steps:
+                aside = _take(pools[first.source], first_at, self._aside)
+                for move, at, to in others:
                     pools[move.target][to] = _take(pools[move.source], at, self._passing)
-                if kept is not None:
-                    pools[kept[0].target][kept[2]] = aside
+                pools[first.target][first_to] = aside
 
 
 def _take(pool: np.ndarray, runs: np.ndarray, buffer: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,10 +14,11 @@ from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.messages import TransformOrder
 from amoeba_sglang.model.kv_allocator import ElasticAllocator
 from amoeba_sglang.model.mirror import RowLedger
-from amoeba_sglang.model.step_record import Row, StepRecord, work_of_records
+from amoeba_sglang.model.step_record import StepRecord, work_of_records
 from amoeba_sglang.plan.pace import Pace
 from amoeba_sglang.plan.relocation import kept_width
 from amoeba_sglang.transport import Bell
+from amoeba_sglang.worker.batch_rows import lengths_of_batch, rows_of_batch
 from amoeba_sglang.worker.connections import Groups, share_words
 from amoeba_sglang.worker.data_plane import DataPlane
 from amoeba_sglang.worker.leases import Demand, Leases
@@ -253,7 +253,7 @@ class ElasticRuntime:
         elif records is not None:
             work = work_of_records(records)
         else:
-            work = StepWork() if batch is None else StepWork.of_rows(_lengths(batch))
+            work = StepWork() if batch is None else StepWork.of_rows(lengths_of_batch(batch))
         if work:
             self.meter.launch(self.degree, work)
         else:
@@ -263,8 +263,8 @@ class ElasticRuntime:
         self, batch: Any, step: int, has_work: bool, ready: int, leases: dict[str, Any]
     ) -> StepRecord:
         assert self.lock_step is not None
-        rows = () if batch is None else self._rows(batch)
-        pool = self.requests
+        pool, page = self.requests, self.allocator.page_size
+        rows = () if batch is None else rows_of_batch(batch, pool, self.ledger, page)
         extend = batch is not None and batch.forward_mode.is_extend()
         return StepRecord(
             epoch=self.lock_step.epoch,
@@ -279,31 +279,3 @@ class ElasticRuntime:
             dead_rows=self.ledger.forget_dead(pool.size - pool.available_size(), pool.free_slots),
             **leases,
         )
-
-    def _rows(self, batch: Any) -> tuple[Row, ...]:
-        row_numbers = batch.req_pool_indices_cpu.tolist()
-        assert len(batch.reqs) == len(row_numbers), "rows without a request are not served"
-        table, generations = self.requests.req_to_token, self.requests.req_generation
-        page = self.allocator.page_size
-        rows = []
-        for req, row, (seq_len, extend) in zip(
-            batch.reqs, row_numbers, _lengths(batch), strict=True
-        ):
-            known = self.ledger.advance(
-                row,
-                int(generations[row]),
-                req.kv.cache_protected_len,
-                seq_len - extend,
-                seq_len,
-            )
-            first = known // page
-            slots = table[row, first * page : seq_len : page].to("cpu", torch.int64) // page
-            rows.append(Row(row, seq_len, extend, first, slots.numpy()))
-        return tuple(rows)
-
-
-def _lengths(batch: Any) -> Iterable[tuple[int, int]]:
-    """Of every row its tokens after the step, and how many of them are new."""
-    lengths = batch.seq_lens_cpu.tolist()
-    new = batch.extend_lens if batch.forward_mode.is_extend() else [1] * len(lengths)
-    return zip(lengths, new, strict=True)

@@ -250,18 +250,10 @@ class ElasticScheduler(Scheduler):
         self.follow_capacity()
         if self.audits:
             self.log_digest("after")
-        report = ended.report
         body = {
             **self.entered,
             "seconds": self.now() - self.order_received,
-            "bytes_moved": {"kv": report.kv_bytes, "weights": report.weight_bytes},
-            "longest_step_seconds": report.longest_pause_seconds,
-            "moves": report.moves,
-            "pause_seconds": report.pause_seconds,
-            "settle_seconds": report.settle_seconds,
-            "copy_seconds": report.copy_seconds,
-            "pace": report.pace,
-            "error": report.error,
+            **ended.report.figures(),
         }
         self.link.report("done", ended.order.operation_id, ended.order.epoch, body)
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -52,6 +53,19 @@ class TransformReport:
     weight_bytes: int = 0
     pace: str = ""
     error: str = ""
+
+    def figures(self) -> dict[str, Any]:
+        """What the router is told at the end."""
+        return {
+            "bytes_moved": {"kv": self.kv_bytes, "weights": self.weight_bytes},
+            "longest_step_seconds": self.longest_pause_seconds,
+            "moves": self.moves,
+            "pause_seconds": self.pause_seconds,
+            "settle_seconds": self.settle_seconds,
+            "copy_seconds": self.copy_seconds,
+            "pace": self.pace,
+            "error": self.error,
+        }
 
 
 class Transformation:

@@ -189,6 +189,16 @@ def test_staging_that_is_too_small_is_refused_before_anything_moves():
     assert not any(map(torch.equal, pools, kept))
 
 
+def test_units_larger_than_the_buffers_in_the_cache_move_too():
+    """Pages of 128 tokens of a model with many KV heads have such units."""
+    chain, live = DegreeChain((1, 2)), [np.array([1, 2]), np.array([2])]
+    pools = [torch.rand(1, 2, 3, 2, 40_000) for _ in range(2)]
+    kept = [pool.clone() for pool in pools]
+    in_threads(pools, 2, 1 << 20, [0], unit_moves(chain, (1, 1), (2, 2)), live)
+    assert torch.equal(pools[1][0, :, 1:, 0], kept[0][0, :, 1:, 1])
+    assert torch.equal(pools[0][0, :, 2, 1], kept[1][0, :, 2, 0])
+
+
 LAYERS, ROWS = 7, 25
 SHAPE = ModelShape(LAYERS, kv_heads=4, head_dim=ELEMENTS, kv_dtype_bytes=4)
 
