@@ -138,7 +138,7 @@ class WeightMemory:
         return sum(mapping.resident for mapping in inside)
 
     def _mappings(self) -> list[Mapping]:
-        """Those of the worker's own memory file; peers' are read-only."""
+        """Writable ones of the worker's own memory file."""
         return [m for m in mappings(self._pid) if m.inode == self._inode and "w" in m.permissions]
 
 

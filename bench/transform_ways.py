@@ -39,7 +39,7 @@ def move_to_second_pool(
             there[mine] = old[mine]
     units = UnitBuffers(pool, finest)
     runs = RunMoves(moves, live, finest, units.rows)
-    for chunk in runs.chunks(max(1, runs.super_slots)):
+    for chunk in runs.index_chunks(max(1, runs.super_slots)):
         for index in (index for index in chunk if index.target == rank):
             for layer in range(len(blocks)):
                 sources = peers[index.source].runs(layer, runs.width)

@@ -100,8 +100,9 @@ class DeviceModel:
     # Transformations
 
     def copy_seconds(self, kv_bytes: float, weight_bytes: float) -> float:
-        """What a worker takes to read `kv_bytes` of units from its peers, through staging, and
-        `weight_bytes` of shards, if it does nothing else."""
+        """What a worker takes to read `kv_bytes` of units from its peers, by way of a staging
+        buffer (without one it takes less), and `weight_bytes` of shards, if it does nothing else.
+        """
         link = self.copy_efficiency * self.link_bandwidth
         staging = 2 * kv_bytes / (self.memory_bandwidth * self.memory_efficiency)
         return (kv_bytes + weight_bytes) / link + staging

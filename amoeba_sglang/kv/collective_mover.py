@@ -34,7 +34,7 @@ class CollectiveKVMover(KVMover):
             len(self._staging) // 2,
         )
         # Every worker reads its own pool only, so the collectives are order enough.
-        for chunk in runs.chunks(exchange.super_slots):
+        for chunk in runs.index_chunks(exchange.super_slots):
             for first in range(0, len(layers), exchange.layers):
                 self._exchange(layers[first : first + exchange.layers], chunk, runs.width)
         self._run(dist.barrier)

@@ -46,26 +46,28 @@ class PeerKVMover(KVMover):
         self._aside, self._passing = (np.empty(size, dtype=np.uint8) for _ in range(2))
 
     def _move(self, layers: Sequence[int], runs: RunMoves) -> None:
-        run_bytes = runs.width * max(self._own.unit_bytes)
-        require_staging(2 * run_bytes, self._staging_bytes)
+        slot_bytes = runs.units_per_slot * sum(self._own.unit_bytes)
+        require_staging(slot_bytes, self._staging_bytes)
+        most_slots = max(1, len(self._aside) // (runs.width * max(self._own.unit_bytes)))
         self._group.barrier()
-        for cycle in runs.cycles:
-            for slots in self._share(cycle, runs, max(1, len(self._aside) // run_bytes)):
+        for number, cycle in enumerate(runs.cycles):
+            for slots in self._share(number, cycle, runs, most_slots):
                 self._turn(cycle, runs, slots, layers)
         self._group.barrier()
 
     def _share(
-        self, cycle: tuple[UnitMove, ...], runs: RunMoves, most: int
+        self, number: int, cycle: tuple[UnitMove, ...], runs: RunMoves, most_slots: int
     ) -> Iterator[list[np.ndarray]]:
-        """Live slots by home worker, up to `most` super-slots at a time, that are for this worker
-        to turn."""
+        """Live slots by home worker, at most so many super-slots at a time, of which this worker is
+        to turn the cycle."""
         workers = sorted({move.source for move in cycle})
         if self._worker not in workers:
             return
-        turn = workers.index(self._worker)
-        size = min(most, -(-runs.super_slots // len(workers)))
-        for number, slots in enumerate(runs.parts(max(1, size))):
-            if number % len(workers) == turn:
+        # What is left over when parts are handed round should not go to the same one every time.
+        turn = (workers.index(self._worker) + number) % len(workers)
+        size = min(most_slots, -(-runs.super_slots // len(workers)))
+        for part, slots in enumerate(runs.slot_parts(max(1, size))):
+            if part % len(workers) == turn and any(len(slots[move.home]) for move in cycle):
                 yield slots
 
     def _turn(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from amoeba_sglang.plan.moves import UnitMove, cycles, units_per_slot, widen
+from amoeba_sglang.plan.moves import UnitMove, find_cycles, units_per_slot, widen
 
 
 class UnitBuffers:
@@ -102,14 +102,14 @@ class RunMoves:
 
     @property
     def cycles(self) -> list[tuple[UnitMove, ...]]:
-        """The moves in `plan.moves.cycles`; places and units count runs of `width` units."""
-        return cycles(self._moves)
+        """The moves in `plan.moves.find_cycles`; places and units count runs of `width` units."""
+        return find_cycles(self._moves)
 
     def received_runs(self, worker: int) -> int:
         """How many runs come to `worker`, of K or of V of one layer."""
         return sum(len(self._live[move.home]) for move in self._moves if move.target == worker)
 
-    def parts(self, size: int) -> Iterator[list[np.ndarray]]:
+    def slot_parts(self, size: int) -> Iterator[list[np.ndarray]]:
         """Live slots by home worker, of `size` super-slots after another."""
         for start in range(0, len(self._super_slots), size):
             part = self._super_slots[start : start + size]
@@ -119,17 +119,17 @@ class RunMoves:
             ]
 
     def source_runs(self, move: UnitMove, slots: list[np.ndarray]) -> np.ndarray:
-        """Where the runs of `move` are in the source's buffers, for one of the `parts`."""
+        """Where the runs of `move` are in the source's buffers, for one of the `slot_parts`."""
         return slots[move.home] * self._places + move.source_place
 
     def target_runs(self, move: UnitMove, slots: list[np.ndarray]) -> np.ndarray:
         """Where they go in the target's, in the same order."""
         return slots[move.home] * self._places + move.target_place
 
-    def chunks(self, size: int) -> Iterator[list[RunIndex]]:
-        """The runs that move, by (source, target), for each of the `parts`."""
+    def index_chunks(self, size: int) -> Iterator[list[RunIndex]]:
+        """The runs that move, by (source, target), for each of the `slot_parts`."""
         pairs = sorted({(move.source, move.target) for move in self._moves})
-        for slots in self.parts(size):
+        for slots in self.slot_parts(size):
             found = (self._index(pair, slots) for pair in pairs)
             yield [index for index in found if len(index)]
 

@@ -53,7 +53,7 @@ def units_per_slot(moves: tuple[UnitMove, ...]) -> int:
     return max((received | sent).values(), default=0)
 
 
-def cycles(moves: tuple[UnitMove, ...]) -> list[tuple[UnitMove, ...]]:
+def find_cycles(moves: tuple[UnitMove, ...]) -> list[tuple[UnitMove, ...]]:
     """`moves` of a block in cycles, each in the order in which it can be made in place.
 
     Of a cycle (a, b, .., z) the unit of `a` is set aside first; then b goes to where a was, and so

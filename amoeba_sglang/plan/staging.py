@@ -31,7 +31,7 @@ def fit_exchange(layers: int, super_slots: int, slot_bytes: int, staging_bytes: 
     counts are above 0. Raises ConfigError when not even one super-slot of one layer fits.
     """
     require_staging(slot_bytes, staging_bytes)
-    # The staging size alone sets the number of barriers. Many slots of few layers make fewer copy
-    # calls than few slots of many layers: measured up to 3 times as fast at 1 MiB.
+    # The staging size alone sets the number of collectives. Many slots of few layers make fewer
+    # copy calls than few slots of many layers: measured up to 3 times as fast at 1 MiB.
     slots = min(super_slots, staging_bytes // slot_bytes)
     return Exchange(min(layers, staging_bytes // (slots * slot_bytes)), slots)

@@ -50,7 +50,7 @@ class TransformPlan:
 
     `before` and `after` are degrees per rank of `ranks`, `moves` use indices into `ranks` for
     workers. `live_tokens` are rounded up to whole slots. `received_bytes[i]` is the KV that
-    `ranks[i]` reads from its peers over all steps, `peak_staging_bytes` a bound of the staging
+    comes to `ranks[i]` from its peers over all steps, `peak_staging_bytes` a bound of the staging
     memory that a worker fills at any time: all the memory that the change needs beyond
     `owned_pages`, the pages that a worker has had since its start. At every time layers [0,
     boundary) are at the lower degree of their rank and layers [boundary, L) at the higher.

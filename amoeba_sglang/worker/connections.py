@@ -112,7 +112,8 @@ class Movers:
 def _open_peers(
     config: AmoebaConfig, chain: DegreeChain, rank: int, pool: ElasticKVPool
 ) -> tuple[dict[int, AddressRange], dict[int, UnitBuffers]]:
-    """The pages of the other workers of this group and the pools in them, by index."""
+    """The pages of the other workers of this group and the pools in them, by index. Writable: the
+    units of two pools change places."""
     memory, index = pool.memory, rank % config.group_size
     offers: list[Any] = [None] * config.workers
     dist.all_gather_object(offers, memory.export(), group=get_world_group().cpu_group)

@@ -232,7 +232,8 @@ def walk_both(rank, n, degrees, path, staging):
             UnitBuffers(list(straight), finest),
             [None if peer is None else UnitBuffers(list(peer), finest) for peer in peers],
             HostGroup.create(dist.group.WORLD),
-            staging,
+            # It needs less for as many turns as the other one takes.
+            staging // 8,
         ),
         CollectiveKVMover(UnitBuffers(list(collected), finest), dist.group.WORLD, staging),
     ]

@@ -38,7 +38,7 @@ def test_chunks_cover_live_super_slots_of_both_sides_once():
     runs = RunMoves(MERGE, live, 4, rows=9)
     assert runs.width == 2
     assert runs.super_slots == 5
-    chunks = list(runs.chunks(2))
+    chunks = list(runs.index_chunks(2))
     found = [
         {(index.source, index.target): index.target_runs.tolist() for index in chunk}
         for chunk in chunks
@@ -54,7 +54,7 @@ def test_chunks_cover_live_super_slots_of_both_sides_once():
 def test_super_slots_of_homes_that_do_not_move_make_no_chunks():
     moves = unit_moves(CHAIN, (2, 2, 1, 1), (2, 2, 2, 2))
     live = [np.arange(1, 9), np.arange(1, 9), np.array([4]), np.array([], dtype=np.int64)]
-    assert len(list(RunMoves(moves, live, 4, rows=9).chunks(1))) == 1
+    assert len(list(RunMoves(moves, live, 4, rows=9).index_chunks(1))) == 1
 
 
 def test_a_pool_that_nobody_uses_is_freed_at_once():

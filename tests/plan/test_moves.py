@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.plan.moves import UnitMove, cycles, unit_moves, units_per_slot, widen
+from amoeba_sglang.plan.moves import UnitMove, find_cycles, unit_moves, units_per_slot, widen
 from tests.layout.chains import CHAINS, layouts
 
 CHAIN = DegreeChain((1, 2, 4))
@@ -70,8 +70,8 @@ def test_every_move_changes_worker_and_stays_in_the_block(case):
 def test_cycles_are_the_same_moves_and_leave_places_before_others_get_there(case):
     chain, path = case
     moves, memory = unit_moves(chain, path[0], path[1]), homed(chain, path[0])
-    assert sorted(map(str, moves)) == sorted(str(m) for cycle in cycles(moves) for m in cycle)
-    for aside, *others in cycles(moves):
+    assert sorted(map(str, moves)) == sorted(str(m) for cycle in find_cycles(moves) for m in cycle)
+    for aside, *others in find_cycles(moves):
         kept = memory.pop((aside.source, aside.source_place))
         for move in others:
             assert (move.target, move.target_place) not in memory
