@@ -78,14 +78,16 @@ class Boundaries:
         prompts = chat_prompts(24 * self.workers, seed=11)
         for number in range(0, len(prompts), 8):
             prompts[number] = f"Story {number}: " + "a long story with a clock in it. " * 25
-        clients = 8 * self.workers
-        plain = asyncio.run(run_clients(self.server.url, prompts, clients, _OUTPUT))
+        clients, chance = 8 * self.workers, random.Random(5)
+        # Of equal length they would all end at few b.
+        outputs = [chance.randint(_OUTPUT // 2, _OUTPUT * 3 // 2) for _ in prompts]
+        plain = asyncio.run(run_clients(self.server.url, prompts, clients, outputs))
         errors, differing, requests = [s.error for s in plain if s.error], [], 0
         deadline = time.monotonic() + seconds
         while True:
             moved = asyncio.run(
                 run_clients(
-                    self.server.url, prompts, clients, _OUTPUT, beside=self._disturb(prompts)
+                    self.server.url, prompts, clients, outputs, beside=self._disturb(prompts)
                 )
             )
             requests += len(moved)

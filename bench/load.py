@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -92,13 +92,14 @@ async def run_clients(
     url: str,
     prompts: list[str],
     concurrency: int,
-    max_tokens: int,
+    max_tokens: int | Sequence[int],
     beside: Callable[[asyncio.Event], Awaitable[None]] | None = None,
 ) -> list[Stream]:
     """Stream every prompt, `concurrency` at a time, while `beside(done)` runs until `done` is set.
 
-    Returns the streams in the order of the prompts.
+    `max_tokens`: of all prompts or of each. Returns the streams in the order of the prompts.
     """
+    limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
     results: list[Stream | None] = [None] * len(prompts)
     queue = iter(range(len(prompts)))
     done = asyncio.Event()
@@ -106,7 +107,7 @@ async def run_clients(
 
         async def client() -> None:
             for number in queue:
-                results[number] = await stream_chat(session, url, prompts[number], max_tokens)
+                results[number] = await stream_chat(session, url, prompts[number], limits[number])
 
         other = asyncio.create_task(beside(done)) if beside else None
         await asyncio.gather(*(client() for _ in range(concurrency)))
