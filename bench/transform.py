@@ -29,7 +29,8 @@ from bench.transform_ways import HostSwap, move_to_second_pool, swap_weights
 from tests.processes import run_workers
 
 _ROWS = 8
-_WARM_STEPS = 8
+# At each degree without a change; about as many as a staggered change takes.
+_PLAIN_STEPS = 24
 # (layers a step, beside the computation)
 PACES = {
     "all at once": (0, False),
@@ -164,16 +165,19 @@ def _transform(
     """Every pace once, merge and split; what the same steps cost at degrees 1 and n is measured in
     the same round."""
     n, layers = worker.n, worker.shape.layers
-    plain, changes = {1: _median_step(steps)}, {}
+    plain, changes = {1: _plain_steps(steps)}, {}
     for pace, (layers_per_step, overlap) in PACES.items():
         for kind, after in (("merge", n), ("split", 1)):
             way = f"overall of a {kind}: {pace}"
             changes[way] = steps.transform(after, chosen[worker.rank], layers_per_step, overlap)
             if after not in plain:
-                plain[after] = _median_step(steps)
-    found["step_seconds"], slower = plain, max(plain.values())
+                plain[after] = _plain_steps(steps)
+    # Means, for what is held against them is a sum that has all stalls of the machine in it.
+    mean = {degree: float(np.mean(seconds)) for degree, seconds in plain.items()}
+    found["step_seconds"] = {d: float(np.median(seconds)) for d, seconds in plain.items()}
+    slower = max(found["step_seconds"].values())
     for way, (seconds, boundaries, report) in changes.items():
-        expected = [(b * plain[1] + (layers - b) * plain[n]) / layers for b in boundaries]
+        expected = [(b * mean[1] + (layers - b) * mean[n]) / layers for b in boundaries]
         clock.add(way, sum(seconds) - sum(expected))
         found["longest"].setdefault(way, []).append(max(seconds) / slower)
         found["tokens"].setdefault(way, []).append(slower * len(seconds) / sum(seconds))
@@ -181,8 +185,8 @@ def _transform(
         found["report"] = report
 
 
-def _median_step(steps: Steps) -> float:
-    return float(np.median([steps.run(None) for _ in range(_WARM_STEPS)]))
+def _plain_steps(steps: Steps) -> list[float]:
+    return [steps.run(None) for _ in range(_PLAIN_STEPS)]
 
 
 if __name__ == "__main__":
