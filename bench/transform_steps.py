@@ -87,7 +87,8 @@ class Steps:
             transformation.advance(live)
             if not overlap:
                 transformation.settle()
-            boundaries.append(transformation.boundary.b)
             self.run(transformation)
+            # With the layers that moved meanwhile, which ran at their new degree.
+            boundaries.append(transformation.boundary.b)
             seconds.append(time.perf_counter() - started)
         return seconds, boundaries, transformation.report
