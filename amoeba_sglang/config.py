@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import socket
 import time
 import uuid
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.layout.slots import MOST_TOKENS
+from amoeba_sglang.ports import free_port
 
 if TYPE_CHECKING:
     from amoeba_sglang.device.emulation import Emulation
@@ -150,7 +150,7 @@ def build_config(
         run_id=run_id,
         # The abstract namespace: no file is left, however the server ends.
         report_address=f"ipc://@amoeba-{run_id}-reports",
-        rendezvous=f"tcp://127.0.0.1:{_free_port()}",
+        rendezvous=f"tcp://127.0.0.1:{free_port(20000, 29999)}",
         policy=options.amoeba_policy,
         initial_degree=initial,
         layers_per_step=parse_layers_per_step(options.amoeba_layers_per_step, heads.layers),
@@ -213,18 +213,3 @@ def _require(fact: bool, message: str) -> None:
 
 def _join(degrees: tuple[int, ...]) -> str:
     return ",".join(map(str, degrees))
-
-
-def _free_port() -> int:
-    """A port below the ephemeral range: no outgoing connection takes it before rank 0 does."""
-    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
-        lowest_ephemeral = int(file.read().split()[0])
-    start = 20000 + uuid.uuid4().int % 10000
-    for port in range(start, min(start + 500, lowest_ephemeral)):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise ConfigError(f"no free TCP port on 127.0.0.1 from {start} to {start + 500}")

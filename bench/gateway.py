@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from bench.servers import Server, free_port
+from amoeba_sglang.ports import free_port
+from bench.servers import PORTS, Server
 
 _REGISTER_TIMEOUT_S = 60.0
 # The set-up that README names. A server that refuses a request is not ill, but the gateway counts
@@ -25,7 +26,7 @@ class Gateway(Server):
         self.servers = len(urls)
         self.command = [
             sys.executable, "-m", "sglang_router.launch_router", "--host", "127.0.0.1",
-            "--port", str(self.port), "--prometheus-port", str(free_port()),
+            "--port", str(self.port), "--prometheus-port", str(free_port(*PORTS)),
             "--worker-urls", *urls, *SET_UP, *args,
         ]  # fmt: skip
 

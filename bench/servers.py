@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,14 +16,12 @@ from typing import Any
 
 import psutil
 
+from amoeba_sglang.ports import free_port
+
 MODEL = os.environ.get("AMOEBA_TEST_MODEL", ".cache/models/smollm2-135m-kv4")
 START_TIMEOUT_S = 420.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+# Servers choose ports for their workers above these.
+PORTS = (10000, 19999)
 
 
 class Server:
@@ -40,7 +37,7 @@ class Server:
         model: str = MODEL,
         env: dict[str, str] | None = None,
     ) -> None:
-        self.port = free_port()
+        self.port = free_port(*PORTS)
         self.url = f"http://127.0.0.1:{self.port}"
         self.command = [
             sys.executable, "-m", module, "--model-path", model, "--device", "cpu",
