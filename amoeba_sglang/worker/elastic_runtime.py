@@ -122,6 +122,7 @@ class ElasticRuntime:
 
     def enter(self, order: TransformOrder) -> None:
         """Leave the instance and step together with the whole block of the order from now on."""
+        self.clock.meet()
         place, width = order.ranks.index(self.rank), len(order.ranks)
         self.transformation = Transformation(
             order,
@@ -139,7 +140,6 @@ class ElasticRuntime:
             self.config.now,
             self.plane.copy_clock,
         )
-        self.clock.meet()
         self.transformation.enter()
         if order.before[place] != order.after[place]:
             if self.leases is not None:

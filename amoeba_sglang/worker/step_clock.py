@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -40,6 +41,12 @@ class StepClock:
         """Of the last few steps, from one plan to the next."""
         return max(self._seconds)
 
+    @property
+    def _expected(self) -> float:
+        """Seconds of the present step: the median, or the last one's noise would be promised, and
+        a prefill chunk would make the others put off the decode step behind it."""
+        return statistics.median_high(self._seconds)
+
     def tick(self, runs: bool) -> None:
         """A step is planned; `runs`: and has rows."""
         now = self._now()
@@ -54,7 +61,7 @@ class StepClock:
         waits = self._waits(ranks)
         if self._started is None or not waits:
             return 0.0
-        return min(self._until_meeting(waits) / 2, MOST_DELAY * self._seconds[-1])
+        return min(self._until_meeting(waits) / 2, MOST_DELAY * self._expected)
 
     def start_late(self) -> None:
         """The planned step starts only now."""
@@ -84,7 +91,7 @@ class StepClock:
         self._deadline = None
 
     def _promise(self, now: float) -> None:
-        ends = 0 if self._started is None else round(1e6 * (now + self._seconds[-1]))
+        ends = 0 if self._started is None else round(1e6 * (now + self._expected))
         self._ends[self._rank] = ends
 
     def _waits(self, ranks: Sequence[int]) -> list[float]:
@@ -95,7 +102,7 @@ class StepClock:
 
     def _until_meeting(self, waits: list[float]) -> float:
         """Seconds to the end of the step after which nobody's ends for the longest time."""
-        points = [0.0, *waits, max(self._seconds[-1], waits[-1])]
+        points = [0.0, *waits, max(self._expected, waits[-1])]
         # Of gaps that are equally wide the last, or everybody might leave the waiting to others.
         gaps = ((round(b - a, 4), a) for a, b in itertools.pairwise(points))
         return max(gaps)[1]

@@ -71,6 +71,16 @@ def test_a_worker_meets_at_once_when_another_waits_already():
     assert not clocks[0].should_defer([0, 1, 2])
 
 
+def test_a_decode_step_behind_a_prefill_chunk_is_not_promised_to_last_as_long():
+    """The last step was the promise, so the others put off meeting for the length of a chunk."""
+    times, ends = Times(), np.zeros(2, np.int64)
+    clock = stepping(0, ends, times, 0.1)
+    for step in (0.1, 2.5):
+        times.now += step
+        clock.tick(True)
+    assert ends[0] / 1e6 - times.now == pytest.approx(0.1, abs=1e-5)
+
+
 def test_nobody_steps_on_without_rows_or_for_peers_that_have_none():
     times, ends = Times(), np.zeros(3, np.int64)
     clock = stepping(0, ends, times, 0.1)
