@@ -18,6 +18,7 @@ from amoeba_sglang.patch.state import require_patched
 from amoeba_sglang.platform import NAME as CPU_PLATFORM
 from amoeba_sglang.platform import cpu_bindings, threads_per_worker
 from amoeba_sglang.policy.throughput import ThroughputTable
+from amoeba_sglang.ports import require_free
 from amoeba_sglang.router.limits import RequestLimits
 
 EXTENSION_CLASSES = {
@@ -43,6 +44,7 @@ def main(argv: list[str]) -> int:
             parser.print_help()
         server_args = parse_server_args(rest)
         config = prepare(server_args, options)
+        require_free(server_args.host, server_args.port)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

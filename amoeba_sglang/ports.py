@@ -1,4 +1,4 @@
-"""TCP ports that stay free between the moment they are chosen and the moment they are bound."""
+"""TCP ports: ones that stay free until a server binds them, and whether one can be bound at all."""
 
 from __future__ import annotations
 
@@ -27,3 +27,16 @@ def free_port(first: int, last: int, tries: int = 500) -> int:
                     continue
                 return port
     raise ConfigError(f"no free TCP port on 127.0.0.1 from {first} to {last} in {tries} tries")
+
+
+def require_free(host: str, port: int) -> None:
+    """Raise ConfigError if `--port` of `--host` cannot be bound: SGLang would only find out once
+    all workers are up."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            # As servers do: what a former one has left in TIME_WAIT is no obstacle.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ConfigError(f"--host {host} --port {port}: {error.strerror}") from None
