@@ -1,6 +1,6 @@
 """What a transformation costs, by method: the paper's Figures 9, 10 and 11 on this machine.
 
-    python -m bench.transform [--rounds 10] [--shapes NAME ...] [--live 1024 4096 16384 32768]
+    python -m bench.transform [--rounds 10] [--shapes NAME ...] [--live 1024 8192 32768]
 
 Real worker processes with the pages, weights, KV and transformations of the server in the shape of
 a model; the model's MLP products on 8 rows a worker stand in for its steps. Ways alternate within
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--workers", nargs="+", type=int, choices=CHAINS, default=list(CHAINS))
     parser.add_argument(
-        "--live", nargs="+", type=int, default=[1024, 4096, 16384, 32768],
+        "--live", nargs="+", type=int, default=[1024, 8192, 32768],
         help="live tokens of the whole instance",
     )  # fmt: skip
     options = parser.parse_args()
