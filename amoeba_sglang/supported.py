@@ -7,15 +7,7 @@ from typing import Any
 
 from amoeba_sglang.config import ModelHeads
 from amoeba_sglang.errors import ConfigError
-
-# The layer walker knows the decoder layers of these.
-ARCHITECTURES = (
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Phi3ForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-)
+from amoeba_sglang.plan.dense_model import ARCHITECTURES
 
 # Fields of SGLang's ServerArgs that must keep their default, by the feature that they ask for.
 _FEATURES = {

@@ -10,7 +10,15 @@ from typing import Any
 
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.plan.transformation import ModelShape
-from amoeba_sglang.supported import ARCHITECTURES
+
+# The layer walker knows the decoder layers of these.
+ARCHITECTURES = (
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Phi3ForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+)
 
 _KNOWN = Path(__file__).with_name("known_models.json")
 # In a config.json that leaves them out, these are untied (every served architecture's default).

@@ -21,7 +21,8 @@ from amoeba_sglang.transport import Bell
 from amoeba_sglang.worker.batch_rows import lengths_of_batch, rows_of_batch
 from amoeba_sglang.worker.connections import Groups, share_words
 from amoeba_sglang.worker.data_plane import DataPlane
-from amoeba_sglang.worker.leases import Demand, Leases
+from amoeba_sglang.worker.demand import Demand
+from amoeba_sglang.worker.leases import Leases
 from amoeba_sglang.worker.lock_step import LockStep
 from amoeba_sglang.worker.relocation import Relocation
 from amoeba_sglang.worker.slots import live_slots

@@ -7,8 +7,6 @@ hears every record in the same step, so both sides always agree who has a slot.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,21 +17,8 @@ from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.model.kv_allocator import SPARE_SLOTS, ElasticAllocator
 from amoeba_sglang.model.step_record import StepRecord
 from amoeba_sglang.plan.relocation import kept_width
+from amoeba_sglang.worker.demand import Demand
 from amoeba_sglang.worker.relocation import Relocation
-
-
-@dataclass(frozen=True)
-class Demand:
-    """The requests of a scheduler before a step.
-
-    `waiting`: not yet admitted, in order. `live`: gives those that hold KV; asked for only when
-    leases depend on them, since it costs a walk over all. `is_ending`: whether a request that holds
-    KV will not compute much more, as it has been aborted.
-    """
-
-    waiting: Sequence[Any]
-    live: Callable[[], list[Any]]
-    is_ending: Callable[[Any], bool]
 
 
 class Leases:

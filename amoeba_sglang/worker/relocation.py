@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -11,9 +11,7 @@ from amoeba_sglang.layout.locations import slots_filled, slots_of
 from amoeba_sglang.layout.slots import FIRST_LEASED, DegreeChain
 from amoeba_sglang.model.kv_allocator import ElasticAllocator
 from amoeba_sglang.plan.relocation import Refuge
-
-if TYPE_CHECKING:
-    from amoeba_sglang.worker.leases import Demand
+from amoeba_sglang.worker.demand import Demand
 
 _STEPS_UNTIL_LENT = 3
 

@@ -27,8 +27,8 @@ from amoeba_sglang.router.limits import Capacity
 from amoeba_sglang.worker.audit import RequestEvents, audit, digest
 from amoeba_sglang.worker.connections import Groups
 from amoeba_sglang.worker.data_plane import DataPlane, make_cpu_plane
+from amoeba_sglang.worker.demand import Demand
 from amoeba_sglang.worker.elastic_runtime import ElasticRuntime
-from amoeba_sglang.worker.leases import Demand
 from amoeba_sglang.worker.loads import ElasticLoadInquirer
 from amoeba_sglang.worker.router_link import RouterLink
 from amoeba_sglang.worker.slots import live_requests, live_slots

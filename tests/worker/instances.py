@@ -7,7 +7,8 @@ import torch
 
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.model.step_record import StepRecord
-from amoeba_sglang.worker.leases import Demand, Leases
+from amoeba_sglang.worker.demand import Demand
+from amoeba_sglang.worker.leases import Leases
 from tests.model.allocators import Tree, make, request
 
 SIZE, GROWN = 10, 6
