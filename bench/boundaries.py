@@ -1,6 +1,6 @@
 """Everything that can happen to a request, at every boundary b, and still every token is right.
 
-    python -m bench.boundaries [--workers 2] [--minutes 8]
+    python -m bench.boundaries [--workers 2] [--minutes 25]
 
 One layer moves a step, so every b from 0 to L is passed. Requests come, end, are aborted and, in a
 small pool, retracted, while the layout cycles through every change; workers audit all their slots
@@ -40,7 +40,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workers", type=int, default=2, choices=sorted(TOURS))
-    parser.add_argument("--minutes", type=float, default=8.0, help="of streams at most")
+    parser.add_argument("--minutes", type=float, default=25.0, help="of streams at most")
     options = parser.parse_args()
     with Server(
         "--tp-size", str(options.workers), "--dtype", "float32", "--max-total-tokens", "600",
