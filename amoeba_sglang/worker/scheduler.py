@@ -179,8 +179,10 @@ class ElasticScheduler(Scheduler):
 
     def get_next_batch_to_run(self, running_batch: Any, last_batch: Any) -> Any:
         plan = super().get_next_batch_to_run(running_batch, last_batch)
-        self.runtime.clock.tick(plan.batch_to_run is not None)
-        self.step_with_peers(plan.batch_to_run, plan.running_batch)
+        batch = plan.batch_to_run
+        chunk = batch is not None and batch.forward_mode.is_extend()
+        self.runtime.clock.tick(batch is not None, chunk)
+        self.step_with_peers(batch, plan.running_batch)
         return plan
 
     def ingest_requests(self, stop_at_pause: bool = False) -> list[Any]:

@@ -33,25 +33,30 @@ class StepClock:
     ) -> None:
         self._ends, self._rank, self._now = ends, rank, now
         self._started: float | None = None
-        self._seconds: deque[float] = deque([0.0], maxlen=_STEPS_REMEMBERED)
+        self._last: deque[float] = deque([0.0], maxlen=_STEPS_REMEMBERED)
+        self._chunks: deque[float] = deque([0.0], maxlen=_STEPS_REMEMBERED)
+        self._decodes: deque[float] = deque([0.0], maxlen=_STEPS_REMEMBERED)
+        self._present = self._decodes
         self._deadline: float | None = None
 
     @property
     def slowest_seconds(self) -> float:
         """Of the last few steps, from one plan to the next."""
-        return max(self._seconds)
+        return max(self._last)
 
     @property
     def _expected(self) -> float:
-        """Seconds of the present step: the median, or the last one's noise would be promised, and
-        a prefill chunk would make the others put off the decode step behind it."""
-        return statistics.median_high(self._seconds)
+        """Seconds of the present step: the median of its kind, or the last one's noise would be
+        promised, and a decode step behind a prefill chunk would be expected to last as long."""
+        return statistics.median_high(self._present)
 
-    def tick(self, runs: bool) -> None:
-        """A step is planned; `runs`: and has rows."""
+    def tick(self, runs: bool, chunk: bool = False) -> None:
+        """A step is planned; `runs`: and has rows, `chunk`: some of which are prefilled."""
         now = self._now()
         if self._started is not None:
-            self._seconds.append(now - self._started)
+            self._last.append(now - self._started)
+            self._present.append(now - self._started)
+        self._present = self._chunks if chunk else self._decodes
         self._started = now if runs else None
         self._promise(now)
 
@@ -59,7 +64,8 @@ class StepClock:
         """Seconds that the planned step should wait, so that `ranks` are nearer to each other at
         the next one: half of what this worker would wait for them now."""
         waits = self._waits(ranks)
-        if self._started is None or not waits:
+        # A prefill chunk is no nearer to the end of shorter steps when it starts late.
+        if self._started is None or self._present is self._chunks or not waits:
             return 0.0
         return min(self._until_meeting(waits) / 2, MOST_DELAY * self._expected)
 

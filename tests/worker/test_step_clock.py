@@ -71,14 +71,24 @@ def test_a_worker_meets_at_once_when_another_waits_already():
     assert not clocks[0].should_defer([0, 1, 2])
 
 
-def test_a_decode_step_behind_a_prefill_chunk_is_not_promised_to_last_as_long():
-    """The last step was the promise, so the others put off meeting for the length of a chunk."""
+def test_steps_are_promised_to_last_as_long_as_others_of_their_kind():
+    """The last step was the promise, so peers put off meeting a decode step for a chunk's time."""
     times, ends = Times(), np.zeros(2, np.int64)
     clock = stepping(0, ends, times, 0.1)
-    for step in (0.1, 2.5):
+    for step, next_is_chunk, promise in ((0.1, True, 0.0), (2.5, True, 2.5), (2.6, False, 0.1)):
         times.now += step
-        clock.tick(True)
-    assert ends[0] / 1e6 - times.now == pytest.approx(0.1, abs=1e-5)
+        clock.tick(True, next_is_chunk)
+        assert ends[0] / 1e6 - times.now == pytest.approx(promise, abs=1e-5)
+
+
+def test_a_prefill_chunk_does_not_start_late():
+    """It was nearer to nobody then, and the others waited for longer than a chunk takes."""
+    times, ends = Times(), np.zeros(2, np.int64)
+    clock = stepping(0, ends, times, 0.1)
+    ends[1] = round(1e6 * (times.now + 0.04))
+    assert clock.delay([0, 1]) == pytest.approx(0.02, abs=1e-5)
+    clock.tick(True, chunk=True)
+    assert clock.delay([0, 1]) == 0
 
 
 def test_nobody_steps_on_without_rows_or_for_peers_that_have_none():
