@@ -4,19 +4,20 @@ import socket
 
 import pytest
 
+from amoeba_sglang import ports
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.ports import free_port, require_free
 
 
-def first_ephemeral():
-    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
-        return int(file.read().split()[0])
-
-
-def test_no_outgoing_connection_can_take_it():
-    # A test server's port, asked of the kernel, was given to a connection while it started.
-    port = free_port(first_ephemeral() - 50, 65535)
-    assert first_ephemeral() - 50 <= port < first_ephemeral()
+def test_no_outgoing_connection_can_take_it(tmp_path, monkeypatch):
+    """A test server's port, asked of the kernel, was given to a connection while it started."""
+    limits = tmp_path / "ip_local_port_range"
+    monkeypatch.setattr(ports, "_EPHEMERAL", limits)
+    limits.write_text("20050\t60999\n")
+    assert 20000 <= free_port(20000, 29999) < 20050
+    # Where every port may be taken, as servers are often tuned, one is chosen all the same.
+    limits.write_text("1024\t65535\n")
+    assert 20000 <= free_port(20000, 29999) <= 29999
 
 
 def test_a_bound_port_is_not_free():
@@ -29,11 +30,6 @@ def test_a_bound_port_is_not_free():
 
 def test_two_servers_that_start_together_differ():
     assert len({free_port(10000, 19999) for _ in range(20)}) > 15
-
-
-def test_a_range_above_the_limit_is_one_clear_line():
-    with pytest.raises(ConfigError, match="no free TCP port on 127.0.0.1 from 65000"):
-        free_port(65000, 65535)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +48,14 @@ def test_a_port_that_a_server_listens_on_is_one_clear_line(host, family):
     require_free(host, port)
 
 
-def test_a_host_that_is_not_here_is_one_clear_line():
-    with pytest.raises(ConfigError, match="--host 192.0.2.1 --port 1234: "):
-        require_free("192.0.2.1", 1234)
+@pytest.mark.parametrize(
+    ("host", "port", "reason"),
+    [
+        ("192.0.2.1", 1234, "Cannot assign"),
+        ("127.0.0.1", 70000, ".*0-65535"),
+        ("no such host", 1234, "."),
+    ],
+)
+def test_what_cannot_be_bound_at_all_is_one_clear_line(host, port, reason):
+    with pytest.raises(ConfigError, match=f"--host {host} --port {port}: {reason}"):
+        require_free(host, port)
