@@ -13,6 +13,7 @@ from amoeba_sglang.kv.audit import audit_slots
 from amoeba_sglang.layout.locations import slots_of
 from amoeba_sglang.model.kv_pool import ElasticKVPool
 from amoeba_sglang.model.layer_shards import LayerShards
+from amoeba_sglang.worker.batch_rows import extends
 from amoeba_sglang.worker.slots import free_slots, live_requests
 
 
@@ -88,5 +89,4 @@ class RequestEvents:
                 aborted = req.finished_reason.to_json()["type"] == "abort"
                 counts["aborted" if aborted else "finished"] += 1
         rows = 0 if batch is None else len(batch.reqs)
-        extends = batch is not None and batch.forward_mode.is_extend()
-        return {**counts, "prefill": rows * extends, "decode": rows * (not extends)}
+        return {**counts, "prefill": rows * extends(batch), "decode": rows * (not extends(batch))}

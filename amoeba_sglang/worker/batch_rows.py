@@ -34,8 +34,13 @@ def rows_of_batch(batch: Any, requests: Any, ledger: RowLedger, page: int) -> tu
     return tuple(rows)
 
 
+def extends(batch: Any | None) -> bool:
+    """Whether rows of the planned batch, if there is one, are prefilled."""
+    return batch is not None and batch.forward_mode.is_extend()
+
+
 def lengths_of_batch(batch: Any) -> Iterable[tuple[int, int]]:
     """Of every row its tokens after the step, and how many of them are new."""
     lengths = batch.seq_lens_cpu.tolist()
-    new = batch.extend_lens if batch.forward_mode.is_extend() else [1] * len(lengths)
+    new = batch.extend_lens if extends(batch) else [1] * len(lengths)
     return zip(lengths, new, strict=True)

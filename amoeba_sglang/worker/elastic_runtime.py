@@ -18,7 +18,7 @@ from amoeba_sglang.model.step_record import StepRecord, work_of_records
 from amoeba_sglang.plan.pace import Pace
 from amoeba_sglang.plan.relocation import kept_width
 from amoeba_sglang.transport import Bell
-from amoeba_sglang.worker.batch_rows import lengths_of_batch, rows_of_batch
+from amoeba_sglang.worker.batch_rows import extends, lengths_of_batch, rows_of_batch
 from amoeba_sglang.worker.connections import Groups, share_words
 from amoeba_sglang.worker.data_plane import DataPlane
 from amoeba_sglang.worker.demand import Demand
@@ -266,7 +266,7 @@ class ElasticRuntime:
         assert self.lock_step is not None
         pool, page = self.requests, self.allocator.page_size
         rows = () if batch is None else rows_of_batch(batch, pool, self.ledger, page)
-        extend = batch is not None and batch.forward_mode.is_extend()
+        extend = extends(batch)
         return StepRecord(
             epoch=self.lock_step.epoch,
             step=step,

@@ -25,6 +25,7 @@ from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.messages import TransformOrder
 from amoeba_sglang.router.limits import Capacity
 from amoeba_sglang.worker.audit import RequestEvents, audit, digest
+from amoeba_sglang.worker.batch_rows import extends
 from amoeba_sglang.worker.connections import Groups
 from amoeba_sglang.worker.data_plane import DataPlane, make_cpu_plane
 from amoeba_sglang.worker.demand import Demand
@@ -180,8 +181,7 @@ class ElasticScheduler(Scheduler):
     def get_next_batch_to_run(self, running_batch: Any, last_batch: Any) -> Any:
         plan = super().get_next_batch_to_run(running_batch, last_batch)
         batch = plan.batch_to_run
-        chunk = batch is not None and batch.forward_mode.is_extend()
-        self.runtime.clock.tick(batch is not None, chunk)
+        self.runtime.clock.tick(batch is not None, extends(batch))
         self.step_with_peers(batch, plan.running_batch)
         return plan
 
