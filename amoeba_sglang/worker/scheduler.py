@@ -33,6 +33,7 @@ from amoeba_sglang.worker.elastic_runtime import ElasticRuntime
 from amoeba_sglang.worker.loads import ElasticLoadInquirer
 from amoeba_sglang.worker.router_link import RouterLink
 from amoeba_sglang.worker.slots import live_requests, live_slots
+from amoeba_sglang.worker.stop_search import StopSearch
 from amoeba_sglang.worker.transformation import Transformation
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,18 @@ class ElasticScheduler(Scheduler):
         super().init_req_max_new_tokens(req)
         if self.token_to_kv_pool_allocator.is_long(req):
             self.has_long_requests = True
+
+    def _create_generation_req(self, *args: Any, **kwargs: Any) -> Any:
+        req = super()._create_generation_req(*args, **kwargs)
+        patterns = len(req.sampling_params.stop_regex_strs)
+        if patterns:
+            req.search_stop_regex = StopSearch(patterns)
+        return req
+
+    def abort_request(self, recv_req: io_struct.AbortReq) -> None:
+        """Upstream's, of one request: the front end names every part of a batch."""
+        recv_req.exact = True
+        super().abort_request(recv_req)
 
     @property
     def capacity(self) -> Capacity:
