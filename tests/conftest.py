@@ -1,6 +1,6 @@
 """Fast tests first: a pure failure shows in seconds, before any server has started."""
 
-SHARED_SERVERS = {"roomy_server", "automatic_servers"}
+SHARED_SERVERS = {"roomy_server", "automatic_servers", "pair"}
 
 
 def pytest_collection_modifyitems(items):
