@@ -19,6 +19,7 @@ import sys
 import tempfile
 
 from bench import results_file
+from bench.hostile.bodies import MODEL_NAME
 from bench.hostile.generator import Generator
 from bench.hostile.python_types import vague_fields
 from bench.hostile.ranges import Bounds
@@ -71,14 +72,17 @@ def start_server(workers: int, layers: int, folder: str) -> Server:
     return Server(
         "--tp-size", str(workers), "--dtype", "float32", "--max-total-tokens", str(POOL),
         "--chunked-prefill-size", str(CHUNK), "--max-running-requests", "64",
-        "--amoeba-policy", "static",
+        "--amoeba-policy", "static", "--served-model-name", MODEL_NAME,
         model=choose_model(layers or None, folder), env={"AMOEBA_AUDIT": "1"},
     )  # fmt: skip
 
 
-def make_generator(server: Server, workers: int, seed: int, only: str = "") -> Generator:
+def make_generator(
+    server: Server, workers: int, seed: int, only: str = "", model: str = MODEL_NAME
+) -> Generator:
+    """For a server that runs and calls its model so; reads its schemas."""
     routes = read_routes(server.get("/openapi.json"), vague_fields())
-    return Generator(routes, Bounds(VOCABULARY, POOL, workers), seed, only)
+    return Generator(routes, Bounds(VOCABULARY, POOL, workers), seed, only, model)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ from typing import Any
 
 from bench.hostile.ranges import OUTPUT
 
+MODEL_NAME = "default"
 _PROMPT = "Once upon a time there was a small bakery by the sea."
 _MESSAGES = [{"role": "user", "content": "Tell me about the sea."}]
 _SAMPLING = {"max_new_tokens": OUTPUT, "temperature": 0}
-_CHAT = {"model": "default", "messages": _MESSAGES, "max_tokens": OUTPUT, "temperature": 0}
+_CHAT = {"model": MODEL_NAME, "messages": _MESSAGES, "max_tokens": OUTPUT, "temperature": 0}
 _DOCUMENT = {"query": "the sea", "documents": ["old maps", "a train in winter"]}
 _QUESTION = {"id": "q", "type": "yes_no", "question": "Is the sea blue?"}
 
@@ -19,42 +20,42 @@ BODIES: dict[str, tuple[dict[str, Any], ...]] = {
         {"input_ids": [100, 200, 300, 400], "sampling_params": _SAMPLING},
     ),
     "/v1/completions": (
-        {"model": "default", "prompt": _PROMPT, "max_tokens": OUTPUT, "temperature": 0},
+        {"model": MODEL_NAME, "prompt": _PROMPT, "max_tokens": OUTPUT, "temperature": 0},
     ),
     "/v1/chat/completions": (_CHAT,),
     "/invocations": (_CHAT,),
     "/v1/responses": (
-        {"model": "default", "input": _PROMPT, "max_output_tokens": OUTPUT, "temperature": 0},
+        {"model": MODEL_NAME, "input": _PROMPT, "max_output_tokens": OUTPUT, "temperature": 0},
     ),
     "/v1/messages": (_CHAT,),
-    "/v1/messages/count_tokens": ({"model": "default", "messages": _MESSAGES},),
+    "/v1/messages/count_tokens": ({"model": MODEL_NAME, "messages": _MESSAGES},),
     "/api/chat": (
         {
-            "model": "default", "messages": _MESSAGES, "stream": False,
+            "model": MODEL_NAME, "messages": _MESSAGES, "stream": False,
             "options": {"num_predict": OUTPUT, "temperature": 0},
         },
     ),
     "/api/generate": (
         {
-            "model": "default", "prompt": _PROMPT, "stream": False,
+            "model": MODEL_NAME, "prompt": _PROMPT, "stream": False,
             "options": {"num_predict": OUTPUT, "temperature": 0},
         },
     ),
-    "/api/show": ({"model": "default"},),
+    "/api/show": ({"model": MODEL_NAME},),
     "/vertex_generate": ({"instances": [{"text": _PROMPT}], "parameters": {
         "sampling_params": _SAMPLING}},),
-    "/v1/tokenize": ({"model": "default", "prompt": _PROMPT},),
-    "/tokenize": ({"model": "default", "prompt": _PROMPT},),
-    "/v1/detokenize": ({"model": "default", "tokens": [100, 200, 300]},),
-    "/detokenize": ({"model": "default", "tokens": [100, 200, 300]},),
+    "/v1/tokenize": ({"model": MODEL_NAME, "prompt": _PROMPT},),
+    "/tokenize": ({"model": MODEL_NAME, "prompt": _PROMPT},),
+    "/v1/detokenize": ({"model": MODEL_NAME, "tokens": [100, 200, 300]},),
+    "/detokenize": ({"model": MODEL_NAME, "tokens": [100, 200, 300]},),
     "/v1/score": (
         {"query": _PROMPT, "items": [" The end.", " Why?"], "label_token_ids": [100, 200]},
     ),
-    "/v1/embeddings": ({"model": "default", "input": _PROMPT},),
-    "/v1/classify": ({"model": "default", "input": _PROMPT},),
+    "/v1/embeddings": ({"model": MODEL_NAME, "input": _PROMPT},),
+    "/v1/classify": ({"model": MODEL_NAME, "input": _PROMPT},),
     "/v1/rerank": (_DOCUMENT,),
     "/v1/decisions": ({"input": _PROMPT, "questions": [_QUESTION]},),
-    "/v1/systemone": ({"state": _PROMPT, "model": "default", "questions": {
+    "/v1/systemone": ({"state": _PROMPT, "model": MODEL_NAME, "questions": {
         "q": {"type": "yes_no", "question": "Is the sea blue?"}}},),
     "/encode": ({"text": _PROMPT},),
     "/classify": ({"text": _PROMPT},),

@@ -50,9 +50,12 @@ class _Place:
 class Generator:
     """Makes cases from routes; `missed` are fields that there was no room for."""
 
-    def __init__(self, routes: Sequence[Route], bounds: Bounds, seed: int, only: str = "") -> None:
+    def __init__(
+        self, routes: Sequence[Route], bounds: Bounds, seed: int, only: str = "", model: str = ""
+    ) -> None:
         self._rng = random.Random(seed)
         self._bounds, self._only = bounds, only
+        self._model = model or bodies.MODEL_NAME
         self._routes = choose_routes(routes, only)
         self._places = [place for route in self._routes for place in self._places_of(route)]
         self._of_route = {
@@ -90,14 +93,14 @@ class Generator:
             if len(field.path) > 1 and not self._has_parent(route, field):
                 continue
             by_kind: dict[str, list[Value]] = {}
-            is_sent = any(field.path[0] in body for body in _bodies(route))
+            is_sent = any(field.path[0] in body for body in self._bodies(route))
             for value in values_for(field, self._bounds, ranges, is_sent):
                 by_kind.setdefault(value.kind, []).append(value)
             places.append(_Place(route, field, by_kind))
         return places
 
     def _has_parent(self, route: Route, field: Field) -> bool:
-        bodies_with_it = [bodies.PARENTS, *_bodies(route)]
+        bodies_with_it = [bodies.PARENTS, *self._bodies(route)]
         return any(has_place(body, field.path) for body in bodies_with_it)
 
     def _mutate(self, place: _Place) -> Case:
@@ -112,7 +115,7 @@ class Generator:
             )
             if apart:
                 chosen[other.field.path] = other
-        plain = copy.deepcopy(rng.choice(_bodies(place.route)))
+        plain = copy.deepcopy(rng.choice(self._bodies(place.route)))
         if place.route.path in _STREAMING and rng.random() < _STREAMED:
             plain["stream"] = True
         body, mutations = plain, []
@@ -139,21 +142,23 @@ class Generator:
         self._used[field, kind] += 1
         return self._rng.choice(place.values[kind])
 
+    def _bodies(self, route: Route) -> list[dict[str, Any]]:
+        return [self._with_model(body) for body in bodies.BODIES.get(route.path, ({},))]
+
+    def _with_model(self, body: dict[str, Any]) -> dict[str, Any]:
+        return {**body, "model": self._model} if "model" in body else body
+
     def _of_bomb(self, bomb: Bomb) -> Case:
-        raw = bomb.body if isinstance(bomb.body, bytes) else encode(bomb.body)
-        sent = bomb.body if isinstance(bomb.body, dict) else {}
+        sent = self._with_model(bomb.body) if isinstance(bomb.body, dict) else {}
+        raw = bomb.body if isinstance(bomb.body, bytes) else encode(sent)
         value = Value("bomb", bomb.note, bomb.expect, bomb.same)
         mutation = Mutation((bomb.names[0],), value, bomb.names)
-        plain = bodies.BODIES.get(bomb.route, ({},))[0] if sent else {}
+        plain = self._with_model(bodies.BODIES.get(bomb.route, ({},))[0]) if sent else {}
         headers = _JSON if bomb.headers is None else bomb.headers
         return Case(
             0, bomb.method, bomb.route, bomb.url or bomb.route, headers, raw, (mutation,), plain,
             sent, bomb.note,
         )  # fmt: skip
-
-
-def _bodies(route: Route) -> tuple[dict[str, Any], ...]:
-    return bodies.BODIES.get(route.path, ({},))
 
 
 def _mutation(field: Field, value: Value) -> Mutation:
