@@ -56,7 +56,7 @@ BODIES: dict[str, tuple[dict[str, Any], ...]] = {
     "/v1/rerank": (_DOCUMENT,),
     "/v1/decisions": ({"input": _PROMPT, "questions": [_QUESTION]},),
     "/v1/systemone": ({"state": _PROMPT, "model": MODEL_NAME, "questions": {
-        "q": {"type": "yes_no", "question": "Is the sea blue?"}}},),
+        "q": {"type": "noul", "instructions": "Is the sea blue?"}}},),
     "/encode": ({"text": _PROMPT},),
     "/classify": ({"text": _PROMPT},),
     "/abort_request": ({"rid": "nobody-has-this-id"},),
@@ -140,4 +140,20 @@ HARMFUL = {
     ("/configure_logging", "dump_requests_folder"),
     ("/configure_logging", "crash_dump_folder"),
     ("/configure_logging", "log_level"),
+}
+
+# What a refusal of a whole route may name instead of a field: what the model or server cannot do.
+SUBJECTS = {
+    "/v1/embeddings": ("embedding",),
+    "/encode": ("embedding",),
+    "/v1/classify": ("classif", "embedding"),
+    "/v1/rerank": ("rerank", "embedding"),
+    "/load_lora_adapter": ("lora",),
+    "/load_lora_adapter_from_tensors": ("lora",),
+    "/unload_lora_adapter": ("lora",),
+    "/pd_role_switch": ("role", "disaggregation"),
+    "/parse_function_call": ("tool", "parser"),
+    "/separate_reasoning": ("parser",),
+    "/close_session": ("session",),
+    "/open_session": ("session",),
 }

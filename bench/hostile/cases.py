@@ -155,6 +155,15 @@ def has_place(body: Any, path: Path) -> bool:
     return isinstance(place, dict) or path[-1].isdigit()
 
 
+def is_plain_json(value: Any) -> bool:
+    """Whether every reader of JSON takes it: no lone surrogates, no NaN, nothing too deep."""
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False, default=lambda _: None).encode()
+    except (ValueError, RecursionError):
+        return False
+    return not isinstance(value, Raw)
+
+
 def shorten(value: Any, most: int = 100) -> str:
     """A value for a reader: its beginning and how long it is."""
     text = value.text if isinstance(value, Raw) else repr(value)

@@ -15,7 +15,17 @@ from typing import Any
 
 from bench.hostile import bodies
 from bench.hostile.bombs import Bomb, make_bombs
-from bench.hostile.cases import ABSENT, Case, Expect, Mutation, Value, encode, has_place, put
+from bench.hostile.cases import (
+    ABSENT,
+    Case,
+    Expect,
+    Mutation,
+    Value,
+    encode,
+    has_place,
+    is_plain_json,
+    put,
+)
 from bench.hostile.ranges import SYNONYMS, Bounds, known_ranges
 from bench.hostile.schema import Field, Route
 from bench.hostile.values import values_for
@@ -164,6 +174,8 @@ class Generator:
 def _mutation(field: Field, value: Value) -> Mutation:
     parts = [part for part in field.path if not part.isdigit()]
     names = (*reversed(parts), *SYNONYMS.get(field.name, ()))
+    if not is_plain_json(value.value):
+        names = (*names, "json")
     # Where a required field is left out, its route says what it needs.
     expect = value.expect
     if value.value is ABSENT and field.required:

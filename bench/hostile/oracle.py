@@ -1,10 +1,13 @@
 """Whether an answer is right: a 4xx that names what is wrong, or a 200 that is what was asked for.
 
 A name: the changed field, as its path's parts or as another API or the engine calls the same, or
-for a whole body what of it is wrong ("body", "content-type", "method"). One of several changed
-fields is enough. A short name must be a word of its own. A 200 must be well-formed, end for a
-reason that is no abort, have as many choices as asked for and no more tokens, and where no changed
-field may change a greedy output, have the text that the plain body has.
+for a whole body what of it is wrong ("body", "content-type", "method"), for a route that is not
+served what the server cannot do (`SUBJECTS`). One of several changed fields is enough. A short name
+must be a word of its own.
+
+A 200 must be well-formed, end for a reason that is no abort, have as many choices as asked for and
+no more tokens, and where no changed field may change a greedy output, have the text that the plain
+body has.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.hostile.answers import Choice, UnreadableError, read_choices
-from bench.hostile.bodies import GENERATING
+from bench.hostile.bodies import GENERATING, SUBJECTS
 from bench.hostile.cases import Case, Expect
 
 _ENDS = frozenset({
@@ -75,6 +78,7 @@ def is_named(case: Case, reply: Reply) -> bool:
     """Whether a refusal says what it is about."""
     text = reply.body.decode(errors="replace").lower()
     names = {name.lower() for m in case.mutations for name in (*m.names, m.field)}
+    names |= set(SUBJECTS.get(case.route, ()))
     if reply.status in (404, 405):
         names |= {"not found", "method not allowed"}
     if re.search(r"--[a-z][a-z-]+", text):

@@ -103,8 +103,10 @@ class Run:
             cases = self.plan.cases
             for number, phase in enumerate(PHASES):
                 first, last = (len(cases) * part // len(PHASES) for part in (number, number + 1))
-                await self._phase(client, phase, deque(cases[first:last]))
-            await self._finish()
+                if not self._has_given_up():
+                    await self._phase(client, phase, deque(cases[first:last]))
+            if not self._has_given_up():
+                await self._finish()
         return self.outcome
 
     async def _take_plain(self, client: aiohttp.ClientSession) -> None:
@@ -126,7 +128,7 @@ class Run:
     async def _phase(self, client: aiohttp.ClientSession, phase: str, todo: deque[Case]) -> None:
         print(f"phase {phase}: {len(todo)} requests", flush=True)
         await self._begin(phase)
-        while todo and len(self.outcome.deaths) <= self.plan.most_deaths:
+        while todo and not self._has_given_up():
             self._dead.clear()
             await asyncio.gather(
                 *(self._client(client, phase, todo) for _ in range(self.plan.concurrency))
@@ -218,10 +220,15 @@ class Run:
         self.outcome.sent += len(suspects)
         self.outcome.deaths.append(death)
         print(f"DEATH {len(self.outcome.deaths)} with {suspects}", flush=True)
+        if self._has_given_up():
+            return
         await asyncio.to_thread(self.server.stop)
         await asyncio.to_thread(self.server.__enter__)
         self.outages.append((died - _DEATH_S, time.monotonic()))
         await self._begin(phase)
+
+    def _has_given_up(self) -> bool:
+        return len(self.outcome.deaths) > self.plan.most_deaths
 
     async def _finish(self) -> None:
         """After some quiet nothing may run or wait, and no session or request may be left."""
