@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.hostile import bodies
-from bench.hostile.bombs import Bomb, make_bombs
+from bench.hostile.bomb import Bomb
+from bench.hostile.bombs import make_bombs
 from bench.hostile.cases import (
     ABSENT,
     Case,

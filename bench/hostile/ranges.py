@@ -107,6 +107,7 @@ SYNONYMS = {
     "stop_sequences": ("stop",),
     "response_format": ("json_schema", "structural_tag", "grammar"),
     "format": ("json_schema", "grammar"),
+    "tool_choice": ("tools",),
     "regex": ("grammar",),
     "ebnf": ("grammar",),
     "json_schema": ("grammar",),
