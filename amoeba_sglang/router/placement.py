@@ -15,7 +15,7 @@ from amoeba_sglang.policy import LayoutRules, Policy, RequestSize, View
 from amoeba_sglang.policy.prefix_book import PrefixBook
 from amoeba_sglang.router.answers import end, is_named_by, refuse
 from amoeba_sglang.router.layout_keeper import LayoutKeeper
-from amoeba_sglang.router.limits import Capacity, RequestLimits, fits
+from amoeba_sglang.router.limits import Capacity, RequestLimits, fits, rank_refusal
 from amoeba_sglang.router.loads import LoadBook
 from amoeba_sglang.router.long_requests import LongRequests, size_of
 from amoeba_sglang.router.operation import Operations
@@ -92,7 +92,7 @@ class Placement:
             self.held.append(request)
         elif not able:
             refusal = self.limits.refusal(size.prompt_tokens, size.output_tokens)
-            self.reject(request, refusal or self._rank_refusal(wanted))
+            self.reject(request, refusal or self._rank_refusal(wanted, size))
         else:
             rank = able[0] if wanted is not None else self._choose(request, size, able)
             self._send(rank, request)
@@ -168,6 +168,6 @@ class Placement:
         logger.debug("request %s goes to %s", request.rid, decision)
         return decision.rank
 
-    def _rank_refusal(self, rank: int) -> str:
+    def _rank_refusal(self, rank: int, size: RequestSize) -> str:
         tokens = self._capacity.by_rank(self._operations.layout)[rank]
-        return f"routed_dp_rank {rank} can hold requests of up to {tokens} tokens in this layout"
+        return rank_refusal(rank, size.prompt_tokens, size.output_tokens, tokens)
