@@ -3,7 +3,7 @@
     front end -> router     AdminRequest       the tokenizer's PUSH socket, as requests go
     router -> worker        TransformOrder     the worker's request socket, in order with requests
     worker -> router        WorkerReport       the router's PULL socket, config.report_address
-    router -> front end     AdminReply, Fatal, LimitsChanged
+    router -> front end     AdminReply, Fatal, LimitsChanged, WeightsRefused
                                                the socket that the tokenizer manager already pulls
 
 One transformation: PREPARE to every rank of the block -> one VOTE each -> COMMIT or ABORT ->
@@ -44,6 +44,12 @@ class LimitsChanged(io_struct.BaseReq, kw_only=True):
     """The layout has changed; `limits` are the fields of the RequestLimits that hold from now."""
 
     limits: dict[str, Any]
+
+
+class WeightsRefused(io_struct.GetWeightsByNameReqOutput, kw_only=True):
+    """In the place of weights that cannot be read now; `parameter` is None."""
+
+    reason: str
 
 
 class TransformOrder(io_struct.BaseReq, kw_only=True):
@@ -87,5 +93,6 @@ class WorkerReport(io_struct.BaseReq, kw_only=True):
     body: dict[str, Any] = {}
 
 
-for _message in (AdminRequest, AdminReply, Fatal, LimitsChanged, TransformOrder, WorkerReport):
-    io_struct.hook_custom_types(_message)
+io_struct.hook_custom_types(
+    AdminRequest, AdminReply, Fatal, LimitsChanged, WeightsRefused, TransformOrder, WorkerReport
+)

@@ -20,6 +20,7 @@ from sglang.utils import TypeBasedDispatcher
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.emulation.launch import refuse_emulated
 from amoeba_sglang.errors import RequestError
+from amoeba_sglang.frontend.control_calls import ControlCalls
 from amoeba_sglang.frontend.ending import end_process, remove_file, watch_children
 from amoeba_sglang.messages import AdminReply, AdminRequest, Fatal, LimitsChanged
 from amoeba_sglang.router.limits import RequestLimits
@@ -38,7 +39,7 @@ class ElasticSignalHandler(SignalHandler):
         self.tokenizer_manager.fail("a process of the server died, see the log")
 
 
-class ElasticTokenizerManager(TokenizerManager):
+class ElasticTokenizerManager(ControlCalls, TokenizerManager):
     """Upstream's, plus the line to the router."""
 
     def __init__(self, server_args: Any, port_args: Any, **kwargs: Any) -> None:
