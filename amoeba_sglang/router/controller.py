@@ -11,6 +11,10 @@ import zmq
 from sglang.srt.managers.data_parallel_controller import DataParallelController
 from sglang.srt.managers.io_struct import (
     AbortReq,
+    ContinueGenerationReqInput,
+    FlushCacheReqInput,
+    GetWeightsByNameReqInput,
+    PauseGenerationReqInput,
     ShutdownReq,
     UpdateWeightFromDiskReqInput,
     UpdateWeightFromDiskReqOutput,
@@ -29,9 +33,12 @@ from amoeba_sglang.messages import (
     AdminRequest,
     LimitsChanged,
     TransformOrder,
+    WeightsRefused,
     WorkerReport,
 )
 from amoeba_sglang.policy import POLICIES
+from amoeba_sglang.router import weight_access
+from amoeba_sglang.router.cache_flush import CacheFlush
 from amoeba_sglang.router.calibration import Calibration
 from amoeba_sglang.router.effects import Answer, Effect, Finished, Order
 from amoeba_sglang.router.guard import Guard
@@ -43,6 +50,7 @@ from amoeba_sglang.router.operation import Operations
 from amoeba_sglang.router.placement import Placement
 from amoeba_sglang.router.state import describe_loads, describe_server, late_share
 from amoeba_sglang.router.transform_request import TransformRequest
+from amoeba_sglang.router.waiting_limits import WaitingLimits
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +85,10 @@ class ElasticController(DataParallelController):
         self.calibration = Calibration(self.capacity, max_rows, config.throughput_table)
         self.emulation_times: dict[int, tuple[float, float]] = {}
         self.load_book = LoadBook(config.workers)
+        most_queued = self._scheduler_init_infos[0]["max_queued"]
+        self.waiting_limits = WaitingLimits.of_server(config.workers, most_queued)
         self.placement = self.make_placement()
+        self.cache_flush = self.make_cache_flush()
         self.metrics = (
             RouterMetrics(self.capacity) if get_observability().enable_metrics else NoMetrics()
         )
@@ -103,6 +114,16 @@ class ElasticController(DataParallelController):
             lambda rank, request: self.send_to_worker(rank, request),
             lambda message: sock_send(self.front_end, message),
             self.config.now,
+            self.waiting_limits,
+        )
+
+    def make_cache_flush(self) -> CacheFlush:
+        return CacheFlush(
+            self.config.workers,
+            lambda message: self.send_control_message(message),
+            self.receive_reports,
+            lambda message: sock_send(self.front_end, message),
+            self.why_busy,
         )
 
     def get_init_info(self) -> dict:
@@ -115,6 +136,10 @@ class ElasticController(DataParallelController):
                 (AdminRequest, self.handle_admin),
                 (AbortReq, self.handle_abort),
                 (UpdateWeightFromDiskReqInput, self.handle_weight_update),
+                (GetWeightsByNameReqInput, self.handle_weight_read),
+                (FlushCacheReqInput, lambda request: self.cache_flush.start(request)),
+                (PauseGenerationReqInput, lambda request: self.handle_pause(request, True)),
+                (ContinueGenerationReqInput, lambda request: self.handle_pause(request, False)),
                 (ShutdownReq, self.handle_shutdown),
             ]
         )
@@ -141,19 +166,41 @@ class ElasticController(DataParallelController):
 
     def handle_weight_update(self, request: UpdateWeightFromDiskReqInput) -> None:
         """Weights are loaded by name into unsharded layers, so only at degree 1."""
-        degrees = self.operations.layout.degrees
-        running = self.operations.running
-        if max(degrees) == 1 and running is None:
+        message = self.weights_refusal("updated")
+        if message is None:
             self.send_control_message(request)
             return
-        reason = (
-            f"operation {running['operation_id']} is running"
-            if running is not None
-            else f"the degrees are {list(degrees)}"
-        )
-        message = f"weights can only be updated while every instance is at degree 1, but {reason}"
         for _ in range(self.config.workers):
             sock_send(self.front_end, UpdateWeightFromDiskReqOutput(success=False, message=message))
+
+    def handle_weight_read(self, request: GetWeightsByNameReqInput) -> None:
+        """A worker of a merged instance has only its shard."""
+        reason = self.weights_refusal("read")
+        if reason is None:
+            self.send_control_message(request)
+            return
+        for _ in range(self.config.workers):
+            sock_send(self.front_end, WeightsRefused(parameter=None, reason=reason))
+
+    def weights_refusal(self, what: str) -> str | None:
+        return weight_access.refusal(what, self.operations, self.config.emulation is not None)
+
+    def handle_pause(self, request: Any, paused: bool) -> None:
+        self.cache_flush.paused = paused
+        self.send_control_message(request)
+
+    def why_busy(self, paused: bool) -> str | None:
+        """Why caches cannot be flushed, as far as the router knows; None if it knows of nothing."""
+        running = self.operations.running
+        if running is not None:
+            return f"operation {running['operation_id']} is running"
+        if paused:
+            return None
+        if self.placement.waiting:
+            return f"{self.placement.waiting} requests wait in the router"
+        self.load_book.update(self.load_snapshot_reader.read_all())
+        busy = [rank for rank, load in enumerate(self.load_book.loads) if load.requests]
+        return f"ranks {busy} are busy" if busy else None
 
     def handle_shutdown(self, request: ShutdownReq) -> None:
         """From here on workers end because they were asked to."""
@@ -182,6 +229,11 @@ class ElasticController(DataParallelController):
             transform = TransformRequest.from_body(request.body)
             self.apply(self.operations.submit(transform, request.rid, self.config.now()))
 
+    def receive_reports(self, milliseconds: int) -> None:
+        """Take what workers report within that time."""
+        self.reports.poll(milliseconds)
+        self.drain_reports()
+
     def drain_reports(self) -> None:
         """Take what workers have reported."""
         while True:
@@ -196,6 +248,8 @@ class ElasticController(DataParallelController):
                 self.apply(self.operations.vote(report.rank, report.epoch, accept, reason, now))
             elif report.kind == "long requests" and self.placement.long_requests is not None:
                 self.placement.long_requests.report(report, now)
+            elif report.kind == "idle":
+                self.cache_flush.take(report)
             elif report.kind == "steps":
                 self.take_steps(report)
             elif report.kind == "progress":
@@ -259,8 +313,7 @@ class ElasticController(DataParallelController):
             effects = self.operations.submit(request, "", self.config.now())
             self.apply([effect for effect in effects if not isinstance(effect, Answer)])
             while self.operations.running is not None:
-                self.reports.poll(100)
-                self.drain_reports()
+                self.receive_reports(100)
                 self.on_tick()
             result = self.operations.history[-1]
             if result["outcome"] != "done":
@@ -272,6 +325,8 @@ class ElasticController(DataParallelController):
         now = self.config.now()
         self.apply(self.operations.tick(now))
         self.guard.check()
+        self.placement.expire()
+        self.cache_flush.tick()
         if self.placement.long_requests is not None:
             self.follow_requests(self.placement.long_requests, now)
 

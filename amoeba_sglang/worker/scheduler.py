@@ -22,7 +22,7 @@ from sglang.utils import TypeBasedDispatcher
 
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.messages import TransformOrder
+from amoeba_sglang.messages import IdleQuestion, TransformOrder
 from amoeba_sglang.router.limits import Capacity
 from amoeba_sglang.worker.audit import RequestEvents, audit, digest
 from amoeba_sglang.worker.batch_rows import extends
@@ -31,13 +31,16 @@ from amoeba_sglang.worker.data_plane import DataPlane, make_cpu_plane
 from amoeba_sglang.worker.demand import Demand
 from amoeba_sglang.worker.elastic_runtime import ElasticRuntime
 from amoeba_sglang.worker.loads import ElasticLoadInquirer
+from amoeba_sglang.worker.long_report import LongReport
 from amoeba_sglang.worker.router_link import RouterLink
 from amoeba_sglang.worker.slots import live_requests, live_slots
 from amoeba_sglang.worker.transformation import Transformation
+from amoeba_sglang.worker.weight_names import restored
 
 logger = logging.getLogger(__name__)
 
-_WEIGHT_UPDATES = (
+_BY_NAME = (
+    io_struct.GetWeightsByNameReqInput,
     io_struct.UpdateWeightFromDiskReqInput,
     io_struct.UpdateWeightsFromDistributedReqInput,
     io_struct.UpdateWeightsFromTensorReqInput,
@@ -60,8 +63,7 @@ class ElasticScheduler(Scheduler):
         self.prepared: TransformOrder | None = None
         self.order: TransformOrder | None = None
         self.order_received = 0.0
-        self.has_long_requests = False
-        self.known_long_requests: list[str] = []
+        self.long_report = LongReport()
         self.entered: dict[str, float] = {}
         self.audits = os.environ.get("AMOEBA_AUDIT") == "1"
         self.request_events = RequestEvents()
@@ -90,20 +92,29 @@ class ElasticScheduler(Scheduler):
     def init_request_dispatcher(self) -> None:
         super().init_request_dispatcher()
         upstream = self._request_dispatcher
-        self._request_dispatcher = TypeBasedDispatcher([(TransformOrder, self.handle_order)])
-        self._request_dispatcher += TypeBasedDispatcher(
-            [(kind, partial(self.update_weights, upstream)) for kind in _WEIGHT_UPDATES]
+        self._request_dispatcher = TypeBasedDispatcher(
+            [
+                (TransformOrder, self.handle_order),
+                (IdleQuestion, self.answer_idle),
+                (io_struct.ProfileReq, self.profile),
+                *((kind, partial(self.access_weights, upstream)) for kind in _BY_NAME),
+            ]
         )
         self._request_dispatcher += upstream
 
     def get_init_info(self) -> dict[str, Any]:
-        rows, capacity = self.max_running_requests, asdict(self.capacity)
-        return {**super().get_init_info(), "capacity": capacity, "max_rows": rows}
+        return {
+            **super().get_init_info(),
+            "capacity": asdict(self.capacity),
+            "max_rows": self.max_running_requests,
+            "max_queued": self.max_queued_requests,
+        }
 
-    def init_req_max_new_tokens(self, req: Any) -> None:
-        super().init_req_max_new_tokens(req)
-        if self.token_to_kv_pool_allocator.is_long(req):
-            self.has_long_requests = True
+    def handle_generate_request(self, recv_req: Any, **kwargs: Any) -> None:
+        wanted = len(recv_req.input_ids or ()) + (recv_req.sampling_params.max_new_tokens or 0)
+        if wanted > self.token_to_kv_pool_allocator.request_tokens:
+            self.long_report.arrive(recv_req.rid)
+        super().handle_generate_request(recv_req, **kwargs)
 
     @property
     def capacity(self) -> Capacity:
@@ -167,16 +178,23 @@ class ElasticScheduler(Scheduler):
         body = {"accept": not reason, "reason": reason}
         self.link.report("vote", order.operation_id, order.epoch, body)
 
-    def update_weights(self, upstream: TypeBasedDispatcher, request: Any) -> Any:
-        """Upstream loads by name into upstream's row order; the router allows it at degree 1."""
-        layers = self.runtime.executor.layers
-        for layer in layers:
-            layer.restore_upstream_order()
-        try:
+    def access_weights(self, upstream: TypeBasedDispatcher, request: Any) -> Any:
+        """Upstream reads and loads by name in upstream's row order; the router allows it at degree
+        1."""
+        with restored(self.runtime.executor.layers, getattr(request, "name", None)):
             return upstream(request)
-        finally:
-            for layer in layers:
-                layer.adopt_weights()
+
+    def answer_idle(self, question: IdleQuestion) -> None:
+        idle = self.is_fully_idle(ignore_waiting=self._engine_paused)
+        self.link.report("idle", "", 0, {"number": question.number, "idle": idle})
+
+    def profile(self, request: io_struct.ProfileReq) -> io_struct.ProfileReqOutput:
+        """Upstream's; what the profiler cannot do must not end the worker."""
+        try:
+            return self.profiler_manager._profile(request)
+        except Exception as error:
+            logger.exception("profiling failed")
+            return io_struct.ProfileReqOutput(success=False, message=str(error))
 
     def get_next_batch_to_run(self, running_batch: Any, last_batch: Any) -> Any:
         plan = super().get_next_batch_to_run(running_batch, last_batch)
@@ -261,14 +279,14 @@ class ElasticScheduler(Scheduler):
 
     def report_long_requests(self, demand: Demand) -> None:
         """Tell the router whenever others than before wait or live here."""
-        if not self.has_long_requests:
+        if not self.long_report.due:
             return
         is_long = self.token_to_kv_pool_allocator.is_long
-        found = sorted({r.rid for r in (*demand.waiting, *demand.live()) if is_long(r)})
-        if found != self.known_long_requests:
-            self.link.report("long requests", "", 0, {"request_ids": found})
-            self.known_long_requests = found
-        self.has_long_requests = bool(found)
+        compiling = self.grammar_manager.grammar_queue
+        here = (*demand.waiting, *compiling, *demand.live())
+        body = self.long_report.next(req.rid for req in here if is_long(req))
+        if body is not None:
+            self.link.report("long requests", "", 0, body)
 
     def report_steps(self) -> None:
         """Tell the router now and then what steps cost here."""

@@ -85,11 +85,11 @@ def test_a_long_request_gets_its_merge_and_the_instance_splits_when_it_is_gone(r
     router.on_tick()
     assert homes(router, "long") == [0]
     assert state(router)["long_requests"] == [1, 0, 0, 0]
-    router.report("long requests", 0, 0, request_ids=["long"])
+    router.report("long requests", 0, 0, request_ids=["long"], ended=[])
     clock.now = 60.0
     router.on_tick()
     assert router.operations.running is None
-    router.report("long requests", 0, 0, request_ids=[])
+    router.report("long requests", 0, 0, request_ids=[], ended=[])
     router.to_workers.clear()
     clock.now += LINGER_S - 0.1
     router.on_tick()

@@ -119,7 +119,7 @@ def test_a_request_that_is_aborted_while_it_waits_is_answered_and_never_placed(r
     router.init_dispatcher()
     router._request_dispatcher(AbortReq(**abort))
     kept = [] if "abort_all" in abort else ["other"]
-    assert [held.rid for held in router.placement.held] == kept
+    assert [held.request.rid for held in router.placement.held] == kept
     assert [answer.rid for answer in refusals(router)] == ["mine", "other"][: 2 - len(kept)]
     assert len([m for _, m in router.to_workers if isinstance(m, AbortReq)]) == 4
     vote(router, 0, 1)
