@@ -80,8 +80,8 @@ CONTROL = frozenset({
 
 # They run or describe a model and change nothing else: any page may use them, as upstream has it.
 INFERENCE = frozenset({
-    "/", "/api/chat", "/api/generate", "/api/show", "/api/tags", "/classify", "/detokenize", "/docs",
-    "/docs/oauth2-redirect", "/encode", "/generate", "/get_model_info", "/health",
+    "/", "/api/chat", "/api/generate", "/api/show", "/api/tags", "/classify", "/detokenize",
+    "/docs", "/docs/oauth2-redirect", "/encode", "/generate", "/get_model_info", "/health",
     "/health_generate", "/invocations", "/metrics", "/model_info", "/openapi.json",
     "/parse_function_call", "/ping", "/ready", "/redoc", "/separate_reasoning", "/tokenize",
     "/vertex_generate", "/v1/audio/transcriptions", "/v1/chat/completions", "/v1/classify",

@@ -11,13 +11,7 @@ import zmq
 from sglang.srt.managers.data_parallel_controller import DataParallelController
 from sglang.srt.managers.io_struct import (
     AbortReq,
-    ContinueGenerationReqInput,
-    FlushCacheReqInput,
-    GetWeightsByNameReqInput,
-    PauseGenerationReqInput,
     ShutdownReq,
-    UpdateWeightFromDiskReqInput,
-    UpdateWeightFromDiskReqOutput,
     sock_recv,
     sock_send,
 )
@@ -33,13 +27,11 @@ from amoeba_sglang.messages import (
     AdminRequest,
     LimitsChanged,
     TransformOrder,
-    WeightsRefused,
     WorkerReport,
 )
 from amoeba_sglang.policy import POLICIES
-from amoeba_sglang.router import weight_access
-from amoeba_sglang.router.cache_flush import CacheFlush
 from amoeba_sglang.router.calibration import Calibration
+from amoeba_sglang.router.control_messages import ControlMessages
 from amoeba_sglang.router.effects import Answer, Effect, Finished, Order
 from amoeba_sglang.router.guard import Guard
 from amoeba_sglang.router.limits import Capacity
@@ -57,7 +49,7 @@ logger = logging.getLogger(__name__)
 _REFRESH_SECONDS = 0.02
 
 
-class ElasticController(DataParallelController):
+class ElasticController(ControlMessages, DataParallelController):
     """Routes by policy, runs transformations, and ends the server when a worker is lost."""
 
     def __init__(self, server_args: Any, port_args: Any, *args: Any, **kwargs: Any) -> None:
@@ -112,19 +104,13 @@ class ElasticController(DataParallelController):
             self.load_book,
             # Upstream replaces the method when workers come and go.
             lambda rank, request: self.send_to_worker(rank, request),
-            lambda message: sock_send(self.front_end, message),
+            self.send_to_front_end,
             self.config.now,
             self.waiting_limits,
         )
 
-    def make_cache_flush(self) -> CacheFlush:
-        return CacheFlush(
-            self.config.workers,
-            lambda message: self.send_control_message(message),
-            self.receive_reports,
-            lambda message: sock_send(self.front_end, message),
-            self.why_busy,
-        )
+    def send_to_front_end(self, message: Any) -> None:
+        sock_send(self.front_end, message)
 
     def get_init_info(self) -> dict:
         return {**super().get_init_info(), "request_limits": asdict(self.placement.limits)}
@@ -135,11 +121,6 @@ class ElasticController(DataParallelController):
             [
                 (AdminRequest, self.handle_admin),
                 (AbortReq, self.handle_abort),
-                (UpdateWeightFromDiskReqInput, self.handle_weight_update),
-                (GetWeightsByNameReqInput, self.handle_weight_read),
-                (FlushCacheReqInput, lambda request: self.cache_flush.start(request)),
-                (PauseGenerationReqInput, lambda request: self.handle_pause(request, True)),
-                (ContinueGenerationReqInput, lambda request: self.handle_pause(request, False)),
                 (ShutdownReq, self.handle_shutdown),
             ]
         )
@@ -163,44 +144,6 @@ class ElasticController(DataParallelController):
         self.send_control_message(request)
 
     # Control messages
-
-    def handle_weight_update(self, request: UpdateWeightFromDiskReqInput) -> None:
-        """Weights are loaded by name into unsharded layers, so only at degree 1."""
-        message = self.weights_refusal("updated")
-        if message is None:
-            self.send_control_message(request)
-            return
-        for _ in range(self.config.workers):
-            sock_send(self.front_end, UpdateWeightFromDiskReqOutput(success=False, message=message))
-
-    def handle_weight_read(self, request: GetWeightsByNameReqInput) -> None:
-        """A worker of a merged instance has only its shard."""
-        reason = self.weights_refusal("read")
-        if reason is None:
-            self.send_control_message(request)
-            return
-        for _ in range(self.config.workers):
-            sock_send(self.front_end, WeightsRefused(parameter=None, reason=reason))
-
-    def weights_refusal(self, what: str) -> str | None:
-        return weight_access.refusal(what, self.operations, self.config.emulation is not None)
-
-    def handle_pause(self, request: Any, paused: bool) -> None:
-        self.cache_flush.paused = paused
-        self.send_control_message(request)
-
-    def why_busy(self, paused: bool) -> str | None:
-        """Why caches cannot be flushed, as far as the router knows; None if it knows of nothing."""
-        running = self.operations.running
-        if running is not None:
-            return f"operation {running['operation_id']} is running"
-        if paused:
-            return None
-        if self.placement.waiting:
-            return f"{self.placement.waiting} requests wait in the router"
-        self.load_book.update(self.load_snapshot_reader.read_all())
-        busy = [rank for rank, load in enumerate(self.load_book.loads) if load.requests]
-        return f"ranks {busy} are busy" if busy else None
 
     def handle_shutdown(self, request: ShutdownReq) -> None:
         """From here on workers end because they were asked to."""
@@ -271,7 +214,7 @@ class ElasticController(DataParallelController):
                 self.send_order(effect)
             elif isinstance(effect, Answer):
                 reply = AdminReply(rid=effect.waiter, status=effect.status, body=effect.body)
-                sock_send(self.front_end, reply)
+                self.send_to_front_end(reply)
             elif isinstance(effect, Finished):
                 self.finish(effect.record)
             else:

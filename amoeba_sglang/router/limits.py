@@ -128,9 +128,7 @@ def rank_refusal(
     return f"{what}, but routed_dp_rank {rank} can hold at most {most} in this layout."
 
 
-def _misfit(
-    prompt_tokens: int, output_tokens: int | None, request_tokens: int
-) -> tuple[str, int]:
+def _misfit(prompt_tokens: int, output_tokens: int | None, request_tokens: int) -> tuple[str, int]:
     """What of a request that does not fit is too large, and how many tokens of that would."""
     most = request_tokens - _PROMPT_RESERVE
     if prompt_tokens > most:

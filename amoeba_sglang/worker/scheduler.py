@@ -15,40 +15,32 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from sglang.srt.managers import io_struct
 from sglang.srt.managers.scheduler import Scheduler
 from sglang.srt.runtime_context import get_parallel
 from sglang.utils import TypeBasedDispatcher
 
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.messages import IdleQuestion, TransformOrder
+from amoeba_sglang.messages import TransformOrder
 from amoeba_sglang.router.limits import Capacity
 from amoeba_sglang.worker.audit import RequestEvents, audit, digest
 from amoeba_sglang.worker.batch_rows import extends
 from amoeba_sglang.worker.connections import Groups
+from amoeba_sglang.worker.control_requests import ControlRequests
 from amoeba_sglang.worker.data_plane import DataPlane, make_cpu_plane
 from amoeba_sglang.worker.demand import Demand
 from amoeba_sglang.worker.elastic_runtime import ElasticRuntime
 from amoeba_sglang.worker.loads import ElasticLoadInquirer
 from amoeba_sglang.worker.long_report import LongReport
+from amoeba_sglang.worker.pool_stats import ElasticPoolStatsObserver, capacity_tokens
 from amoeba_sglang.worker.router_link import RouterLink
 from amoeba_sglang.worker.slots import live_requests, live_slots
 from amoeba_sglang.worker.transformation import Transformation
-from amoeba_sglang.worker.weight_names import restored
 
 logger = logging.getLogger(__name__)
 
-_BY_NAME = (
-    io_struct.GetWeightsByNameReqInput,
-    io_struct.UpdateWeightFromDiskReqInput,
-    io_struct.UpdateWeightsFromDistributedReqInput,
-    io_struct.UpdateWeightsFromTensorReqInput,
-    io_struct.UpdateWeightsFromIPCReqInput,
-)
 
-
-class ElasticScheduler(Scheduler):
+class ElasticScheduler(ControlRequests, Scheduler):
     """One worker of an Amoeba group; `dp_rank` is its rank in the one world."""
 
     def __init__(self, server_args: Any, port_args: Any) -> None:
@@ -64,6 +56,7 @@ class ElasticScheduler(Scheduler):
         self.order: TransformOrder | None = None
         self.order_received = 0.0
         self.long_report = LongReport()
+        self.shown_capacity = self.max_total_num_tokens
         self.entered: dict[str, float] = {}
         self.audits = os.environ.get("AMOEBA_AUDIT") == "1"
         self.request_events = RequestEvents()
@@ -85,6 +78,10 @@ class ElasticScheduler(Scheduler):
         runner, allocator = self.tp_worker.model_runner, self.token_to_kv_pool_allocator
         return make_cpu_plane(runner, allocator, config, chain, rank, groups)
 
+    def init_pool_stats_observer(self) -> None:
+        super().init_pool_stats_observer()
+        self.pool_stats_observer = ElasticPoolStatsObserver.around(self.pool_stats_observer)
+
     def init_load_inquirer(self) -> None:
         super().init_load_inquirer()
         self.load_inquirer = ElasticLoadInquirer.around(self.load_inquirer, self)
@@ -92,14 +89,7 @@ class ElasticScheduler(Scheduler):
     def init_request_dispatcher(self) -> None:
         super().init_request_dispatcher()
         upstream = self._request_dispatcher
-        self._request_dispatcher = TypeBasedDispatcher(
-            [
-                (TransformOrder, self.handle_order),
-                (IdleQuestion, self.answer_idle),
-                (io_struct.ProfileReq, self.profile),
-                *((kind, partial(self.access_weights, upstream)) for kind in _BY_NAME),
-            ]
-        )
+        self._request_dispatcher = TypeBasedDispatcher([(TransformOrder, self.handle_order)])
         self._request_dispatcher += upstream
 
     def get_init_info(self) -> dict[str, Any]:
@@ -178,23 +168,15 @@ class ElasticScheduler(Scheduler):
         body = {"accept": not reason, "reason": reason}
         self.link.report("vote", order.operation_id, order.epoch, body)
 
-    def access_weights(self, upstream: TypeBasedDispatcher, request: Any) -> Any:
-        """Upstream reads and loads by name in upstream's row order; the router allows it at degree
-        1."""
-        with restored(self.runtime.executor.layers, getattr(request, "name", None)):
-            return upstream(request)
-
-    def answer_idle(self, question: IdleQuestion) -> None:
-        idle = self.is_fully_idle(ignore_waiting=self._engine_paused)
-        self.link.report("idle", "", 0, {"number": question.number, "idle": idle})
-
-    def profile(self, request: io_struct.ProfileReq) -> io_struct.ProfileReqOutput:
-        """Upstream's; what the profiler cannot do must not end the worker."""
-        try:
-            return self.profiler_manager._profile(request)
-        except Exception as error:
-            logger.exception("profiling failed")
-            return io_struct.ProfileReqOutput(success=False, message=str(error))
+    def show_capacity(self) -> None:
+        """Let the gauge of what this worker has follow what it has."""
+        tokens = capacity_tokens(self.token_to_kv_pool_allocator)
+        if tokens == self.shown_capacity:
+            return
+        self.shown_capacity = tokens
+        if self.metrics_reporter.current_scheduler_metrics_enabled:
+            collector = self.metrics_collector
+            collector.max_total_num_tokens.labels(**collector.labels).set(tokens)
 
     def get_next_batch_to_run(self, running_batch: Any, last_batch: Any) -> Any:
         plan = super().get_next_batch_to_run(running_batch, last_batch)
@@ -235,6 +217,7 @@ class ElasticScheduler(Scheduler):
                 self.advance(planned)
                 records = self.runtime.synchronise(batch, None, False, demand)
         self.report_steps()
+        self.show_capacity()
         self.runtime.run_or_follow(batch, records)
 
     def enter(self, planned: tuple[Any, Any]) -> None:

@@ -90,7 +90,9 @@ def test_an_internal_state_that_is_not_set_everywhere_is_an_error():
     size = setting(pp_max_micro_batch_size=8)
     assert asyncio.run(Calls(done, done).set_internal_state(size)) == [True, True]
     fails(Calls(done, refused).set_internal_state(size), HTTPException, "out of range")
-    fails(Calls().set_internal_state(setting(max_total_tokens=1)), HTTPException, "max_total_tokens")
+    fails(
+        Calls().set_internal_state(setting(max_total_tokens=1)), HTTPException, "max_total_tokens"
+    )
 
 
 @pytest.mark.parametrize(
