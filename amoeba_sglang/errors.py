@@ -12,11 +12,12 @@ class ConfigError(AmoebaError):
 
 
 class RequestError(AmoebaError):
-    """An admin request that is refused; `status` is its HTTP status."""
+    """An admin request that is refused; `status` is its HTTP status, `status_code` SGLang's name of
+    it."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
-        self.status = status
+        self.status = self.status_code = status
 
 
 class InvalidRequest(AmoebaError, ValueError):

@@ -166,7 +166,9 @@ def serve(server_args: Any, config: AmoebaConfig) -> None:
 
     from amoeba_sglang.frontend.early_errors import EarlyErrors
     from amoeba_sglang.frontend.ending import kill_children
+    from amoeba_sglang.frontend.gate import Gate
     from amoeba_sglang.frontend.routes import add_routes
+    from amoeba_sglang.frontend.session_fields import refuse_session_params
     from amoeba_sglang.frontend.tokenizer_manager import init_elastic_tokenizer_manager
     from amoeba_sglang.frontend.warm_up import measure_throughput
 
@@ -175,6 +177,9 @@ def serve(server_args: Any, config: AmoebaConfig) -> None:
 
     add_routes(http_server.app, lambda *args: manager().ask_router(*args))
     http_server.app.add_middleware(EarlyErrors)
+    refuse_session_params(http_server.app)
+    # The last one added comes first.
+    http_server.app.add_middleware(Gate)
 
     def announce() -> None:
         manager().forget_load_file()

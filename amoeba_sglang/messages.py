@@ -1,9 +1,10 @@
 """Control messages between HTTP front end, router and workers, over SGLang's own ZMQ sockets.
 
     front end -> router     AdminRequest       the tokenizer's PUSH socket, as requests go
-    router -> worker        TransformOrder     the worker's request socket, in order with requests
+    router -> worker        TransformOrder, IdleQuestion
+                                               the worker's request socket, in order with requests
     worker -> router        WorkerReport       the router's PULL socket, config.report_address
-    router -> front end     AdminReply, Fatal, LimitsChanged
+    router -> front end     AdminReply, Fatal, LimitsChanged, WeightsRefused
                                                the socket that the tokenizer manager already pulls
 
 One transformation: PREPARE to every rank of the block -> one VOTE each -> COMMIT or ABORT ->
@@ -46,6 +47,12 @@ class LimitsChanged(io_struct.BaseReq, kw_only=True):
     limits: dict[str, Any]
 
 
+class WeightsRefused(io_struct.GetWeightsByNameReqOutput, kw_only=True):
+    """In the place of weights that cannot be read now; `parameter` is None."""
+
+    reason: str
+
+
 class TransformOrder(io_struct.BaseReq, kw_only=True):
     """`phase` is "prepare", "commit" or "abort". `ranks` is the aligned block that changes.
 
@@ -60,12 +67,19 @@ class TransformOrder(io_struct.BaseReq, kw_only=True):
     after: list[int]
 
 
+class IdleQuestion(io_struct.BaseReq, kw_only=True):
+    """Whether the worker could flush its cache now; `number` pairs the answer with it."""
+
+    number: int
+
+
 class WorkerReport(io_struct.BaseReq, kw_only=True):
     """What a worker tells the router.
 
     kind "beat": the process is alive (once a second, from a thread of its own); body empty.
     kind "long requests": other ones than before wait or live at the worker; body {"request_ids":
-        all of them}.
+        all of them, "ended": those that have come since the last one and are gone}.
+    kind "idle": body {"number": of the IdleQuestion, "idle": bool}.
     kind "steps": what steps have cost since the last such report, from the first worker of an
         instance; body {"sums": of StepMeter.take}, on an emulated server also {"busy_seconds",
         "late_seconds"} of its Timeline since the start.
@@ -87,5 +101,7 @@ class WorkerReport(io_struct.BaseReq, kw_only=True):
     body: dict[str, Any] = {}
 
 
-for _message in (AdminRequest, AdminReply, Fatal, LimitsChanged, TransformOrder, WorkerReport):
-    io_struct.hook_custom_types(_message)
+io_struct.hook_custom_types(
+    AdminRequest, AdminReply, Fatal, LimitsChanged, WeightsRefused, TransformOrder, IdleQuestion,
+    WorkerReport,
+)  # fmt: skip

@@ -68,8 +68,14 @@ _FEATURES = {
     "multimodal models": ("enable_multimodal",),
     "embedding models": ("is_embedding",),
     "another model implementation": ("model_impl",),
+    "sessions": ("enable_streaming_session", "enable_session_radix_cache"),
     "another load balancing (--amoeba-policy chooses it)": ("load_balance_method",),
 }
+
+SESSION_PARAMS = (
+    "session_params: Amoeba does not support sessions, since their turns may go to different "
+    "workers; send the whole prompt in each turn"
+)
 
 # Tested with emulated steps only.
 _EMULATED_FEATURES = {"mixed prefill and decode batches": ("enable_mixed_chunk",)}
@@ -129,6 +135,8 @@ def refuse_request(request: Any) -> str | None:
         return "input_embeds: Amoeba serves only prompts of text or token ids"
     if request.positional_embed_overrides is not None:
         return "positional_embed_overrides: Amoeba serves only prompts of text or token ids"
+    if request.session_params is not None:
+        return SESSION_PARAMS
     width = request.sampling_params.get("beam_width") or 1
     if width > 1:
         return f"beam_width {width}: Amoeba does not support beam search"

@@ -18,6 +18,8 @@ DEFAULTS |= {"page_size": None, "chunked_prefill_size": None, "nnodes": 1, "kv_c
         ("enable_lora", True, "--enable-lora True: Amoeba does not support LoRA"),
         ("nnodes", 2, "--nnodes 2: Amoeba does not support several hosts"),
         ("kv_cache_dtype", "fp8_e5m2", "--kv-cache-dtype fp8_e5m2"),
+        ("enable_streaming_session", True, "--enable-streaming-session True: Amoeba does not"),
+        ("enable_session_radix_cache", True, "Amoeba does not support sessions"),
         ("load_balance_method", "round_robin", "--amoeba-policy"),
     ],
 )
@@ -98,6 +100,7 @@ def test_refused_models(changes, says):
 
 def request(**changes):
     facts = {"input_embeds": None, "positional_embed_overrides": None, "sampling_params": {}}
+    facts["session_params"] = None
     return SimpleNamespace(**{**facts, **changes})
 
 
@@ -106,6 +109,7 @@ def request(**changes):
     [
         ({"input_embeds": [[0.0]]}, "input_embeds"),
         ({"positional_embed_overrides": object()}, "positional_embed_overrides"),
+        ({"session_params": {"id": "s"}}, "session_params"),
         ({"sampling_params": {"beam_width": 3}}, "beam_width 3"),
     ],
 )

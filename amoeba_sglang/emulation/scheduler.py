@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang.utils import TypeBasedDispatcher
-
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.emulation.executor import EmulatedExecutor, EmulatedLayer
 from amoeba_sglang.emulation.movers import (
@@ -69,10 +67,6 @@ class EmulatedScheduler(ElasticScheduler):
             "busy_seconds": self.timeline.busy_seconds,
             "late_seconds": self.timeline.late_seconds,
         }
-
-    def update_weights(self, upstream: TypeBasedDispatcher, request: Any) -> Any:
-        """Upstream's: no layer has weights in an order of ours."""
-        return upstream(request)
 
     def log_digest(self, when: str) -> None:
         """Nothing: there are no bits to compare."""

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from sglang.srt.utils.auth import AuthLevel, auth_level
 
 from amoeba_sglang.errors import RequestError
-from amoeba_sglang.router.transform_request import parse_transform
+from amoeba_sglang.router.transform_request import MAX_BODY_BYTES, parse_transform
 
 
 class Reply(Protocol):
@@ -54,10 +54,20 @@ def add_routes(app: FastAPI, ask: Callable[[str, dict[str, Any]], Awaitable[Repl
     async def transform(request: Request) -> JSONResponse:
         """Change the degree of some ranks; the answer is the finished operation."""
         try:
-            body = parse_transform(await request.body()).to_body()
+            body = parse_transform(await read_head(request)).to_body()
         except RequestError as error:
             return refuse(error)
         return await answer("transform", body)
+
+
+async def read_head(request: Request) -> bytes:
+    """The body, or of one that is too large enough to see that: nobody keeps the rest."""
+    head = b""
+    async for part in request.stream():
+        head += part
+        if len(head) > MAX_BODY_BYTES:
+            break
+    return head
 
 
 def refuse(error: RequestError) -> JSONResponse:

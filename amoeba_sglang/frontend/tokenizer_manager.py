@@ -22,6 +22,7 @@ from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.emulation.launch import refuse_emulated
 from amoeba_sglang.errors import RequestError
 from amoeba_sglang.frontend.batches import Batches, prompt_id, remember_id
+from amoeba_sglang.frontend.control_calls import ControlCalls
 from amoeba_sglang.frontend.ending import end_process, remove_file, watch_children
 from amoeba_sglang.frontend.request_checks import (
     RequestBounds,
@@ -48,7 +49,7 @@ class ElasticSignalHandler(SignalHandler):
         self.tokenizer_manager.fail("a process of the server died, see the log")
 
 
-class ElasticTokenizerManager(TokenizerManager):
+class ElasticTokenizerManager(ControlCalls, TokenizerManager):
     """Upstream's, plus the line to the router."""
 
     def __init__(self, server_args: Any, port_args: Any, **kwargs: Any) -> None:

@@ -12,8 +12,6 @@ from sglang.srt.managers.data_parallel_controller import DataParallelController
 from sglang.srt.managers.io_struct import (
     AbortReq,
     ShutdownReq,
-    UpdateWeightFromDiskReqInput,
-    UpdateWeightFromDiskReqOutput,
     sock_recv,
     sock_send,
 )
@@ -33,6 +31,7 @@ from amoeba_sglang.messages import (
 )
 from amoeba_sglang.policy import POLICIES
 from amoeba_sglang.router.calibration import Calibration
+from amoeba_sglang.router.control_messages import ControlMessages
 from amoeba_sglang.router.effects import Answer, Effect, Finished, Order
 from amoeba_sglang.router.guard import Guard
 from amoeba_sglang.router.limits import Capacity
@@ -43,13 +42,14 @@ from amoeba_sglang.router.operation import Operations
 from amoeba_sglang.router.placement import Placement
 from amoeba_sglang.router.state import describe_loads, describe_server, late_share
 from amoeba_sglang.router.transform_request import TransformRequest
+from amoeba_sglang.router.waiting_limits import WaitingLimits
 
 logger = logging.getLogger(__name__)
 
 _REFRESH_SECONDS = 0.02
 
 
-class ElasticController(DataParallelController):
+class ElasticController(ControlMessages, DataParallelController):
     """Routes by policy, runs transformations, and ends the server when a worker is lost."""
 
     def __init__(self, server_args: Any, port_args: Any, *args: Any, **kwargs: Any) -> None:
@@ -77,7 +77,10 @@ class ElasticController(DataParallelController):
         self.calibration = Calibration(self.capacity, max_rows, config.throughput_table)
         self.emulation_times: dict[int, tuple[float, float]] = {}
         self.load_book = LoadBook(config.workers)
+        most_queued = self._scheduler_init_infos[0]["max_queued"]
+        self.waiting_limits = WaitingLimits.of_server(config.workers, most_queued)
         self.placement = self.make_placement()
+        self.cache_flush = self.make_cache_flush()
         self.metrics = (
             RouterMetrics(self.capacity) if get_observability().enable_metrics else NoMetrics()
         )
@@ -101,9 +104,13 @@ class ElasticController(DataParallelController):
             self.load_book,
             # Upstream replaces the method when workers come and go.
             lambda rank, request: self.send_to_worker(rank, request),
-            lambda message: sock_send(self.front_end, message),
+            self.send_to_front_end,
             self.config.now,
+            self.waiting_limits,
         )
+
+    def send_to_front_end(self, message: Any) -> None:
+        sock_send(self.front_end, message)
 
     def get_init_info(self) -> dict:
         return {**super().get_init_info(), "request_limits": asdict(self.placement.limits)}
@@ -114,7 +121,6 @@ class ElasticController(DataParallelController):
             [
                 (AdminRequest, self.handle_admin),
                 (AbortReq, self.handle_abort),
-                (UpdateWeightFromDiskReqInput, self.handle_weight_update),
                 (ShutdownReq, self.handle_shutdown),
             ]
         )
@@ -138,22 +144,6 @@ class ElasticController(DataParallelController):
         self.send_control_message(request)
 
     # Control messages
-
-    def handle_weight_update(self, request: UpdateWeightFromDiskReqInput) -> None:
-        """Weights are loaded by name into unsharded layers, so only at degree 1."""
-        degrees = self.operations.layout.degrees
-        running = self.operations.running
-        if max(degrees) == 1 and running is None:
-            self.send_control_message(request)
-            return
-        reason = (
-            f"operation {running['operation_id']} is running"
-            if running is not None
-            else f"the degrees are {list(degrees)}"
-        )
-        message = f"weights can only be updated while every instance is at degree 1, but {reason}"
-        for _ in range(self.config.workers):
-            sock_send(self.front_end, UpdateWeightFromDiskReqOutput(success=False, message=message))
 
     def handle_shutdown(self, request: ShutdownReq) -> None:
         """From here on workers end because they were asked to."""
@@ -182,6 +172,11 @@ class ElasticController(DataParallelController):
             transform = TransformRequest.from_body(request.body)
             self.apply(self.operations.submit(transform, request.rid, self.config.now()))
 
+    def receive_reports(self, milliseconds: int) -> None:
+        """Take what workers report within that time."""
+        self.reports.poll(milliseconds)
+        self.drain_reports()
+
     def drain_reports(self) -> None:
         """Take what workers have reported."""
         while True:
@@ -196,6 +191,8 @@ class ElasticController(DataParallelController):
                 self.apply(self.operations.vote(report.rank, report.epoch, accept, reason, now))
             elif report.kind == "long requests" and self.placement.long_requests is not None:
                 self.placement.long_requests.report(report, now)
+            elif report.kind == "idle":
+                self.cache_flush.take(report)
             elif report.kind == "steps":
                 self.take_steps(report)
             elif report.kind == "progress":
@@ -217,7 +214,7 @@ class ElasticController(DataParallelController):
                 self.send_order(effect)
             elif isinstance(effect, Answer):
                 reply = AdminReply(rid=effect.waiter, status=effect.status, body=effect.body)
-                sock_send(self.front_end, reply)
+                self.send_to_front_end(reply)
             elif isinstance(effect, Finished):
                 self.finish(effect.record)
             else:
@@ -259,8 +256,7 @@ class ElasticController(DataParallelController):
             effects = self.operations.submit(request, "", self.config.now())
             self.apply([effect for effect in effects if not isinstance(effect, Answer)])
             while self.operations.running is not None:
-                self.reports.poll(100)
-                self.drain_reports()
+                self.receive_reports(100)
                 self.on_tick()
             result = self.operations.history[-1]
             if result["outcome"] != "done":
@@ -272,6 +268,8 @@ class ElasticController(DataParallelController):
         now = self.config.now()
         self.apply(self.operations.tick(now))
         self.guard.check()
+        self.placement.expire()
+        self.cache_flush.tick()
         if self.placement.long_requests is not None:
             self.follow_requests(self.placement.long_requests, now)
 

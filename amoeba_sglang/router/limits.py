@@ -94,26 +94,19 @@ class RequestLimits:
         refusal = self.refusal_by_all(prompt_tokens, output_tokens)
         if refusal is not None:
             return refusal
+        what, most = _misfit(prompt_tokens, output_tokens, self.request_tokens)
         return (
-            f"{_describe(prompt_tokens, output_tokens)}, but the present layout can hold at most "
-            f"{self.request_tokens}. A layout of a higher degree holds up to "
-            f"{self.largest_tokens}: merge instances with POST /amoeba/transform."
+            f"{what}, but the present layout can hold at most {most}. A layout of a higher degree "
+            f"holds requests of up to {self.largest_tokens}: merge instances with POST "
+            "/amoeba/transform."
         )
 
     def refusal_by_all(self, prompt_tokens: int, output_tokens: int | None) -> str | None:
         """Why no layout can hold the request, with the numbers; None if one can."""
-        most = self.largest_tokens
-        if fits(prompt_tokens, output_tokens, most):
+        if fits(prompt_tokens, output_tokens, self.largest_tokens):
             return None
-        if prompt_tokens > most - _PROMPT_RESERVE:
-            return (
-                f"The prompt has {prompt_tokens} tokens, but no layout of this server can hold "
-                f"a prompt of more than {most - _PROMPT_RESERVE}."
-            )
-        return (
-            f"{_describe(prompt_tokens, output_tokens)}, but no layout of this server can hold "
-            f"more than {most}."
-        )
+        what, most = _misfit(prompt_tokens, output_tokens, self.largest_tokens)
+        return f"{what}, but no layout of this server can hold more than {most}."
 
     def open_end(self, prompt_tokens: int) -> int | None:
         """The most output tokens for a request that names none; None if its prompt cannot be held.
@@ -127,11 +120,24 @@ class RequestLimits:
         return None
 
 
-def _describe(prompt_tokens: int, output_tokens: int | None) -> str:
+def rank_refusal(
+    rank: int, prompt_tokens: int, output_tokens: int | None, request_tokens: int
+) -> str:
+    """Why the worker that a request asks for cannot hold it, with the numbers."""
+    what, most = _misfit(prompt_tokens, output_tokens, request_tokens)
+    return f"{what}, but routed_dp_rank {rank} can hold at most {most} in this layout."
+
+
+def _misfit(prompt_tokens: int, output_tokens: int | None, request_tokens: int) -> tuple[str, int]:
+    """What of a request that does not fit is too large, and how many tokens of that would."""
+    most = request_tokens - _PROMPT_RESERVE
+    if prompt_tokens > most:
+        return f"The prompt has {prompt_tokens} tokens", most
     output = output_tokens or 0
     return (
         f"The request needs {prompt_tokens + output} tokens ({prompt_tokens} of prompt and "
-        f"{output} of output)"
+        f"{output} of output)",
+        request_tokens,
     )
 
 

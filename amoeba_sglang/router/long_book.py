@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-# A worker that was sent a request and has never named it is believed to have lost it, or to have
-# ended it at once, after this time.
+# A worker that was sent a request and has never named it is believed to have lost it after this
+# time.
 UNSEEN_S = 30.0
 
 
@@ -29,10 +29,13 @@ class LongBook:
         """A request goes to `rank`."""
         self._sent[rank][request_id] = now
 
-    def report(self, rank: int, request_ids: Collection[str], now: float) -> None:
-        """The long requests that `rank` has, waiting or running: all of them."""
+    def report(
+        self, rank: int, request_ids: Collection[str], ended: Collection[str], now: float
+    ) -> None:
+        """The long requests that `rank` has, waiting or running: all of them. `ended`: those that
+        have come and gone."""
         had = self.counts[rank]
-        for request_id in request_ids:
+        for request_id in (*request_ids, *ended):
             self._sent[rank].pop(request_id, None)
         self._seen[rank] = set(request_ids)
         self._note_end(rank, had, now)

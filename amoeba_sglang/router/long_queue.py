@@ -51,11 +51,15 @@ class LongQueue:
             self.remove(waiting)
         return taken
 
-    def expired(self, now: float) -> list[Waiting]:
-        """Remove and return those that have waited too long."""
+    def waiting_for(self, degree: int) -> int:
+        """How many wait for an instance of `degree`."""
+        return len(self._by_degree.get(degree, ()))
+
+    def expired(self, now: float, seconds: float) -> list[Waiting]:
+        """Remove and return those that have waited for longer than `seconds`."""
         found = []
         for queue in self._by_degree.values():
-            while queue and now - (first := next(iter(queue.values()))).long.since > MOST_SECONDS:
+            while queue and now - (first := next(iter(queue.values()))).long.since > seconds:
                 del queue[first.long.request_id]
                 found.append(first)
         return found

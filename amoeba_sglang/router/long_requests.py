@@ -10,13 +10,14 @@ from amoeba_sglang.messages import WorkerReport
 from amoeba_sglang.policy import Decision, LongRequest, RequestSize, WorkerLoad
 from amoeba_sglang.router.layout_keeper import LayoutKeeper
 from amoeba_sglang.router.long_queue import MOST_SECONDS, MOST_WAITING, Waiting
+from amoeba_sglang.router.waiting_limits import WaitingLimits
 
 
 class LongRequests:
     """They wait for room, which the keeper's rules make; none is dropped without an answer.
 
     send: to a rank. refuse: with a reason and an HTTP status. able: ranks that can hold a size now
-    and after the running transformation. loads: by rank.
+    and after the running transformation. loads: by rank. limits: of those that wait.
     """
 
     def __init__(
@@ -26,15 +27,18 @@ class LongRequests:
         refuse: Callable[[Any, str, HTTPStatus], None],
         able: Callable[[RequestSize], tuple[int, ...]],
         loads: Callable[[], tuple[WorkerLoad, ...]],
+        limits: WaitingLimits,
     ) -> None:
-        self.keeper = keeper
+        self.keeper, self._limits = keeper, limits
         self._send, self._refuse, self._able, self._loads = send, refuse, able, loads
 
     def arrive(self, request: Any, size: RequestSize, degree: int, now: float) -> None:
         """A request that needs an instance of `degree`."""
         queue = self.keeper.queue
+        reason = self._limits.when_full(queue.waiting_for(degree), degree)
         if len(queue) >= MOST_WAITING:
             reason = f"{MOST_WAITING} requests that need merged instances wait already; try later"
+        if reason is not None:
             self._refuse(request, reason, HTTPStatus.SERVICE_UNAVAILABLE)
             return
         tokens = size.prompt_tokens + (size.output_tokens or 0)
@@ -65,7 +69,8 @@ class LongRequests:
 
     def report(self, report: WorkerReport, now: float) -> None:
         """A worker names the long requests that it has."""
-        self.keeper.longs.report(report.rank, report.body["request_ids"], now)
+        body = report.body
+        self.keeper.longs.report(report.rank, body["request_ids"], body["ended"], now)
         self.admit(now)
 
     def no_longer_long(self) -> list[Any]:
@@ -78,11 +83,17 @@ class LongRequests:
         return [waiting.request for waiting in self.keeper.queue.take(is_short)]
 
     def expire(self, now: float) -> None:
-        for waiting in self.keeper.queue.expired(now):
+        """Answer those that have waited too long."""
+        most = min(MOST_SECONDS, self._limits.seconds or MOST_SECONDS)
+        for waiting in self.keeper.queue.expired(now, most):
+            long = waiting.long
             reason = (
-                f"waited {MOST_SECONDS:.0f} s for an instance of degree {waiting.long.degree} for "
-                f"{waiting.long.tokens} tokens: {waiting.reason}"
+                f"waited {most:g} s for an instance of degree {long.degree} for {long.tokens} "
+                f"tokens: {waiting.reason}"
             )
+            late = self._limits.when_late(long.since, now)
+            if late is not None:
+                reason = f"{late}; {reason}"
             self._refuse(waiting.request, reason, HTTPStatus.SERVICE_UNAVAILABLE)
         self.keeper.longs.forget_unseen(now)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -15,17 +16,27 @@ from amoeba_sglang.policy import LayoutRules, Policy, RequestSize, View
 from amoeba_sglang.policy.prefix_book import PrefixBook
 from amoeba_sglang.router.answers import end, is_named_by, refuse
 from amoeba_sglang.router.layout_keeper import LayoutKeeper
-from amoeba_sglang.router.limits import Capacity, RequestLimits, fits
+from amoeba_sglang.router.limits import Capacity, RequestLimits, fits, rank_refusal
 from amoeba_sglang.router.loads import LoadBook
 from amoeba_sglang.router.long_requests import LongRequests, size_of
 from amoeba_sglang.router.operation import Operations
+from amoeba_sglang.router.waiting_limits import WaitingLimits
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Held:
+    """A request that needs an instance of `degree`, and waits since `since` to know its place."""
+
+    request: Any
+    degree: int
+    since: float
+
+
 class Placement:
     """Sends requests by a policy. `to_worker`: to a rank; `answer`: to the front end; `now`: the
-    clock of the server.
+    clock of the server; `waiting_limits`: of those that wait here.
 
     `long_requests` is None until `follow_rules`, and for ever if the layout changes only when asked
     to. `held`: requests that only the end of the running transformation decides.
@@ -40,12 +51,13 @@ class Placement:
         to_worker: Callable[[int, Any], None],
         answer: Callable[[Any], None],
         now: Callable[[], float],
+        waiting_limits: WaitingLimits,
     ) -> None:
-        self.held: list[Any] = []
+        self.held: list[Held] = []
         self.long_requests: LongRequests | None = None
         self._policy, self._capacity, self._operations = policy, capacity, operations
         self._load_book, self._to_worker, self._answer = load_book, to_worker, answer
-        self._now = now
+        self._now, self._waiting_limits = now, waiting_limits
         self._workers = operations.layout.workers
         self._placed = 0
         self._prefixes = PrefixBook()
@@ -55,7 +67,7 @@ class Placement:
         keeper = LayoutKeeper(rules, chain, self._operations, base, self._now())
         self.long_requests = LongRequests(
             keeper, self._send, self.reject, self._able_ranks,
-            lambda: self._load_book.loads,
+            lambda: self._load_book.loads, self._waiting_limits,
         )  # fmt: skip
 
     @property
@@ -89,10 +101,10 @@ class Placement:
         elif self._must_wait(request, size, able):
             return
         if not able and self._operations.running is not None:
-            self.held.append(request)
+            self._hold(request, size)
         elif not able:
             refusal = self.limits.refusal(size.prompt_tokens, size.output_tokens)
-            self.reject(request, refusal or self._rank_refusal(wanted))
+            self.reject(request, refusal or self._rank_refusal(wanted, size))
         else:
             rank = able[0] if wanted is not None else self._choose(request, size, able)
             self._send(rank, request)
@@ -108,16 +120,43 @@ class Placement:
         self.long_requests.arrive(request, size, degree, self._now())
         return True
 
+    def _hold(self, request: Any, size: RequestSize) -> None:
+        """Let a request wait for the end of the running transformation."""
+        degree = self._capacity.needed_degree(size.prompt_tokens, size.output_tokens) or 1
+        waiting = sum(held.degree == degree for held in self.held)
+        reason = self._waiting_limits.when_full(waiting, degree)
+        if reason is None:
+            self.held.append(Held(request, degree, self._now()))
+        else:
+            self.reject(request, reason, HTTPStatus.SERVICE_UNAVAILABLE)
+
     def place_held(self) -> None:
         """The layout has changed: look again at what waited to know."""
         held, self.held = self.held, []
-        for request in held:
-            self.place_again(request)
+        for one in held:
+            self.place_again(one.request)
+
+    def expire(self) -> None:
+        """Answer what has waited too long for the end of a transformation."""
+        now, kept = self._now(), []
+        for held in self.held:
+            reason = self._waiting_limits.when_late(held.since, now)
+            if reason is None:
+                kept.append(held)
+            else:
+                self.reject(held.request, reason, HTTPStatus.SERVICE_UNAVAILABLE)
+        self.held = kept
+
+    @property
+    def waiting(self) -> int:
+        """Requests that no worker has."""
+        long_requests = self.long_requests
+        return len(self.held) + (0 if long_requests is None else len(long_requests.keeper.queue))
 
     def abort(self, abort: AbortReq) -> None:
         """End what waits here: no worker knows it."""
-        named = [waiting for waiting in self.held if is_named_by(waiting, abort)]
-        self.held = [waiting for waiting in self.held if not is_named_by(waiting, abort)]
+        named = [held.request for held in self.held if is_named_by(held.request, abort)]
+        self.held = [held for held in self.held if not is_named_by(held.request, abort)]
         if self.long_requests is not None:
             queue = self.long_requests.keeper.queue
             taken = queue.take(lambda waiting: is_named_by(waiting.request, abort))
@@ -168,6 +207,6 @@ class Placement:
         logger.debug("request %s goes to %s", request.rid, decision)
         return decision.rank
 
-    def _rank_refusal(self, rank: int) -> str:
+    def _rank_refusal(self, rank: int, size: RequestSize) -> str:
         tokens = self._capacity.by_rank(self._operations.layout)[rank]
-        return f"routed_dp_rank {rank} can hold requests of up to {tokens} tokens in this layout"
+        return rank_refusal(rank, size.prompt_tokens, size.output_tokens, tokens)

@@ -2,7 +2,7 @@
 
 Upstream counts the running batch and the waiting queue. A prompt that is being prefilled is in
 neither of them, and with mixed chunks the running batch is empty meanwhile: the busiest worker
-looked the idlest, and the router sent it the next request.
+looked the idlest, and the router sent it the next request. Upstream's capacity is that at start.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from sglang.srt.managers.load_snapshot import LoadSnapshot
 from sglang.srt.managers.scheduler_components.load_inquirer import SchedulerLoadInquirer
 
+from amoeba_sglang.worker.pool_stats import capacity_tokens
 from amoeba_sglang.worker.slots import batched_requests
 
 
@@ -31,6 +32,9 @@ class ElasticLoadInquirer(SchedulerLoadInquirer):
         """`timestamp` is when the worker last received: requests sent later are not counted."""
         load = SchedulerLoadInquirer.get_loads(self)
         load.timestamp = self.scheduler.received_at
+        load.max_total_num_tokens = capacity_tokens(self.token_to_kv_pool_allocator)
+        if load.memory is not None:
+            load.memory.token_capacity = load.max_total_num_tokens
         held = batched_requests(self.scheduler)
         load.num_running_reqs = sum(not req.finished() for req in held)
         chunked = self.scheduler.chunked_req

@@ -15,7 +15,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from sglang.srt.managers import io_struct
 from sglang.srt.managers.scheduler import Scheduler
 from sglang.srt.runtime_context import get_parallel
 from sglang.utils import TypeBasedDispatcher
@@ -27,10 +26,13 @@ from amoeba_sglang.router.limits import Capacity
 from amoeba_sglang.worker.audit import RequestEvents, audit, digest
 from amoeba_sglang.worker.batch_rows import extends
 from amoeba_sglang.worker.connections import Groups
+from amoeba_sglang.worker.control_requests import ControlRequests
 from amoeba_sglang.worker.data_plane import DataPlane, make_cpu_plane
 from amoeba_sglang.worker.demand import Demand
 from amoeba_sglang.worker.elastic_runtime import ElasticRuntime
 from amoeba_sglang.worker.loads import ElasticLoadInquirer
+from amoeba_sglang.worker.long_report import LongReport
+from amoeba_sglang.worker.pool_stats import ElasticPoolStatsObserver, capacity_tokens
 from amoeba_sglang.worker.router_link import RouterLink
 from amoeba_sglang.worker.slots import live_requests, live_slots
 from amoeba_sglang.worker.stop_search import StopSearch
@@ -38,15 +40,8 @@ from amoeba_sglang.worker.transformation import Transformation
 
 logger = logging.getLogger(__name__)
 
-_WEIGHT_UPDATES = (
-    io_struct.UpdateWeightFromDiskReqInput,
-    io_struct.UpdateWeightsFromDistributedReqInput,
-    io_struct.UpdateWeightsFromTensorReqInput,
-    io_struct.UpdateWeightsFromIPCReqInput,
-)
 
-
-class ElasticScheduler(Scheduler):
+class ElasticScheduler(ControlRequests, Scheduler):
     """One worker of an Amoeba group; `dp_rank` is its rank in the one world."""
 
     def __init__(self, server_args: Any, port_args: Any) -> None:
@@ -61,8 +56,8 @@ class ElasticScheduler(Scheduler):
         self.prepared: TransformOrder | None = None
         self.order: TransformOrder | None = None
         self.order_received = 0.0
-        self.has_long_requests = False
-        self.known_long_requests: list[str] = []
+        self.long_report = LongReport()
+        self.shown_capacity = self.max_total_num_tokens
         self.entered: dict[str, float] = {}
         self.audits = os.environ.get("AMOEBA_AUDIT") == "1"
         self.request_events = RequestEvents()
@@ -84,6 +79,10 @@ class ElasticScheduler(Scheduler):
         runner, allocator = self.tp_worker.model_runner, self.token_to_kv_pool_allocator
         return make_cpu_plane(runner, allocator, config, chain, rank, groups)
 
+    def init_pool_stats_observer(self) -> None:
+        super().init_pool_stats_observer()
+        self.pool_stats_observer = ElasticPoolStatsObserver.around(self.pool_stats_observer)
+
     def init_load_inquirer(self) -> None:
         super().init_load_inquirer()
         self.load_inquirer = ElasticLoadInquirer.around(self.load_inquirer, self)
@@ -92,19 +91,21 @@ class ElasticScheduler(Scheduler):
         super().init_request_dispatcher()
         upstream = self._request_dispatcher
         self._request_dispatcher = TypeBasedDispatcher([(TransformOrder, self.handle_order)])
-        self._request_dispatcher += TypeBasedDispatcher(
-            [(kind, partial(self.update_weights, upstream)) for kind in _WEIGHT_UPDATES]
-        )
         self._request_dispatcher += upstream
 
     def get_init_info(self) -> dict[str, Any]:
-        rows, capacity = self.max_running_requests, asdict(self.capacity)
-        return {**super().get_init_info(), "capacity": capacity, "max_rows": rows}
+        return {
+            **super().get_init_info(),
+            "capacity": asdict(self.capacity),
+            "max_rows": self.max_running_requests,
+            "max_queued": self.max_queued_requests,
+        }
 
-    def init_req_max_new_tokens(self, req: Any) -> None:
-        super().init_req_max_new_tokens(req)
-        if self.token_to_kv_pool_allocator.is_long(req):
-            self.has_long_requests = True
+    def handle_generate_request(self, recv_req: Any, **kwargs: Any) -> None:
+        wanted = len(recv_req.input_ids or ()) + (recv_req.sampling_params.max_new_tokens or 0)
+        if wanted > self.token_to_kv_pool_allocator.request_tokens:
+            self.long_report.arrive(recv_req.rid)
+        super().handle_generate_request(recv_req, **kwargs)
 
     def _create_generation_req(self, *args: Any, **kwargs: Any) -> Any:
         req = super()._create_generation_req(*args, **kwargs)
@@ -180,16 +181,15 @@ class ElasticScheduler(Scheduler):
         body = {"accept": not reason, "reason": reason}
         self.link.report("vote", order.operation_id, order.epoch, body)
 
-    def update_weights(self, upstream: TypeBasedDispatcher, request: Any) -> Any:
-        """Upstream loads by name into upstream's row order; the router allows it at degree 1."""
-        layers = self.runtime.executor.layers
-        for layer in layers:
-            layer.restore_upstream_order()
-        try:
-            return upstream(request)
-        finally:
-            for layer in layers:
-                layer.adopt_weights()
+    def show_capacity(self) -> None:
+        """Let the gauge of what this worker has follow what it has."""
+        tokens = capacity_tokens(self.token_to_kv_pool_allocator)
+        if tokens == self.shown_capacity:
+            return
+        self.shown_capacity = tokens
+        if self.metrics_reporter.current_scheduler_metrics_enabled:
+            collector = self.metrics_collector
+            collector.max_total_num_tokens.labels(**collector.labels).set(tokens)
 
     def get_next_batch_to_run(self, running_batch: Any, last_batch: Any) -> Any:
         plan = super().get_next_batch_to_run(running_batch, last_batch)
@@ -230,6 +230,7 @@ class ElasticScheduler(Scheduler):
                 self.advance(planned)
                 records = self.runtime.synchronise(batch, None, False, demand)
         self.report_steps()
+        self.show_capacity()
         self.runtime.run_or_follow(batch, records)
 
     def enter(self, planned: tuple[Any, Any]) -> None:
@@ -274,14 +275,14 @@ class ElasticScheduler(Scheduler):
 
     def report_long_requests(self, demand: Demand) -> None:
         """Tell the router whenever others than before wait or live here."""
-        if not self.has_long_requests:
+        if not self.long_report.due:
             return
         is_long = self.token_to_kv_pool_allocator.is_long
-        found = sorted({r.rid for r in (*demand.waiting, *demand.live()) if is_long(r)})
-        if found != self.known_long_requests:
-            self.link.report("long requests", "", 0, {"request_ids": found})
-            self.known_long_requests = found
-        self.has_long_requests = bool(found)
+        compiling = self.grammar_manager.grammar_queue
+        here = (*demand.waiting, *compiling, *demand.live())
+        body = self.long_report.next(req.rid for req in here if is_long(req))
+        if body is not None:
+            self.link.report("long requests", "", 0, body)
 
     def report_steps(self) -> None:
         """Tell the router now and then what steps cost here."""

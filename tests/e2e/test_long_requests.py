@@ -81,6 +81,32 @@ def wait_until_running(server, task):
         assert not task.done(), task.result()
 
 
+def test_tokens_on_grown_slots_are_in_all_gauges(merged):
+    server, _ = merged
+
+    def gauges():
+        [instance] = server.state()["instances"]
+        anchor = server.get("/v1/loads")["loads"][0]
+        return instance["used_tokens"], anchor["num_used_tokens"], anchor["token_usage"]
+
+    with ThreadPoolExecutor(1) as pool:
+        task = pool.submit(server.generate, LONG, 60)
+        wait_until_running(server, task)
+        seen = []
+        while not task.done():
+            seen.append(gauges())
+            time.sleep(0.05)
+    assert max(used for used, _, _ in seen) >= len(LONG)
+    assert max(used for _, used, _ in seen) >= len(LONG)
+    assert 0 < max(share for _, _, share in seen) <= 1
+    capacity = server.get("/v1/loads")["loads"][0]["max_total_num_tokens"]
+    [instance] = server.state()["instances"]
+    assert capacity == instance["max_tokens"] - POOL
+    states = server.get("/server_info")["internal_states"]
+    held = sorted(state["memory_usage"]["token_capacity"] for state in states)
+    assert held == [POOL, capacity]
+
+
 def test_a_split_is_refused_while_a_request_lives_that_degree_1_cannot_hold(merged, page):
     server, _ = merged
     with ThreadPoolExecutor(1) as pool:
@@ -138,8 +164,8 @@ def test_what_does_not_fit_gets_400_with_the_numbers_and_the_way_out(server, pag
     status, reply = server.post("/generate", long_body())
     assert status == 400
     message = reply["error"]["message"]
-    assert f"{len(LONG) + 8} tokens" in message
-    assert f"at most {POOL - 2 * page}" in message
+    assert f"The prompt has {len(LONG)} tokens" in message
+    assert f"at most {POOL - 2 * page - 5}" in message
     assert "/amoeba/transform" in message
     status, reply = server.post("/generate", {**long_body(), "input_ids": LONG * 6})
     assert status == 400

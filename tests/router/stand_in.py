@@ -17,6 +17,7 @@ from amoeba_sglang.router.limits import Capacity
 from amoeba_sglang.router.loads import LoadBook
 from amoeba_sglang.router.metrics import NoMetrics
 from amoeba_sglang.router.operation import Operations
+from amoeba_sglang.router.waiting_limits import WaitingLimits
 
 
 class Ended(Exception):
@@ -36,11 +37,13 @@ class Router(ElasticController):
         self.emulation_times = {}
         self.operations = Operations(self.chain, Layout.uniform(4, 1), 30, 20.0, 120.0)
         self.metrics, self.front_end, self.reports = NoMetrics(), [], []
+        self.waiting_limits = WaitingLimits(4)
         self.to_workers, self.workers, self._active_workers = [], [object()] * 4, [0, 1, 2, 3]
         self.load_snapshot_reader, self._last_refresh_time = SimpleNamespace(read_all=list), 0.0
         self.placement = self.make_placement()
         if rules:
             self.placement.follow_rules(POLICIES[policy].layout, self.chain, 1)
+        self.cache_flush = self.make_cache_flush()
         self.guard = SimpleNamespace(
             beats=Heartbeats(4, 8.0, 0.0), stopping=False, end_server=self.end_server
         )
@@ -56,6 +59,9 @@ class Router(ElasticController):
 
     def send_control_message(self, message):
         self.to_workers += [(rank, message) for rank in self._active_workers]
+
+    def receive_reports(self, milliseconds):
+        self.drain_reports()
 
     def report(self, kind, rank, epoch, **body):
         self.reports.append(WorkerReport(kind=kind, rank=rank, epoch=epoch, body=body))

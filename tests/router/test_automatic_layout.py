@@ -85,11 +85,11 @@ def test_a_long_request_gets_its_merge_and_the_instance_splits_when_it_is_gone(r
     router.on_tick()
     assert homes(router, "long") == [0]
     assert state(router)["long_requests"] == [1, 0, 0, 0]
-    router.report("long requests", 0, 0, request_ids=["long"])
+    router.report("long requests", 0, 0, request_ids=["long"], ended=[])
     clock.now = 60.0
     router.on_tick()
     assert router.operations.running is None
-    router.report("long requests", 0, 0, request_ids=[])
+    router.report("long requests", 0, 0, request_ids=[], ended=[])
     router.to_workers.clear()
     clock.now += LINGER_S - 0.1
     router.on_tick()
@@ -99,6 +99,18 @@ def test_a_long_request_gets_its_merge_and_the_instance_splits_when_it_is_gone(r
     assert orders(router) == [("prepare", (0, 1), 1)]
     reasons = " ".join(f"{one['decision']}: {one['reason']}" for one in state(router)["decisions"])
     assert "request long needs 150 tokens" in reasons and "no long request for" in reasons
+
+
+def test_a_long_request_that_its_worker_refuses_at_once_is_forgotten_at_once(router, clock):
+    """It blocked every change of its instance for 30 s."""
+    merge_for(router, clock)
+    assert state(router)["long_requests"] == [1, 0, 0, 0]
+    router.report("long requests", 0, 0, request_ids=[], ended=["long"])
+    assert state(router)["long_requests"] == [0, 0, 0, 0]
+    router.to_workers.clear()
+    clock.now += LINGER_S + 0.1
+    router.on_tick()
+    assert orders(router) == [("prepare", (0, 1), 1)]
 
 
 def test_short_requests_avoid_the_merged_instance(router, clock):

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from sglang.srt.managers.io_struct import AbortReq, ShutdownReq, UpdateWeightFromDiskReqInput
+from sglang.srt.managers.io_struct import (
+    AbortReq,
+    GetWeightsByNameReqInput,
+    ShutdownReq,
+    UpdateWeightFromDiskReqInput,
+)
 
 from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.messages import AdminReply, AdminRequest, LimitsChanged, TransformOrder
@@ -100,6 +105,18 @@ def test_weights_are_updated_at_degree_one_only(router):
     router.front_end.clear()
     router.handle_weight_update(update)
     assert "the degrees are [2, 2, 1, 1]" in router.front_end[0].message
+
+
+def test_weights_are_read_at_degree_one_only(router):
+    """A merged worker answered with its shard."""
+    read = GetWeightsByNameReqInput(name="w")
+    router.handle_weight_read(read)
+    assert [message for _, message in router.to_workers] == [read] * 4
+    transform(router, [0, 1], 2)
+    router.handle_weight_read(read)
+    assert [answer.parameter for answer in router.front_end] == [None] * 4
+    assert "can only be read" in router.front_end[0].reason
+    assert "operation op is running" in router.front_end[0].reason
 
 
 def test_any_report_is_a_sign_of_life(router, monkeypatch):

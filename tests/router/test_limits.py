@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from amoeba_sglang.layout.partition import Layout
-from amoeba_sglang.router.limits import Capacity, RequestLimits
+from amoeba_sglang.router.limits import Capacity, RequestLimits, fits, rank_refusal
 
 # Workers of 100 slots and a longer context; instances grow by 60 and 200 slots.
 CAPACITY = Capacity(slots=100, context=500, grown={1: 0, 2: 60, 4: 200}, page=1)
@@ -97,3 +98,21 @@ def test_an_open_end_asks_for_no_higher_degree_than_the_prompt_does():
     assert limits.ladder == (98, 258, 498)
     assert [limits.open_end(prompt) for prompt in (10, 94, 300)] == [88, 258 - 94, 498 - 300]
     assert limits.open_end(600) is None
+
+
+@given(
+    st.sampled_from([ALONE, PAIR, FOUR]),
+    st.integers(0, 3),
+    st.integers(0, 600),
+    st.none() | st.integers(0, 600),
+)
+def test_a_refusal_never_names_a_need_that_its_limit_holds(layout, rank, prompt, output):
+    """With 736 of prompt and output and 735 of prompt, 736 were too many for a limit of 736."""
+    limits, own = limits_of(layout), CAPACITY.by_rank(layout)[rank]
+    refusals = [limits.refusal(prompt, output), limits.refusal_by_all(prompt, output)]
+    if not fits(prompt, output, own):
+        refusals.append(rank_refusal(rank, prompt, output, own))
+    for refusal in filter(None, refusals):
+        needed = re.search(r"(?:has|needs) (\d+) tokens", refusal)
+        limit = re.search(r"hold (?:at most|more than) (\d+)", refusal)
+        assert int(needed[1]) > int(limit[1]), refusal

@@ -57,7 +57,7 @@ def test_a_long_request_pinned_to_a_rank_without_grown_slots_is_refused_with_its
     (answer,) = refusals(router)
     assert answer.finished_reason["status_code"] == 400
     assert "routed_dp_rank 1" in answer.finished_reason["message"]
-    assert "98 tokens" in answer.finished_reason["message"]
+    assert "at most 93" in answer.finished_reason["message"]
 
 
 def test_a_long_request_waits_for_a_merge_and_goes_to_the_anchor(router):
@@ -82,7 +82,7 @@ def test_a_long_request_that_no_end_of_the_merge_helps_is_refused_after_it(route
     (answer,) = refusals(router)
     message = answer.finished_reason["message"]
     assert answer.finished_reason["status_code"] == 400
-    assert all(number in message for number in ("300 tokens", "270", "30", "258", "598"))
+    assert all(number in message for number in ("270 tokens", "253", "598"))
 
 
 def test_a_refused_merge_refuses_who_waited_for_it(router):
@@ -127,7 +127,7 @@ def test_a_request_that_is_aborted_while_it_waits_is_answered_and_never_placed(r
     router.init_dispatcher()
     router._request_dispatcher(AbortReq(**abort))
     kept = [] if "abort_all" in abort else ["other"]
-    assert [held.rid for held in router.placement.held] == kept
+    assert [held.request.rid for held in router.placement.held] == kept
     assert [answer.rid for answer in refusals(router)] == ["mine", "other"][: 2 - len(kept)]
     assert len([m for _, m in router.to_workers if isinstance(m, AbortReq)]) == 4
     vote(router, 0, 1)

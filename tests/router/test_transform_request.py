@@ -49,6 +49,19 @@ def test_missing_ids_are_drawn():
         (b'{"ranks": [0], "degree": 1, "operation_id": ""}', "operation_id must be"),
         (b'{"ranks": [0], "degree": 1, "operation_id": 5}', "operation_id must be"),
         (b'{"ranks": [0], "degree": 1, "wait": 1}', "wait must be true or false"),
+        (b"[" * 60_000 + b"]" * 60_000, "more than 65536 bytes"),
+        (b"[" * 30_000 + b"]" * 30_000, "nested too deeply"),
+        (b'{"ranks": ' + b"[" * 900 + b"]" * 900 + b', "degree": 1}', "a list of integers"),
+        (b'{"ranks": [0], "degree": 1' + b"0" * 5000 + b"}", "not JSON"),
+        (b'{"ranks": [0], "degree": 1' + b"0" * 4000 + b"}", "degree must be in 1..2147483647"),
+        (b'{"ranks": [0], "degree": 0}', "degree must be in 1.."),
+        (b'{"ranks": [-1, 0], "degree": 1}', "ranks must be in 0.."),
+        (b'{"ranks": [0, 1' + b"0" * 4000 + b'], "degree": 1}', "ranks must be in 0.."),
+        (b'{"ranks": [0], "degree": NaN}', "NaN is no JSON value"),
+        (b'{"ranks": [0], "degree": 1, "operation_id": "a\\nb"}', "only printable characters"),
+        (b'{"ranks": [0], "degree": 1, "operation_id": "\\ud800"}', "only printable characters"),
+        (b'{"' + b"x" * 60_000 + b'": 1}', "unknown field"),
+        (json.dumps({"ranks": [0] * 20_000, "degree": 1}).encode(), "ranks must be ascending"),
     ],
 )
 def test_bad_bodies(text, says):
@@ -57,6 +70,7 @@ def test_bad_bodies(text, says):
     assert error.value.status == 400
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300
 
 
 JSON = st.recursive(

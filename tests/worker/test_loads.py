@@ -6,6 +6,7 @@ from sglang.srt.managers.load_snapshot import LoadSnapshot
 from sglang.srt.managers.scheduler_components.load_inquirer import SchedulerLoadInquirer
 
 from amoeba_sglang.worker.loads import ElasticLoadInquirer
+from tests.model.allocators import GROWN, SIZE, make
 
 
 def request(seqlen=10, prefix_len=0, extend_end=10, finished=False):
@@ -31,12 +32,14 @@ def loads(monkeypatch):
         )  # fmt: skip
         monkeypatch.setattr(SchedulerLoadInquirer, "get_loads", lambda self: upstream)
         known = dict.fromkeys(field.name for field in fields(SchedulerLoadInquirer))
+        known["token_to_kv_pool_allocator"] = make()
         scheduler = SimpleNamespace(
             running_batch=running, last_batch=last, chunked_req=chunked, received_at=8.0,
             result_queue=[(one, None) for one in launched],
         )  # fmt: skip
         found = ElasticLoadInquirer.around(SchedulerLoadInquirer(**known), scheduler).get_loads()
         assert (found.timestamp, found.num_waiting_reqs) == (8.0, 3)
+        assert found.max_total_num_tokens == SIZE + GROWN
         return found.num_running_reqs, found.num_waiting_uncached_tokens, found.num_total_tokens
 
     return count
