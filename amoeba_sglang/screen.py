@@ -51,7 +51,7 @@ class Progress:
         if self.seconds < self._next:
             return
         width = shutil.get_terminal_size((100, 24)).columns - 1
-        line = f"{self.title}: {self.seconds:.0f} s  {newest}"[:width]
+        line = f"{self.title}: {self.seconds:.0f} s  {newest}"[:width].rstrip()
         if self._live:
             print(f"\r{line}\x1b[K", end="", flush=True)
         else:
