@@ -39,8 +39,11 @@ outside() {
 inside() {
   trap 'exit 130' INT TERM HUP
   root=$AMOEBA_FRESH_ROOT
-  timed "Debian $suite, minimal" debootstrap --variant=minbase --include="$packages" \
-    "$suite" "$root" $(mirror)
+  cd "$here"
+  python3 -m amoeba_sglang.screen "== Debian $suite, minimal" "$root/debootstrap.log" -- \
+    debootstrap --variant=minbase --include="$packages" "$suite" "$root" $(mirror)
+  # That of this namespace, so that pgrep sees no other process than those started here.
+  mount -t proc proc /proc
   mount -t proc proc "$root/proc"
   mount --rbind /sys "$root/sys"
   mount --rbind /dev "$root/dev"
@@ -76,8 +79,8 @@ stage_serve() {
   }
   echo "ready line: number $(grep -n '^Amoeba is ready' "$root/serve.out" | cut -d: -f1) of" \
     "make serve's output"
-  # To make itself, as Ctrl-C would; a shell starts its background jobs deaf to SIGINT.
-  kill -TERM "$server"
+  # Not SIGINT, to which a shell makes its background jobs deaf.
+  pkill -TERM -x make
   wait "$server" || true
   [ -z "$(pgrep -f amoeba_sglang || true)" ] || fail "the server left processes behind"
   echo "the server has ended, and left no process"
