@@ -58,7 +58,7 @@ def test_nothing_but_sglang_is_required(wheel: Path) -> None:
     assert [line for line in lines if line.startswith("Requires-Dist")] == [
         "Requires-Dist: sglang==0.5.23"
     ]
-    # So an environment that has sglang needs no index to install it.
+    # So an environment that has sglang needs no index to install it; to resolve takes pip long.
     output = run(
         *"-m pip install --no-index --dry-run --ignore-installed --no-deps".split(),
         wheel,
