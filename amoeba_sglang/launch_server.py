@@ -66,7 +66,8 @@ def choose_device(rest: list[str]) -> list[str]:
         rest = [*rest, "--device", "cpu"]
     elif device != "cpu":
         return rest
-    os.environ.setdefault(PLATFORM_VARIABLE, CPU_PLATFORM)
+    # An empty variable means to SGLang what none means.
+    os.environ[PLATFORM_VARIABLE] = os.environ.get(PLATFORM_VARIABLE) or CPU_PLATFORM
     return rest
 
 

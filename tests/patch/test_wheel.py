@@ -34,7 +34,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("-m", "hatchling", "build", "-t", "sdist", "-d", made, directory=ROOT)
     (archive,) = made.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
-        tar.extractall(made, filter="data")
+        tar.extractall(made)
     source = made / archive.name.removesuffix(".tar.gz")
     run("-m", "hatchling", "build", "-t", "wheel", "-d", made, directory=source)
     return next(made.glob("*.whl"))
