@@ -166,11 +166,11 @@ def serve(server_args: Any, config: AmoebaConfig) -> None:
     """Run the server; whatever ends it, its processes end with it."""
     from sglang.srt.entrypoints import http_server
 
+    from amoeba_sglang.frontend.bodies import check_bodies
     from amoeba_sglang.frontend.early_errors import EarlyErrors
     from amoeba_sglang.frontend.ending import kill_children
     from amoeba_sglang.frontend.gate import Gate
     from amoeba_sglang.frontend.routes import add_routes
-    from amoeba_sglang.frontend.bodies import check_bodies
     from amoeba_sglang.frontend.tokenizer_manager import init_elastic_tokenizer_manager
     from amoeba_sglang.frontend.warm_up import measure_throughput
 

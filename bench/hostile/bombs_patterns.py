@@ -98,6 +98,6 @@ def make_patterns() -> Iterator[Bomb]:
             ("structural_tag", "grammar"), _REFUSE if tag in ("{", "7") else _EITHER,
         )  # fmt: skip
     yield Bomb(
-        "/generate", "two grammars", generate_body(regex="a", ebnf='root ::= "a"'), ("regex", "ebnf"),
-        _REFUSE,
+        "/generate", "two grammars", generate_body(regex="a", ebnf='root ::= "a"'),
+        ("regex", "ebnf"), _REFUSE,
     )  # fmt: skip
