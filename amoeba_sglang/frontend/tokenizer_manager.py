@@ -203,6 +203,8 @@ class ElasticTokenizerManager(ControlCalls, TokenizerManager):
             # Workers did not know it yet when it was aborted.
             state.abort_sent = False
             self.abort_request(rid)
+        # Between the parts of a large batch others are served, too.
+        await asyncio.sleep(0)
 
     def abort_request(self, rid: str = "", abort_all: bool = False) -> None:
         """Upstream's, of every part of a batch that the client knows by this id."""
