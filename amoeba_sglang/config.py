@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from amoeba_sglang.policy.throughput import ThroughputTable
 
 MAX_PAGE_SIZE_KIB = 2048
+MOST_SAMPLES = 4096
 # Of vm.max_map_count for the pages of a worker; the rest is for libraries, threads and malloc.
 MAPPING_SHARE = 0.8
 
@@ -30,7 +31,8 @@ class AmoebaConfig:
     group_size N: workers of a group, the highest degree; groups M. degrees: the divisor chain 1..N.
     layers: decoder layers of the model; mlp_elements: of one layer's MLP weights. layers_per_step:
     None chooses by measurement, 0 means all. page_size_kib: page of weights and KV; staging_mib:
-    staging buffer of a worker; both in binary units. Times in seconds. report_address: where
+    staging buffer of a worker; both in binary units. max_n: samples of one prompt. Times in
+    seconds. report_address: where
     workers report to the router; rendezvous: of the one torch.distributed world. emulation: None on
     a server that computes. throughput_table: a saved one, from
     throughput_file or still to be measured and written there.
@@ -52,6 +54,7 @@ class AmoebaConfig:
     shard_layout: str = "tight"
     staging_mib: int = 8
     prepare_timeout_s: float = 20.0
+    max_n: int = 128
     finish_timeout_s: float = 120.0
     freeze_timeout_s: float = 8.0
     emulation: Emulation | None = None
@@ -140,6 +143,8 @@ def build_config(
     )
     timeout = options.amoeba_prepare_timeout_s
     _require(timeout > 0, f"--amoeba-prepare-timeout-s {timeout:g}: must be positive")
+    max_n = options.amoeba_max_n
+    _require(1 <= max_n <= MOST_SAMPLES, f"--amoeba-max-n {max_n}: not from 1 to {MOST_SAMPLES}")
     run_id = uuid.uuid4().hex[:12]
     return AmoebaConfig(
         group_size=group_size,
@@ -159,6 +164,7 @@ def build_config(
         shard_layout=options.amoeba_shard_layout,
         staging_mib=staging,
         prepare_timeout_s=timeout,
+        max_n=max_n,
         emulation=emulation,
         throughput_table=throughput_table,
         throughput_file=options.amoeba_throughput_table,

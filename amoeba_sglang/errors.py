@@ -18,3 +18,10 @@ class RequestError(AmoebaError):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = self.status_code = status
+
+
+class InvalidRequest(AmoebaError, ValueError):
+    """A request that is refused with 400; the text names the field, its value and what it may be.
+
+    A ValueError, since that is what every route of SGLang answers with 400.
+    """

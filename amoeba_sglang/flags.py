@@ -83,6 +83,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="how long a transformation waits for every vote before it gives up (default: 20)",
     )
     group.add_argument(
+        "--amoeba-max-n",
+        type=int,
+        default=128,
+        metavar="N",
+        help="the most samples (n) of one prompt that a request may ask for (default: 128)",
+    )
+    group.add_argument(
         "--amoeba-emulate",
         metavar="FILE",
         help="a device file, or the name of one that comes with the package: EMULATE its model on "

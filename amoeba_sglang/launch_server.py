@@ -16,6 +16,7 @@ from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.flags import make_parser
 from amoeba_sglang.patch.state import require_patched
 from amoeba_sglang.platform import NAME as CPU_PLATFORM
+from amoeba_sglang.platform import VARIABLE as PLATFORM_VARIABLE
 from amoeba_sglang.platform import cpu_bindings, threads_per_worker
 from amoeba_sglang.policy.throughput import ThroughputTable
 from amoeba_sglang.ports import require_free
@@ -65,7 +66,8 @@ def choose_device(rest: list[str]) -> list[str]:
         rest = [*rest, "--device", "cpu"]
     elif device != "cpu":
         return rest
-    os.environ.setdefault("SGLANG_PLATFORM", CPU_PLATFORM)
+    # An empty variable means to SGLang what none means.
+    os.environ[PLATFORM_VARIABLE] = os.environ.get(PLATFORM_VARIABLE) or CPU_PLATFORM
     return rest
 
 

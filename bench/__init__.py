@@ -1,0 +1,7 @@
+"""Measurements. Benches that run parts of SGLang in their own process do so on our platform."""
+
+import os
+
+from amoeba_sglang.platform import NAME, VARIABLE
+
+os.environ.setdefault(VARIABLE, NAME)

@@ -51,6 +51,7 @@ ALL = {
     "decision_time": ["bench.decision_time"],
     "emulation_cost": ["bench.emulation_cost"],
     "faults": ["bench.faults"],
+    "hostile": ["bench.hostile"],
     "soak": ["bench.soak"],
 }
 

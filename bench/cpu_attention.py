@@ -34,9 +34,9 @@ def activate_bare() -> str:
 
 
 def activate_default_pool() -> str:
-    from amoeba_sglang.platform import activate
+    from amoeba_sglang.platform import offer_backend
 
-    activate()
+    offer_backend()
     return "bench.cpu_attention:DefaultPoolCpu"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from amoeba_sglang.platform import NAME, VARIABLE
 from amoeba_sglang.ports import free_port
 
 MODEL = os.environ.get("AMOEBA_TEST_MODEL", ".cache/models/smollm2-135m-kv4")
@@ -45,7 +46,7 @@ class Server:
         ]  # fmt: skip
         self.env = {**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})}
         if module.startswith("sglang"):
-            self.env.setdefault("SGLANG_PLATFORM", "amoeba_cpu")
+            self.env.setdefault(VARIABLE, NAME)
             self.env.setdefault("SGLANG_USE_CPU_ENGINE", "0")
         self.log = Path(tempfile.mkstemp(prefix="amoeba-server-", suffix=".log")[1])
         self.start_seconds = 0.0

@@ -1,6 +1,13 @@
 """Fast tests first: a pure failure shows in seconds, before any server has started."""
 
-SHARED_SERVERS = {"roomy_server", "automatic_servers"}
+import os
+
+from amoeba_sglang.platform import NAME, VARIABLE
+
+# Parts of SGLang that run in this process do so on our platform, which answers only when named.
+os.environ.setdefault(VARIABLE, NAME)
+
+SHARED_SERVERS = {"roomy_server", "automatic_servers", "pair"}
 
 
 def pytest_collection_modifyitems(items):

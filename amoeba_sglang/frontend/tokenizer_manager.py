@@ -6,10 +6,11 @@ import asyncio
 import atexit
 import logging
 import uuid
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import HTTPException
+from fastapi import BackgroundTasks, HTTPException, Request
 from sglang.srt.entrypoints import http_server
 from sglang.srt.entrypoints.engine import init_tokenizer_manager
 from sglang.srt.managers.io_struct import AbortReq, GenerateReqInput
@@ -20,8 +21,14 @@ from sglang.utils import TypeBasedDispatcher
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.emulation.launch import refuse_emulated
 from amoeba_sglang.errors import RequestError
+from amoeba_sglang.frontend.batches import Batches, prompt_id, remember_id
 from amoeba_sglang.frontend.control_calls import ControlCalls
 from amoeba_sglang.frontend.ending import end_process, remove_file, watch_children
+from amoeba_sglang.frontend.request_checks import (
+    RequestBounds,
+    require_request,
+    require_shape,
+)
 from amoeba_sglang.messages import AdminReply, AdminRequest, Fatal, LimitsChanged
 from amoeba_sglang.router.limits import RequestLimits
 from amoeba_sglang.supported import refuse_request
@@ -30,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 0.5
 _STATE_TIMEOUT_SECONDS = 5.0
+# Of SGLang: so long after its stream a request that still runs is aborted.
+_ABORT_AFTER_SECONDS = 2.0
+_HEALTH_PATHS = ("/health", "/health_generate")
 
 
 class ElasticSignalHandler(SignalHandler):
@@ -47,6 +57,7 @@ class ElasticTokenizerManager(ControlCalls, TokenizerManager):
         self.failure: str | None = None
         self.changed_limits: RequestLimits | None = None
         self.pending: dict[str, asyncio.Future[AdminReply]] = {}
+        self.batches = Batches()
         self.load_file = shm_path_for(port_args.instance_id)
         atexit.register(remove_file, self.load_file)
         super().__init__(server_args, port_args, **kwargs)
@@ -124,9 +135,26 @@ class ElasticTokenizerManager(ControlCalls, TokenizerManager):
             return self.changed_limits
         return RequestLimits(**http_server.get_global_state().scheduler_info["request_limits"])
 
+    @property
+    def bounds(self) -> RequestBounds:
+        return RequestBounds(self.model_config.vocab_size, self.config.max_n)
+
+    def generate_request(self, obj: Any, request: Request | None = None) -> AsyncIterator[Any]:
+        """Upstream's, for requests that can be taken apart: a wrong count would take this process's
+        time and memory for all of its parts before anybody looks at one."""
+        if isinstance(obj, GenerateReqInput):
+            is_health_check = request is None or request.url.path in _HEALTH_PATHS
+            require_shape(obj, self.bounds, is_health_check)
+            remember_id(obj)
+        return super().generate_request(obj, request)
+
     def _validate_one_request(self, obj: Any, input_ids: list[int]) -> None:
-        """Also refuse what no layout can hold; the present one is for the router to judge."""
+        """Also refuse what could end a worker, and what no layout can hold; the present one is for
+        the router to judge."""
         self.require_alive()
+        if isinstance(obj, GenerateReqInput):
+            require_request(obj, input_ids, self.bounds)
+            remember_id(obj)
         super()._validate_one_request(obj, input_ids)
         if isinstance(obj, GenerateReqInput):
             refusal = refuse_request(obj)
@@ -155,6 +183,47 @@ class ElasticTokenizerManager(ControlCalls, TokenizerManager):
         """The output length that the client, or the server's preferred parameters, ask for."""
         asked = {**(self.preferred_sampling_params or {}), **obj.sampling_params}
         return asked.get("max_new_tokens")
+
+    # Aborts
+
+    async def _handle_batch_request(
+        self, obj: Any, request: Any, request_states: dict[str, Any]
+    ) -> AsyncIterator[Any]:
+        """Upstream's, under all ids by which the client may know the batch."""
+        given = prompt_id(obj)
+        with self.batches.hold(given if isinstance(given, str) else None, request_states):
+            async for response in super()._handle_batch_request(obj, request, request_states):
+                yield response
+
+    async def _send_one_request(self, tokenized_obj: Any) -> None:
+        await super()._send_one_request(tokenized_obj)
+        rid = tokenized_obj.rid
+        state = self.rid_to_state.get(rid)
+        if state is not None and (state.abort_sent or self.batches.is_aborted(rid)):
+            # Workers did not know it yet when it was aborted.
+            state.abort_sent = False
+            self.abort_request(rid)
+
+    def abort_request(self, rid: str = "", abort_all: bool = False) -> None:
+        """Upstream's, of every part of a batch that the client knows by this id."""
+        parts = [] if abort_all else self.batches.abort(rid)
+        for part in parts or [rid]:
+            super().abort_request(part, abort_all)
+
+    def create_abort_task(self, obj: GenerateReqInput) -> BackgroundTasks:
+        """Upstream's, for the requests of this stream alone: their ids may be in use again."""
+
+        async def abort_leftovers() -> None:
+            rids = [obj.rid] if obj.is_single else obj.rid
+            states = {rid: self.rid_to_state.get(rid) for rid in rids}
+            await asyncio.sleep(_ABORT_AFTER_SECONDS)
+            for rid, state in states.items():
+                if state is not None and self.rid_to_state.get(rid) is state:
+                    self.abort_request(rid)
+
+        tasks = BackgroundTasks()
+        tasks.add_task(abort_leftovers)
+        return tasks
 
     # The end
 

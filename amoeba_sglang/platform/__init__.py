@@ -6,18 +6,33 @@ before it parses arguments, and then asks the platform class for everything else
 
 from __future__ import annotations
 
+import os
+
 from amoeba_sglang.platform.cores import cpu_bindings, threads_per_worker
 
 NAME = "amoeba_cpu"
+VARIABLE = "SGLANG_PLATFORM"
+"""SGLang's own variable; the launcher sets it where no GPU is asked for."""
 
-__all__ = ["NAME", "activate", "cpu_bindings", "threads_per_worker"]
+__all__ = ["NAME", "VARIABLE", "activate", "cpu_bindings", "offer_backend", "threads_per_worker"]
 
 
-def activate() -> str:
-    """Entry point: offer the attention backend as a flag value and name the platform class."""
+def activate() -> str | None:
+    """Entry point: name the platform class; None unless SGLANG_PLATFORM asks for it.
+
+    Without the variable SGLang takes any platform that answers, on every device: a package that is
+    merely installed would then replace stock SGLang's own choice.
+    """
+    if os.environ.get(VARIABLE) != NAME:
+        return None
+    offer_backend()
+    return "amoeba_sglang.platform.cpu:CpuPlatform"
+
+
+def offer_backend() -> None:
+    """Make the attention backend a value of --attention-backend."""
     # SGLang is half imported when it calls this; its list of choices imports nothing.
     from sglang.srt.arg_groups import choices
 
     if NAME not in choices.ATTENTION_BACKEND_CHOICES:
         choices.add_attention_backend_choices([NAME])
-    return "amoeba_sglang.platform.cpu:CpuPlatform"

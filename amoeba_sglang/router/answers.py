@@ -32,5 +32,5 @@ def end(request: Any, finished_reason: dict[str, Any] | None) -> AbortReq:
 
 
 def is_named_by(request: Any, abort: AbortReq) -> bool:
-    """Whether an abort means this request, by SGLang's rule: all, or every id with that start."""
-    return abort.abort_all or request.rid.startswith(abort.rid)
+    """Whether an abort means this request: all, or exactly this id."""
+    return abort.abort_all or request.rid == abort.rid

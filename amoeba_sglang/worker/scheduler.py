@@ -35,6 +35,7 @@ from amoeba_sglang.worker.long_report import LongReport
 from amoeba_sglang.worker.pool_stats import ElasticPoolStatsObserver, capacity_tokens
 from amoeba_sglang.worker.router_link import RouterLink
 from amoeba_sglang.worker.slots import live_requests, live_slots
+from amoeba_sglang.worker.stop_search import StopSearch
 from amoeba_sglang.worker.transformation import Transformation
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,18 @@ class ElasticScheduler(ControlRequests, Scheduler):
         if wanted > self.token_to_kv_pool_allocator.request_tokens:
             self.long_report.arrive(recv_req.rid)
         super().handle_generate_request(recv_req, **kwargs)
+
+    def _create_generation_req(self, *args: Any, **kwargs: Any) -> Any:
+        req = super()._create_generation_req(*args, **kwargs)
+        patterns = len(req.sampling_params.stop_regex_strs)
+        if patterns:
+            req.search_stop_regex = StopSearch(patterns)
+        return req
+
+    def abort_request(self, recv_req: io_struct.AbortReq) -> None:
+        """Upstream's, of one request: the front end names every part of a batch."""
+        recv_req.exact = True
+        super().abort_request(recv_req)
 
     @property
     def capacity(self) -> Capacity:

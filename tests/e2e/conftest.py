@@ -55,6 +55,30 @@ def roomy_server(shallow_model):
 
 
 @pytest.fixture(scope="session")
+def pair(shallow_model):
+    """Two workers that merge and split when asked to, for all tests of what one request or order
+    does to others. Slots are audited."""
+    with Server(
+        "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", "2048",
+        "--chunked-prefill-size", "512", "--max-running-requests", "32", "--enable-metrics",
+        "--amoeba-policy", "static", "--skip-server-warmup", "--served-model-name", MODEL,
+        model=shallow_model, env={"AMOEBA_AUDIT": "1"},
+    ) as running:  # fmt: skip
+        yield running
+
+
+@pytest.fixture(params=[1, 2], ids="degree {}".format)
+def pair_at(request, pair):
+    """`pair` at degree 1 and merged; at degree 1 again afterwards."""
+    split_all(pair)
+    if request.param == 2:
+        status, reply = pair.transform([0, 1], 2)
+        assert status == 200, reply
+    yield pair
+    split_all(pair)
+
+
+@pytest.fixture(scope="session")
 def automatic_servers(shallow_model):
     """Two servers of two workers with the default policy and small pools.
 

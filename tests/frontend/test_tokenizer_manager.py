@@ -10,6 +10,7 @@ from sglang.srt.managers import tokenizer_manager as upstream
 
 from amoeba_sglang.errors import RequestError
 from amoeba_sglang.frontend import tokenizer_manager
+from amoeba_sglang.frontend.batches import Batches
 from amoeba_sglang.frontend.tokenizer_manager import ElasticTokenizerManager
 from amoeba_sglang.messages import AdminReply, LimitsChanged
 from amoeba_sglang.router.limits import RequestLimits
@@ -19,7 +20,9 @@ class Manager(ElasticTokenizerManager):
     """Without sockets, tokenizer and children: what it sends is kept, and time ends nothing."""
 
     def __init__(self):
-        self.config = SimpleNamespace(emulation=None)
+        self.config = SimpleNamespace(emulation=None, max_n=4)
+        self.model_config = SimpleNamespace(vocab_size=1000)
+        self.batches = Batches()
         self.failure, self.pending, self.load_file = None, {}, "/nonexistent"
         # At start all limits are equal: every worker alone.
         self.changed_limits = RequestLimits(98, 98, 98, (98,))
@@ -86,6 +89,33 @@ def test_what_no_layout_holds_is_refused(manager):
         manager._validate_one_request(request(beam_width=2), [1])
     manager.allow_auto_truncate = True
     manager._validate_one_request(request(max_new_tokens=9), [1] * 90)
+
+
+def test_what_could_end_a_worker_is_refused(manager):
+    with pytest.raises(ValueError, match="input_ids 1000: .* 0 to 999"):
+        manager._validate_one_request(request(), [1, 1000])
+    with pytest.raises(ValueError, match="n 5: .*4"):
+        manager.generate_request(request(n=5))
+
+
+def test_a_stream_that_has_ended_aborts_nobody_who_has_its_id_now(manager, monkeypatch):
+    monkeypatch.setattr(tokenizer_manager, "_ABORT_AFTER_SECONDS", 0.01)
+    aborted = []
+    monkeypatch.setattr(manager, "abort_request", aborted.append)
+    old = upstream.GenerateReqInput(input_ids=[1], rid="again", sampling_params={})
+    old.normalize_batch_and_arguments()
+
+    async def reuse(states):
+        manager.rid_to_state["again"] = states[0]
+        tasks = asyncio.create_task(manager.create_abort_task(old)())
+        await asyncio.sleep(0)
+        manager.rid_to_state["again"] = states[-1]
+        await tasks
+
+    asyncio.run(reuse([SimpleNamespace(), SimpleNamespace()]))
+    assert aborted == []
+    asyncio.run(reuse([SimpleNamespace()]))
+    assert aborted == ["again"]
 
 
 def test_only_an_open_output_length_is_clipped(manager):

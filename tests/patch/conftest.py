@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from amoeba_sglang.patch.series import UPSTREAM_VERSION, Series, load_series
+import amoeba_sglang
+from amoeba_sglang.patch.change import revert_series
+from amoeba_sglang.patch.series import UPSTREAM_PREFIX, UPSTREAM_VERSION, Series, load_series
+from amoeba_sglang.patch.state import read_state
+from amoeba_sglang.patch.target import find_target
 from tests.patch.trees import PRISTINE, STEPS, git, write_distribution, write_tree
+
+DIRECTORY = Path(amoeba_sglang.__file__).parent.parent / "patches" / f"sglang-{UPSTREAM_VERSION}"
 
 
 @pytest.fixture(scope="session")
@@ -68,3 +74,29 @@ def make_site(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def site(make_site: Callable[..., Path]) -> Path:
     return make_site()
+
+
+@pytest.fixture(scope="session")
+def real() -> Series:
+    return load_series(DIRECTORY)
+
+
+@pytest.fixture(scope="session")
+def pristine(real: Series, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site-packages with the touched files of the installed sglang, unpatched."""
+    installed = find_target()
+    site = tmp_path_factory.mktemp("real") / "site-packages"
+    for path in (f"{UPSTREAM_PREFIX}__init__.py", *real.files):
+        if installed.read(path) is not None:
+            copy = site / path.removeprefix("python/")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(installed.locate(path), copy)
+    for info in installed.root.glob("sglang-*.dist-info"):
+        shutil.copytree(info, site / info.name)
+    copied = find_target(site)
+    state = read_state(real, copied)
+    assert not state.problem, f"the installed sglang is not usable: {state.problem}"
+    if state.overall != "unpatched":
+        revert_series(real, copied)
+    assert read_state(real, copied).overall == "unpatched"
+    return site

@@ -6,22 +6,14 @@ import ast
 import shutil
 from pathlib import Path
 
-import pytest
-
-import amoeba_sglang
 from amoeba_sglang.patch.change import apply_series, revert_series
-from amoeba_sglang.patch.series import UPSTREAM_PREFIX, UPSTREAM_VERSION, Series, load_series
+from amoeba_sglang.patch.series import UPSTREAM_PREFIX, UPSTREAM_VERSION, Series
 from amoeba_sglang.patch.state import read_state
 from amoeba_sglang.patch.target import find_target
+from tests.patch.conftest import DIRECTORY
 from tests.patch.trees import git
 
-DIRECTORY = Path(amoeba_sglang.__file__).parent.parent / "patches" / f"sglang-{UPSTREAM_VERSION}"
 MOST_CHANGED_LINES = 600
-
-
-@pytest.fixture(scope="module")
-def real() -> Series:
-    return load_series(DIRECTORY)
 
 
 def test_series_and_directory_agree(real: Series) -> None:
@@ -44,27 +36,6 @@ def test_every_patch_says_why_and_until_when(real: Series) -> None:
 
 def test_delta_stays_small(real: Series) -> None:
     assert sum(patch.added + patch.removed for patch in real.patches) < MOST_CHANGED_LINES
-
-
-@pytest.fixture(scope="module")
-def pristine(real: Series, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A site-packages with the touched files of the installed sglang, unpatched."""
-    installed = find_target()
-    site = tmp_path_factory.mktemp("real") / "site-packages"
-    for path in (f"{UPSTREAM_PREFIX}__init__.py", *real.files):
-        if installed.read(path) is not None:
-            copy = site / path.removeprefix("python/")
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(installed.locate(path), copy)
-    for info in installed.root.glob("sglang-*.dist-info"):
-        shutil.copytree(info, site / info.name)
-    copied = find_target(site)
-    state = read_state(real, copied)
-    assert not state.problem, f"the installed sglang is not usable: {state.problem}"
-    if state.overall != "unpatched":
-        revert_series(real, copied)
-    assert read_state(real, copied).overall == "unpatched"
-    return site
 
 
 def test_series_fits_the_installed_sglang_and_comes_off(

@@ -5,14 +5,11 @@ process.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import json, sys
 import torch
@@ -77,25 +74,12 @@ print(json.dumps(report))
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    site = tmp_path_factory.mktemp("site")
-    info = site / "amoeba_platform_test-0.dist-info"
-    info.mkdir()
-    metadata = "Metadata-Version: 2.1\nName: amoeba-platform-test\nVersion: 0\n"
-    (info / "METADATA").write_text(metadata)
-    (info / "entry_points.txt").write_text(
-        "[sglang.srt.platforms]\namoeba_cpu = amoeba_sglang.platform:activate\n"
-    )
+def report(registered, tmp_path_factory):
     model = tmp_path_factory.mktemp("model")
     (model / "config.json").write_text(
         json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"})
     )
-    environment = os.environ | {
-        "PYTHONPATH": f"{site}{os.pathsep}{ROOT}",
-        "SGLANG_PLATFORM": "amoeba_cpu",
-        "SGLANG_USE_CPU_ENGINE": "0",
-        "HF_HUB_OFFLINE": "1",
-    }
+    environment = registered | {"SGLANG_PLATFORM": "amoeba_cpu"}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(model)], env=environment, capture_output=True, text=True
     )

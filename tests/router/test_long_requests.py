@@ -110,7 +110,15 @@ def test_another_anchor_takes_a_long_request_at_once(router):
     assert homes(router) == [0]
 
 
-@pytest.mark.parametrize("abort", [{"rid": "mine"}, {"rid": "m"}, {"abort_all": True}], ids=str)
+def test_an_abort_means_one_id_and_not_all_that_begin_with_it(router):
+    transform(router, [0, 1], 2)
+    router.place(request(**LONG, rid="job-10"))
+    router.init_dispatcher()
+    router._request_dispatcher(AbortReq(rid="job-1"))
+    assert [held.rid for held in router.placement.held] == ["job-10"]
+
+
+@pytest.mark.parametrize("abort", [{"rid": "mine"}, {"abort_all": True}], ids=str)
 def test_a_request_that_is_aborted_while_it_waits_is_answered_and_never_placed(router, abort):
     """Only workers heard of the abort: the request ran after the merge, and blocked the next."""
     transform(router, [0, 1], 2)

@@ -1,0 +1,69 @@
+"""Checks of single values that a client sent, and how a refusal shows them."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from amoeba_sglang.errors import InvalidRequest
+
+_SHOWN = 60
+
+
+def refuse(field: str, value: Any, allowed: str) -> InvalidRequest:
+    """The error that says that `field` may not have this value, but what is `allowed`."""
+    return InvalidRequest(f"{field} {show(value)}: {allowed}")
+
+
+def show(value: Any) -> str:
+    """A value as one short printable piece of text, whatever it is."""
+    try:
+        text = ascii(value)
+    except (ValueError, RecursionError):
+        # Python refuses to write numbers of thousands of digits, and what is nested as deeply.
+        return f"(a {type(value).__name__} too large to show)"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
+
+
+def require_range(field: str, value: float, least: float, most: float) -> None:
+    """Raise InvalidRequest unless `value` is a number from `least` to `most`."""
+    if not (least <= value <= most) or not math.isfinite(value):
+        raise refuse(field, value, f"must be from {least:g} to {_exact(most)}")
+
+
+def require_ids(field: str, ids: Iterable[Any], vocabulary: int) -> None:
+    """Raise InvalidRequest unless all are token ids of a model of that vocabulary."""
+    wrong = next((i for i in ids if type(i) is not int or not 0 <= i < vocabulary), None)
+    if wrong is not None:
+        raise refuse(field, wrong, f"token ids are integers from 0 to {vocabulary - 1}")
+
+
+def require_prompt_ids(field: str, ids: Sequence[int], vocabulary: int) -> None:
+    """`require_ids` for integers, and fast: prompts are long."""
+    if len(ids) and not (0 <= min(ids) and max(ids) < vocabulary):
+        require_ids(field, ids, vocabulary)
+
+
+def require_text(field: str, text: str, most: int | None = None) -> None:
+    """Raise InvalidRequest unless `text` is encodable and has at most so many characters."""
+    if most is not None and len(text) > most:
+        raise refuse(field, text, f"must have at most {most} characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise refuse(field, text[error.start], "is half of a surrogate pair, not text") from None
+
+
+def require_name(field: str, name: str, most: int) -> None:
+    """`require_text` for an id or a key, which is not empty and has no control characters."""
+    require_text(field, name, most)
+    if not name or any(unicodedata.category(char) == "Cc" for char in name):
+        raise refuse(
+            field, name, f"must be 1 to {most} characters, none of them a control character"
+        )
+
+
+def _exact(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"

@@ -1,0 +1,1 @@
+"""A thousand hostile requests beside ordinary streams and transformations."""

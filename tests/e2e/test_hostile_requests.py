@@ -1,0 +1,171 @@
+"""Requests that ended a server or got a wrong answer, each beside ordinary streams."""
+
+import asyncio
+import json
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from bench.load import chat_prompts, run_clients
+
+VOCABULARY = 49_152
+EXPONENTIAL = "(a|aa)+$"
+
+# (route, body, what the refusal must name)
+REFUSED = [
+    ("/generate", {"input_ids": [1, 2, 2**40]}, "input_ids"),
+    ("/generate", {"input_ids": [1, VOCABULARY]}, "input_ids"),
+    ("/generate", {"input_ids": [[1], [1, -1]]}, "input_ids"),
+    ("/v1/completions", {"prompt": [1, 2**40]}, "input_ids"),
+    ("/v1/completions", {"prompt": "a", "logprobs": 1_000_000}, "logprobs"),
+    ("/v1/completions", {"prompt": "a", "logprobs": -1}, "logprobs"),
+    ("/v1/completions", {"prompt": "a", "n": 50_000}, "n 50000"),
+    ("/v1/completions", {"prompt": ["a"] * 5000}, "5000 sequences"),
+    ("/v1/completions", {"prompt": "a", "stop_token_ids": [VOCABULARY], "min_tokens": 5}, "stop_token_ids"),
+    ("/v1/completions", {"prompt": "a", "logit_bias": {str(VOCABULARY): 1}}, "logit_bias"),
+    ("/generate", {"text": "a", "sampling_params": {"n": 50_000}}, "n 50000"),
+    ("/generate", {"text": "a", "sampling_params": {"stream_interval": 0}}, "stream_interval"),
+    ("/generate", {"text": "a", "sampling_params": {"temperature": "hot"}}, "temperature"),
+    ("/generate", {"text": "a", "sampling_params": {"stop_token_ids": [2**40]}}, "stop_token_ids"),
+    ("/generate", {"text": "a", "sampling_params": {"is_normalized": True}}, "is_normalized"),
+    ("/generate", {"text": "a", "sampling_params": {"stop_regex": "(a{1000}){1000}"}}, "stop_regex"),
+    ("/generate", {"text": "a", "sampling_params": {"regex": "(" * 99 + "a" + ")" * 99}}, "regex"),
+    ("/generate", {"text": "\ud800"}, "text"),
+    ("/generate", {"text": "a", "rid": "HEALTH_CHECK_1"}, "rid"),
+    ("/generate", {"text": "a", "http_worker_ipc": "ipc:///tmp/x"}, "http_worker_ipc"),
+    ("/generate", {"text": "a", "return_logprob": True, "token_ids_logprob": [-1]}, "token_ids_logprob"),
+    ("/generate", {"text": "a", "return_logprob": True, "top_logprobs_num": -1}, "top_logprobs_num"),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "n": 129}, "n 129"),
+    ("/v1/chat/completions",
+     {"messages": [{"role": "user", "content": "a"}], "logprobs": True, "top_logprobs": 10**6}, "logprobs"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plain(pair):
+    """What ordinary chats answer when nothing else happens."""
+    return [s.text for s in streams(pair)]
+
+
+def streams(server, beside=None):
+    return asyncio.run(run_clients(server.url, chat_prompts(8), 8, 24, beside=beside))
+
+
+def test_hostile_requests_are_refused_by_name_and_nobody_notices(pair_at, plain):
+    async def attack(done):
+        return await asyncio.to_thread(send_all)
+
+    def send_all():
+        for route, body, name in REFUSED:
+            status, reply = pair_at.post(route, {"model": "m", **body}, timeout=30)
+            assert status == 400, (body, reply)
+            assert name in json.dumps(reply), reply
+
+    found = streams(pair_at, beside=attack)
+    assert not [s.error for s in found if s.error]
+    assert [s.text for s in found] == plain
+
+
+def test_extreme_values_that_are_allowed_are_served(pair_at):
+    params = {
+        "max_new_tokens": 4, "temperature": 1e6, "top_k": 1 << 30, "sampling_seed": -(2**63),
+        "stop_token_ids": [0, VOCABULARY - 1], "min_new_tokens": 4, "repetition_penalty": 2,
+        "logit_bias": {"0": -1e9, str(VOCABULARY - 1): 1e9}, "stream_interval": 2**31 - 1,
+    }  # fmt: skip
+    body = {
+        "input_ids": [0, VOCABULARY - 1], "sampling_params": params, "return_logprob": True,
+        "top_logprobs_num": VOCABULARY, "token_ids_logprob": [0, VOCABULARY - 1],
+        "priority": None,
+    }  # fmt: skip
+    status, reply = pair_at.post("/generate", body)
+    assert status == 200, reply
+    assert reply["meta_info"]["completion_tokens"] == 4
+    assert len(reply["meta_info"]["output_top_logprobs"][0]) == VOCABULARY
+
+
+def test_a_stop_regex_that_backtracks_for_ever_ends_its_own_request_alone(pair_at, plain):
+    body = {
+        "text": "a",
+        "sampling_params": {
+            "regex": "a{60}b{20}", "stop_regex": EXPONENTIAL, "max_new_tokens": 80, "temperature": 0
+        },
+    }  # fmt: skip
+
+    async def attack(done):
+        status, reply = await asyncio.to_thread(pair_at.post, "/generate", body)
+        assert status == 400, reply
+        assert "stop_regex" in json.dumps(reply)
+
+    found = streams(pair_at, beside=attack)
+    assert [s.text for s in found] == plain
+
+
+def test_an_abort_ends_the_one_that_is_named(pair_at):
+    def run(rid):
+        params = {"max_new_tokens": 60, "ignore_eos": True, "temperature": 0}
+        body = {"text": "Once upon a time", "sampling_params": params, "rid": rid}
+        return pair_at.post("/generate", body)[1]["meta_info"]["finish_reason"]["type"]
+
+    with ThreadPoolExecutor(4) as pool:
+        runs = {rid: pool.submit(run, rid) for rid in ("job-1", "job-10", "job-11", "job-")}
+        wait_for_requests(pair_at, 4)
+        assert pair_at.post("/abort_request", {"rid": "job-1"})[0] == 200
+        ends = {rid: end.result() for rid, end in runs.items()}
+    assert ends == {"job-1": "abort", "job-10": "length", "job-11": "length", "job-": "length"}
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {"text": ["Once upon", "A long time"], "rid": "batch"},
+        {"text": "Once upon", "rid": "batch", "sampling_params": {"n": 3}},
+        {"text": ["Once upon"] * 2, "rid": ["batch", "other"], "sampling_params": {"n": 2}},
+    ],
+    ids=["batch", "samples", "samples of one prompt"],
+)
+def test_the_id_of_a_batch_ends_its_parts(pair_at, batch):
+    params = {"max_new_tokens": 200, "ignore_eos": True, "temperature": 0}
+    body = {**batch, "sampling_params": params | batch.get("sampling_params", {})}
+    parts = len(batch["text"]) if isinstance(batch["text"], list) else 1
+    parts *= body["sampling_params"].get("n", 1)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(pair_at.post, "/generate", body)
+        wait_for_requests(pair_at, parts)
+        assert pair_at.post("/abort_request", {"rid": "batch"})[0] == 200
+        status, replies = running.result()
+    assert status == 200, replies
+    ends = [reply["meta_info"]["finish_reason"]["type"] for reply in replies]
+    assert sorted(ends) == ["abort"] * (2 if "other" in batch["rid"] else parts) + ["length"] * (
+        2 if "other" in batch["rid"] else 0
+    )
+
+
+def test_an_id_can_be_used_again_at_once(pair_at):
+    def stream(tokens):
+        params = {"max_new_tokens": tokens, "ignore_eos": True, "temperature": 0}
+        body = {"text": "Once upon", "sampling_params": params, "rid": "again", "stream": True}
+        request = urllib.request.Request(
+            f"{pair_at.url}/generate", json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )  # fmt: skip
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            events = [
+                line for line in reply.read().decode().splitlines() if line.startswith("data")
+            ]
+        return json.loads(events[-2][len("data: ") :])["meta_info"]["finish_reason"]["type"]
+
+    assert stream(2) == "length"
+    # Long enough to be still running 2 s after the end of the first.
+    assert stream(400) == "length"
+
+
+def wait_for_requests(server, count):
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        instances = server.state()["instances"]
+        if sum(i["running"] + i["queued"] for i in instances) >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError(server.state())
