@@ -170,7 +170,7 @@ def serve(server_args: Any, config: AmoebaConfig) -> None:
     from amoeba_sglang.frontend.ending import kill_children
     from amoeba_sglang.frontend.gate import Gate
     from amoeba_sglang.frontend.routes import add_routes
-    from amoeba_sglang.frontend.session_fields import refuse_session_params
+    from amoeba_sglang.frontend.bodies import check_bodies
     from amoeba_sglang.frontend.tokenizer_manager import init_elastic_tokenizer_manager
     from amoeba_sglang.frontend.warm_up import measure_throughput
 
@@ -179,7 +179,7 @@ def serve(server_args: Any, config: AmoebaConfig) -> None:
 
     add_routes(http_server.app, lambda *args: manager().ask_router(*args))
     http_server.app.add_middleware(EarlyErrors)
-    refuse_session_params(http_server.app)
+    check_bodies(http_server.app)
     # The last one added comes first.
     http_server.app.add_middleware(Gate)
 

@@ -1,4 +1,4 @@
-"""Gives a stream that begins with an error the status of that error."""
+"""Gives what fails before its first word the status of its error."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import json
 from typing import Any
 
 _EVENT = b"data: "
+_STREAMS = (b"text/event-stream", b"application/x-ndjson")
 
 
 class EarlyErrors:
-    """ASGI middleware for event streams.
+    """ASGI middleware for streams, and for routes that let a ValueError through.
 
     SGLang's /generate sends its 200 before it looks at a streaming request, so a request that it
-    refuses gets a 200 with an error inside. Here the head of an event stream waits for the first
-    event; if that is an error, its status and a JSON body are sent in place of the stream.
+    refuses gets a 200 with an error inside. Here the head of a stream waits for the first event; if
+    that is an error, its status and a JSON body are sent in place of the stream. Other routes
+    raise the ValueError that most answer with 400: a broken stream or a 500 without it.
     """
 
     def __init__(self, app: Any) -> None:
@@ -23,7 +25,13 @@ class EarlyErrors:
         if scope["type"] != "http" or scope["method"] == "GET":
             await self._app(scope, receive, send)
             return
-        await self._app(scope, receive, _Response(send).send)
+        response = _Response(send)
+        try:
+            await self._app(scope, receive, response.send)
+        except ValueError as error:
+            if response.started:
+                raise
+            await response.refuse(error)
 
 
 class _Response:
@@ -31,6 +39,15 @@ class _Response:
         self._send = send
         self._head: dict[str, Any] | None = None
         self._replaced = False
+        self.started = False
+
+    async def refuse(self, error: ValueError) -> None:
+        """Send what a request is refused with; nothing has been sent before."""
+        self._replaced = True
+        status = getattr(error, "status_code", 400)
+        body = {"message": str(error), "type": "BadRequestError", "code": status}
+        head = {"type": "http.response.start", "headers": []}
+        await self._send_error(head, status, body)
 
     async def send(self, message: dict[str, Any]) -> None:
         if self._replaced:
@@ -47,7 +64,9 @@ class _Response:
                 self._replaced = True
                 await self._send_error(head, *error)
                 return
+            self.started = True
             await self._send(head)
+        self.started = True
         await self._send(message)
 
     async def _send_error(self, head: dict[str, Any], status: int, error: dict[str, Any]) -> None:
@@ -62,9 +81,7 @@ class _Response:
 
 def _is_stream(start: dict[str, Any]) -> bool:
     headers = dict(start.get("headers", ()))
-    return start["status"] == 200 and headers.get(b"content-type", b"").startswith(
-        b"text/event-stream"
-    )
+    return start["status"] == 200 and headers.get(b"content-type", b"").startswith(_STREAMS)
 
 
 def _find_error(first: bytes) -> tuple[int, dict[str, Any]] | None:

@@ -23,6 +23,7 @@ all in REFUSED                      400 with the reason
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 _SESSIONS = "sessions are not supported: the turns of a session may go to different workers"
@@ -35,6 +36,8 @@ _CORPUS = "speculative decoding is not supported"
 _HICACHE = "a hierarchical KV cache is not supported"
 
 REFUSED = {
+    os.environ.get("AIP_PREDICT_ROUTE", "/vertex_generate"): "its fields are not checked: use "
+    "/generate",
     "/open_session": _SESSIONS,
     "/close_session": _SESSIONS,
     "/init_weights_update_group": _ONE_GROUP,
@@ -84,7 +87,7 @@ INFERENCE = frozenset({
     "/docs", "/docs/oauth2-redirect", "/encode", "/generate", "/get_model_info", "/health",
     "/health_generate", "/invocations", "/metrics", "/model_info", "/openapi.json",
     "/parse_function_call", "/ping", "/ready", "/redoc", "/separate_reasoning", "/tokenize",
-    "/vertex_generate", "/v1/audio/transcriptions", "/v1/chat/completions", "/v1/classify",
+    "/v1/audio/transcriptions", "/v1/chat/completions", "/v1/classify",
     "/v1/completions", "/v1/decisions", "/v1/detokenize", "/v1/embeddings", "/v1/messages",
     "/v1/messages/count_tokens", "/v1/models", "/v1/realtime", "/v1/rerank", "/v1/responses",
     "/v1/score", "/v1/systemone", "/v1/tokenize",

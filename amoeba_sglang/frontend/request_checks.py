@@ -104,11 +104,11 @@ def require_shape(obj: GenerateReqInput, bounds: RequestBounds, is_health_check:
             f"{'text' if obj.text is not None else 'input_ids'}: {count} sequences (prompts times "
             f"n) in one request, at most {MOST_SEQUENCES} are taken; send several requests"
         )
-    if obj.sampling_params is not None and isinstance(obj.sampling_params, list):
-        wanted = len(prompts) if is_batch else 1
-        if len(obj.sampling_params) != wanted:
-            given = len(obj.sampling_params)
-            raise refuse("sampling_params", given, f"entries for {wanted} prompts")
+    wanted = len(prompts) if is_batch else 1
+    for field in ("sampling_params", "rid"):
+        given = getattr(obj, field)
+        if isinstance(given, list) and not (len(given) == wanted and (is_batch or samples > 1)):
+            raise refuse(field, given, f"a list of {len(given)} is not one for each of {wanted}")
 
 
 def require_request(obj: GenerateReqInput, input_ids: list[int], bounds: RequestBounds) -> None:

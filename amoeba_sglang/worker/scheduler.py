@@ -15,6 +15,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from sglang.srt.managers.io_struct import AbortReq
 from sglang.srt.managers.scheduler import Scheduler
 from sglang.srt.runtime_context import get_parallel
 from sglang.utils import TypeBasedDispatcher
@@ -114,7 +115,7 @@ class ElasticScheduler(ControlRequests, Scheduler):
             req.search_stop_regex = StopSearch(patterns)
         return req
 
-    def abort_request(self, recv_req: io_struct.AbortReq) -> None:
+    def abort_request(self, recv_req: AbortReq) -> None:
         """Upstream's, of one request: the front end names every part of a batch."""
         recv_req.exact = True
         super().abort_request(recv_req)

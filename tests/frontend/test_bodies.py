@@ -6,13 +6,13 @@ from fastapi.testclient import TestClient
 from sglang.srt.entrypoints.http_server import validate_json_request
 from sglang.srt.entrypoints.openai.protocol import CompletionRequest
 
-from amoeba_sglang.frontend.session_fields import refuse_session_params
+from amoeba_sglang.frontend.bodies import check_bodies
 
 
 @pytest.fixture
 def client():
     app = FastAPI()
-    refuse_session_params(app)
+    check_bodies(app)
 
     @app.post("/v1/completions", dependencies=[Depends(validate_json_request)])
     def complete(request: CompletionRequest) -> str:
