@@ -6,13 +6,11 @@ import argparse
 import itertools
 import os
 import time
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.layout.slots import MOST_TOKENS
-from amoeba_sglang.ports import free_port
 
 if TYPE_CHECKING:
     from amoeba_sglang.device.emulation import Emulation
@@ -30,10 +28,9 @@ class AmoebaConfig:
     group_size N: workers of a group, the highest degree; groups M. degrees: the divisor chain 1..N.
     layers: decoder layers of the model; mlp_elements: of one layer's MLP weights. layers_per_step:
     None chooses by measurement, 0 means all. page_size_kib: page of weights and KV; staging_mib:
-    staging buffer of a worker; both in binary units. Times in seconds. report_address: where
-    workers report to the router; rendezvous: of the one torch.distributed world. emulation: None on
-    a server that computes. throughput_table: a saved one, from
-    throughput_file or still to be measured and written there.
+    staging buffer of a worker; both in binary units. Times in seconds. run_directory: where the
+    sockets are, closed to other users. emulation: None on a server that computes. throughput_table:
+    a saved one, from throughput_file or still to be measured and written there.
     """
 
     group_size: int
@@ -41,9 +38,7 @@ class AmoebaConfig:
     degrees: tuple[int, ...]
     layers: int
     mlp_elements: int
-    run_id: str
-    report_address: str
-    rendezvous: str
+    run_directory: str
     policy: str = "amoeba"
     initial_degree: int = 1
     layers_per_step: int | None = None
@@ -62,6 +57,16 @@ class AmoebaConfig:
     def workers(self) -> int:
         """W = N * M, the ranks 0..W-1."""
         return self.group_size * self.groups
+
+    @property
+    def report_address(self) -> str:
+        """Where workers report to the router."""
+        return f"ipc://{self.run_directory}/reports"
+
+    @property
+    def rendezvous(self) -> str:
+        """Of the one torch.distributed world. A file: anybody can connect to a port."""
+        return f"file://{self.run_directory}/rendezvous"
 
     @property
     def dilation(self) -> float:
@@ -92,10 +97,11 @@ def build_config(
     groups: int,
     heads: ModelHeads,
     kv_page: int,
+    run_directory: str,
     emulation: Emulation | None = None,
     throughput_table: ThroughputTable | None = None,
 ) -> AmoebaConfig:
-    """Check the flags against each other and the model, and draw the names of this run.
+    """Check the flags against each other and the model.
 
     `kv_page`: tokens of a KV page, SGLang's --page-size. Raises ConfigError with one line that
     names the flag, the number and the limit.
@@ -140,17 +146,13 @@ def build_config(
     )
     timeout = options.amoeba_prepare_timeout_s
     _require(timeout > 0, f"--amoeba-prepare-timeout-s {timeout:g}: must be positive")
-    run_id = uuid.uuid4().hex[:12]
     return AmoebaConfig(
         group_size=group_size,
         groups=groups,
         degrees=degrees,
         layers=heads.layers,
         mlp_elements=heads.mlp_elements,
-        run_id=run_id,
-        # The abstract namespace: no file is left, however the server ends.
-        report_address=f"ipc://@amoeba-{run_id}-reports",
-        rendezvous=f"tcp://127.0.0.1:{free_port(20000, 29999)}",
+        run_directory=run_directory,
         policy=options.amoeba_policy,
         initial_degree=initial,
         layers_per_step=parse_layers_per_step(options.amoeba_layers_per_step, heads.layers),

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -81,10 +82,11 @@ def remove_file(path: str) -> None:
         os.unlink(path)
 
 
-def end_process(load_file: str) -> NoReturn:
+def end_process(load_file: str, run_directory: str) -> NoReturn:
     """End this process with code 1, without its children and without what they leave behind."""
     kill_children()
     remove_file(load_file)
+    shutil.rmtree(run_directory, ignore_errors=True)
     common = sys.modules["sglang.srt.utils.common"]
     directory = getattr(common, "prometheus_multiproc_dir", None)
     if directory is not None:

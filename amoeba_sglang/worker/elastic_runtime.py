@@ -48,7 +48,7 @@ class ElasticRuntime:
         self.helper = ThreadPoolExecutor(1, thread_name_prefix="amoeba-copies")
         self.clock = StepClock(share_words(config), rank, config.now)
         self.meter = StepMeter(self.executor.lag, config.now)
-        self.bell = Bell(config.run_id, rank)
+        self.bell = Bell(config.run_directory, rank)
         self.ledger = RowLedger()
         self.leases: Leases | None = None
         self.lock_step: LockStep | None = None
@@ -62,7 +62,7 @@ class ElasticRuntime:
         """Whether no peer waits for this worker. A ring meant for an earlier instance is dropped,
         or it would wake the idle poller for ever."""
         if self.lock_step is None:
-            self.bell.latest()
+            self.bell.rung((0, 0))
             return True
         return self.lock_step.asleep
 

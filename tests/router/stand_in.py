@@ -28,7 +28,7 @@ class Router(ElasticController):
 
     def __init__(self, policy="round_robin", rules=False):
         flags = make_parser().parse_args(["--amoeba-policy", policy])
-        self.config = build_config(flags, 4, 1, ModelHeads(12, 4, 30, 1000, 2048), 1)
+        self.config = build_config(flags, 4, 1, ModelHeads(12, 4, 30, 1000, 2048), 1, "/run")
         self.chain = DegreeChain(self.config.degrees)
         self.capacity = Capacity(slots=100, context=1000, grown={1: 0, 2: 60, 4: 200}, page=1)
         self.load_book = LoadBook(4)
