@@ -63,7 +63,6 @@ class TransformOrder(io_struct.BaseReq, kw_only=True):
 class WorkerReport(io_struct.BaseReq, kw_only=True):
     """What a worker tells the router.
 
-    kind "beat": the process is alive (once a second, from a thread of its own); body empty.
     kind "long requests": other ones than before wait or live at the worker; body {"request_ids":
         all of them}.
     kind "steps": what steps have cost since the last such report, from the first worker of an

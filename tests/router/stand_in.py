@@ -12,7 +12,6 @@ from amoeba_sglang.messages import AdminRequest, WorkerReport
 from amoeba_sglang.policy import POLICIES
 from amoeba_sglang.router.calibration import Calibration
 from amoeba_sglang.router.controller import ElasticController
-from amoeba_sglang.router.heartbeats import Heartbeats
 from amoeba_sglang.router.limits import Capacity
 from amoeba_sglang.router.loads import LoadBook
 from amoeba_sglang.router.metrics import NoMetrics
@@ -41,9 +40,7 @@ class Router(ElasticController):
         self.placement = self.make_placement()
         if rules:
             self.placement.follow_rules(POLICIES[policy].layout, self.chain, 1)
-        self.guard = SimpleNamespace(
-            beats=Heartbeats(4, 8.0, 0.0), stopping=False, end_server=self.end_server
-        )
+        self.guard = SimpleNamespace(stopping=False, end_server=self.end_server)
 
     def end_server(self, reason):
         raise Ended(reason)

@@ -5,7 +5,6 @@ from sglang.srt.managers.io_struct import AbortReq, ShutdownReq, UpdateWeightFro
 
 from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.messages import AdminReply, AdminRequest, LimitsChanged, TransformOrder
-from amoeba_sglang.router import controller
 from tests.router.stand_in import Ended, done, request, transform, vote
 
 
@@ -100,12 +99,6 @@ def test_weights_are_updated_at_degree_one_only(router):
     router.front_end.clear()
     router.handle_weight_update(update)
     assert "the degrees are [2, 2, 1, 1]" in router.front_end[0].message
-
-
-def test_any_report_is_a_sign_of_life(router, monkeypatch):
-    monkeypatch.setattr(controller.time, "monotonic", lambda: 5.0)
-    router.report("beat", 1, 0)
-    assert router.guard.beats.frozen(9.0) == [0, 2, 3]
 
 
 def test_a_stuck_operation_ends_the_server(router):
