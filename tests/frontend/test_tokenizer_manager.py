@@ -19,7 +19,7 @@ class Manager(ElasticTokenizerManager):
     """Without sockets, tokenizer and children: what it sends is kept, and time ends nothing."""
 
     def __init__(self):
-        self.config = SimpleNamespace(emulation=None)
+        self.config = SimpleNamespace(emulation=None, run_directory="/nonexistent")
         self.failure, self.pending, self.load_file = None, {}, "/nonexistent"
         # At start all limits are equal: every worker alone.
         self.changed_limits = RequestLimits(98, 98, 98, (98,))
