@@ -29,8 +29,10 @@ class AmoebaConfig:
     layers: decoder layers of the model; mlp_elements: of one layer's MLP weights. layers_per_step:
     None chooses by measurement, 0 means all. page_size_kib: page of weights and KV; staging_mib:
     staging buffer of a worker; both in binary units. Times in seconds. run_directory: where the
-    sockets are, closed to other users. emulation: None on a server that computes. throughput_table:
-    a saved one, from throughput_file or still to be measured and written there.
+    sockets are, closed to other users. freeze_timeout_s: how long a process may be stopped;
+    watchdog_timeout_s: how long it may make no progress, SGLang's --watchdog-timeout. emulation:
+    None on a server that computes. throughput_table: a saved one, from throughput_file or still to
+    be measured and written there.
     """
 
     group_size: int
@@ -47,8 +49,8 @@ class AmoebaConfig:
     shard_layout: str = "tight"
     staging_mib: int = 8
     prepare_timeout_s: float = 20.0
-    finish_timeout_s: float = 120.0
     freeze_timeout_s: float = 8.0
+    watchdog_timeout_s: float = 300.0
     emulation: Emulation | None = None
     throughput_table: ThroughputTable | None = None
     throughput_file: str | None = None
@@ -67,6 +69,12 @@ class AmoebaConfig:
     def rendezvous(self) -> str:
         """Of the one torch.distributed world. A file: anybody can connect to a port."""
         return f"file://{self.run_directory}/rendezvous"
+
+    @property
+    def finish_timeout_s(self) -> float:
+        """Seconds of `now` from COMMIT, or from a move of layers, to the next sign of a worker: it
+        may have a step to end and put the others off for one more, each within the watchdog's."""
+        return 2 * self.watchdog_timeout_s / self.dilation
 
     @property
     def dilation(self) -> float:
@@ -100,6 +108,7 @@ def build_config(
     run_directory: str,
     emulation: Emulation | None = None,
     throughput_table: ThroughputTable | None = None,
+    watchdog_timeout_s: float = 300.0,
 ) -> AmoebaConfig:
     """Check the flags against each other and the model.
 
@@ -146,6 +155,7 @@ def build_config(
     )
     timeout = options.amoeba_prepare_timeout_s
     _require(timeout > 0, f"--amoeba-prepare-timeout-s {timeout:g}: must be positive")
+    _require(watchdog_timeout_s > 0, f"--watchdog-timeout {watchdog_timeout_s:g}: must be positive")
     return AmoebaConfig(
         group_size=group_size,
         groups=groups,
@@ -161,6 +171,7 @@ def build_config(
         shard_layout=options.amoeba_shard_layout,
         staging_mib=staging,
         prepare_timeout_s=timeout,
+        watchdog_timeout_s=watchdog_timeout_s,
         emulation=emulation,
         throughput_table=throughput_table,
         throughput_file=options.amoeba_throughput_table,

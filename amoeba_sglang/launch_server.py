@@ -116,7 +116,14 @@ def prepare(server_args: Any, options: argparse.Namespace, run_directory: str) -
     table = read_table(options.amoeba_throughput_table)
     sizes = server_args.tp_size, server_args.dp_size
     config = build_config(
-        options, *sizes, heads, server_args.page_size, run_directory, emulation, table
+        options,
+        *sizes,
+        heads,
+        server_args.page_size,
+        run_directory,
+        emulation,
+        table,
+        server_args.watchdog_timeout,
     )
     server_args.tp_size, server_args.dp_size = 1, config.workers
     # An idle worker must sleep in its poller: that is where its peers' bells wake it.

@@ -129,3 +129,13 @@ def test_other_flags_are_left_to_sglang():
     options, rest = make_parser().parse_known_args(flags)
     assert options.amoeba_degrees == "1,4"
     assert rest == ["--tp-size", "4", "--amoeba", "x"]
+
+
+def test_nothing_gives_a_worker_up_before_the_watchdog_does():
+    options = make_parser().parse_args([])
+    config = build_config(options, 4, 1, HEADS, 1, "/run", watchdog_timeout_s=1000.0)
+    assert config.watchdog_timeout_s == 1000.0
+    assert config.finish_timeout_s >= 1000.0
+    assert build().watchdog_timeout_s == 300.0
+    with pytest.raises(ConfigError, match="--watchdog-timeout 0: must be positive"):
+        build_config(options, 4, 1, HEADS, 1, "/run", watchdog_timeout_s=0.0)

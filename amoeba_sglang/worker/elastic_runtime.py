@@ -42,7 +42,8 @@ class ElasticRuntime:
         self.requests = scheduler.req_to_token_pool
         self.tree_cache = scheduler.tree_cache
         self.pool = scheduler.tp_worker.model_runner.token_to_kv_pool
-        self.groups = Groups.create(config, self.chain, self.pool.device)
+        self.progress = share_words(config)
+        self.groups = Groups.create(config, self.chain, self.pool.device, self.progress)
         self.plane: DataPlane = scheduler.make_data_plane(config, self.chain, rank, self.groups)
         self.executor, self.grown = self.plane.executor, self.plane.grown
         self.helper = ThreadPoolExecutor(1, thread_name_prefix="amoeba-copies")

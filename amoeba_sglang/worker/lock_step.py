@@ -23,6 +23,7 @@ class LockStep:
         self.peers = [r for r in ranks if r != rank]
         self.step = 0
         self.asleep = False
+        group.phase = f"the joint steps of epoch {epoch}"
 
     def exchange(
         self, has_work: bool, make_record: Callable[[int], StepRecord]

@@ -195,6 +195,10 @@ class ElasticScheduler(Scheduler):
 
     def step_with_peers(self, batch: Any, running_batch: Any) -> None:
         """Take the next step of a committed order, and agree with the peers on what runs now."""
+        self.runtime.progress[self.runtime.rank] += 1
+        # Until the event loop goes on. SGLang's watchdog would take waiting for a slow peer for a
+        # forward that hangs; the transport knows whether the peer gets on.
+        self.cur_batch_for_debug = None
         planned, ready = (batch, running_batch), False
         live = partial(live_requests, self, planned)
         if self.audits:
