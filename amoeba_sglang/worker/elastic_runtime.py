@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -92,9 +93,9 @@ class ElasticRuntime:
             time.sleep(seconds * self.config.dilation)
             self.clock.start_late()
 
-    def prepare(self, order: TransformOrder) -> None:
-        """Get ready to vote: from the next steps on nothing of this worker may be on slots that the
-        order takes away. `verdict` says when."""
+    def prepare(self, order: TransformOrder, live: list[Any]) -> None:
+        """Get ready to vote, which takes that nothing of this worker's `live` requests is on slots
+        that the order takes away. `verdict` says when."""
         place = order.ranks.index(self.rank)
         before, after = order.before[place], order.after[place]
         if before == after or self.leases is None or not self.leases.is_anchor:
@@ -107,6 +108,8 @@ class ElasticRuntime:
             range(self.index, self.index + width),
             self.requests.req_to_token,
             self.ledger.forget,
+            live,
+            self.config.layers,
             2 * self.config.layers,
         )
 
@@ -115,6 +118,11 @@ class ElasticRuntime:
         """Of what `prepare` began: None while undecided, "" for yes, else why not."""
         relocation = None if self.leases is None else self.leases.relocation
         return "" if relocation is None else relocation.verdict
+
+    def must_wait(self, live: Callable[[], list[Any]]) -> bool:
+        """Whether a step now could use up, before the change begins, what that will need."""
+        relocation = None if self.leases is None else self.leases.relocation
+        return relocation is not None and relocation.verdict == "" and relocation.runs_short(live())
 
     def stand_down(self) -> None:
         """Inverse of `prepare`: the order will not be carried out."""

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from sglang.srt.managers import io_struct
-from sglang.srt.managers.scheduler import Scheduler
+from sglang.srt.managers.scheduler import NextBatchPlan, Scheduler
 from sglang.srt.runtime_context import get_parallel
 from sglang.utils import TypeBasedDispatcher
 
@@ -36,6 +36,8 @@ from amoeba_sglang.worker.slots import live_requests, live_slots
 from amoeba_sglang.worker.transformation import Transformation
 
 logger = logging.getLogger(__name__)
+
+_WAIT_SECONDS = 0.005
 
 _WEIGHT_UPDATES = (
     io_struct.UpdateWeightFromDiskReqInput,
@@ -144,7 +146,7 @@ class ElasticScheduler(Scheduler):
             reason = self.refusal(order)
             self.undecided = order
             if reason is None:
-                self.runtime.prepare(order)
+                self.runtime.prepare(order, live_requests(self, ()))
                 reason = self.runtime.verdict
             self.vote(reason)
         elif order.phase == "commit":
@@ -152,7 +154,7 @@ class ElasticScheduler(Scheduler):
             self.order, self.order_received = order, self.now()
         else:
             self.undecided = self.prepared = None
-            self.runtime.stand_down()
+            self.stand_down()
 
     def vote(self, reason: str | None) -> None:
         """Vote about the order being prepared; `reason`: why not, "" for yes, None for later."""
@@ -161,11 +163,17 @@ class ElasticScheduler(Scheduler):
             return
         self.undecided = None
         if reason:
-            self.runtime.stand_down()
+            self.stand_down()
         else:
             self.prepared = order
         body = {"accept": not reason, "reason": reason}
         self.link.report("vote", order.operation_id, order.epoch, body)
+
+    def stand_down(self) -> None:
+        """The order will not be carried out: long requests may be admitted again."""
+        self.runtime.stand_down()
+        # Upstream looks at the queue again only when a running request has ended.
+        self.running_batch.batch_is_full = False
 
     def update_weights(self, upstream: TypeBasedDispatcher, request: Any) -> Any:
         """Upstream loads by name into upstream's row order; the router allows it at degree 1."""
@@ -179,11 +187,22 @@ class ElasticScheduler(Scheduler):
                 layer.adopt_weights()
 
     def get_next_batch_to_run(self, running_batch: Any, last_batch: Any) -> Any:
-        plan = super().get_next_batch_to_run(running_batch, last_batch)
+        if self.must_wait(running_batch, last_batch):
+            time.sleep(_WAIT_SECONDS)
+            plan = NextBatchPlan(batch_to_run=None, running_batch=running_batch)
+        else:
+            plan = super().get_next_batch_to_run(running_batch, last_batch)
         batch = plan.batch_to_run
         self.runtime.clock.tick(batch is not None, extends(batch))
         self.step_with_peers(batch, plan.running_batch)
         return plan
+
+    def must_wait(self, running_batch: Any, last_batch: Any) -> bool:
+        """Whether to run nothing until the order voted for is taken back or carried out."""
+        if last_batch and last_batch.forward_mode.is_extend():
+            # Its requests have yet to be taken over into the running batch.
+            return False
+        return self.runtime.must_wait(partial(live_requests, self, (running_batch, last_batch)))
 
     def ingest_requests(self, stop_at_pause: bool = False) -> list[Any]:
         self.received_at = time.time()
