@@ -258,7 +258,9 @@ class ElasticTokenizerManager(ControlCalls, TokenizerManager):
             if not future.done():
                 future.set_result(AdminReply(rid=rid, status=503, body={"error": reason}))
         assert self.event_loop is not None
-        self.event_loop.call_later(_FLUSH_SECONDS, end_process, self.load_file)
+        self.event_loop.call_later(
+            _FLUSH_SECONDS, end_process, self.load_file, self.config.run_directory
+        )
 
 
 def init_elastic_tokenizer_manager(server_args: Any, port_args: Any) -> Any:
