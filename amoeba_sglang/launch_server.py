@@ -191,7 +191,7 @@ def serve(server_args: Any, config: AmoebaConfig) -> None:
 
     add_routes(http_server.app, lambda *args: manager().ask_router(*args))
     http_server.app.add_middleware(EarlyErrors)
-    check_bodies(http_server.app)
+    check_bodies(http_server.app, lambda: manager().model_config.vocab_size)
     # The last one added comes first.
     http_server.app.add_middleware(Gate)
 

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from sglang.srt.entrypoints.http_server import validate_json_request
 
+from amoeba_sglang.frontend.values import require_ids
 from amoeba_sglang.supported import SESSION_PARAMS
 
 
-def check_bodies(app: FastAPI) -> None:
-    """Let the check of the content type, which all these endpoints share, refuse bodies that are no
-    objects, which they fail on, and `session_params`, which they take and drop."""
-    app.dependency_overrides[validate_json_request] = _validate_json_request
+def check_bodies(app: FastAPI, vocabulary: Callable[[], int]) -> None:
+    """Let the check of the content type, which all these endpoints share, refuse more.
+
+    These are bodies that are no objects, which endpoints fail on, `session_params`, which they take
+    and drop, and ids to detokenize that no token of the `vocabulary` has.
+    """
+
+    async def check(raw_request: Request) -> None:
+        await validate_json_request(raw_request)
+        body: Any = await raw_request.json()
+        if not isinstance(body, dict):
+            kind = type(body).__name__
+            reason = f"the body must be a JSON object, not {kind}"
+            raise HTTPException(HTTPStatus.BAD_REQUEST, reason)
+        if body.get("session_params") is not None:
+            raise HTTPException(HTTPStatus.BAD_REQUEST, SESSION_PARAMS)
+        if raw_request.url.path.endswith("/detokenize"):
+            _require_tokens(body.get("tokens"), vocabulary())
+
+    app.dependency_overrides[validate_json_request] = check
 
 
-async def _validate_json_request(raw_request: Request) -> None:
-    await validate_json_request(raw_request)
-    body: Any = await raw_request.json()
-    if not isinstance(body, dict):
-        kind = type(body).__name__
-        raise HTTPException(HTTPStatus.BAD_REQUEST, f"the body must be a JSON object, not {kind}")
-    if body.get("session_params") is not None:
-        raise HTTPException(HTTPStatus.BAD_REQUEST, SESSION_PARAMS)
+def _require_tokens(tokens: Any, vocabulary: int) -> None:
+    """Of one text or of several; what is no list is for the endpoint to refuse."""
+    if not isinstance(tokens, list):
+        return
+    nested = all(isinstance(one, list) for one in tokens)
+    for one in tokens if nested else [tokens]:
+        require_ids("tokens", one, vocabulary)

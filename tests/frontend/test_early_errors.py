@@ -76,3 +76,39 @@ def test_plain_answers_pass():
 
     answer = TestClient(app).post("/generate")
     assert (answer.status_code, answer.json()) == (418, {"error": {"code": 400}})
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_value_error_that_a_route_lets_through_is_a_400(streams):
+    app = FastAPI()
+    app.add_middleware(EarlyErrors)
+
+    @app.post("/api/chat")
+    async def chat():
+        async def stream():
+            raise ValueError("top_p 2: too large")
+            yield b""
+
+        if streams:
+            return StreamingResponse(stream(), media_type="application/x-ndjson")
+        raise ValueError("top_p 2: too large")
+
+    answer = TestClient(app).post("/api/chat")
+    assert answer.status_code == 400
+    assert "top_p 2" in answer.json()["error"]["message"]
+
+
+def test_an_error_after_the_first_word_is_no_answer_of_its_own():
+    app = FastAPI()
+    app.add_middleware(EarlyErrors)
+
+    @app.post("/api/chat")
+    async def chat():
+        async def stream():
+            yield b"{}\n"
+            raise ValueError("late")
+
+        return StreamingResponse(stream(), media_type="application/x-ndjson")
+
+    with pytest.raises(ValueError, match="late"):
+        TestClient(app).post("/api/chat")
