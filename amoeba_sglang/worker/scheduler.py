@@ -7,15 +7,12 @@ elastic happens at one point of the loop, after the next batch is planned and be
 from __future__ import annotations
 
 import gc
-import json
-import logging
 import os
 import time
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from sglang.srt.managers.io_struct import AbortReq
 from sglang.srt.managers.scheduler import NextBatchPlan, Scheduler
 from sglang.srt.runtime_context import get_parallel
 from sglang.utils import TypeBasedDispatcher
@@ -24,7 +21,7 @@ from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.messages import TransformOrder
 from amoeba_sglang.router.limits import Capacity
-from amoeba_sglang.worker.audit import RequestEvents, audit, digest
+from amoeba_sglang.worker.audit import RequestEvents
 from amoeba_sglang.worker.batch_rows import extends
 from amoeba_sglang.worker.connections import Groups
 from amoeba_sglang.worker.control_requests import ControlRequests
@@ -34,17 +31,16 @@ from amoeba_sglang.worker.elastic_runtime import ElasticRuntime
 from amoeba_sglang.worker.loads import ElasticLoadInquirer
 from amoeba_sglang.worker.long_report import LongReport
 from amoeba_sglang.worker.pool_stats import ElasticPoolStatsObserver, capacity_tokens
+from amoeba_sglang.worker.request_intake import RequestIntake
 from amoeba_sglang.worker.router_link import RouterLink
-from amoeba_sglang.worker.slots import live_requests, live_slots
-from amoeba_sglang.worker.stop_search import StopSearch
+from amoeba_sglang.worker.self_checks import SelfChecks
+from amoeba_sglang.worker.slots import live_requests
 from amoeba_sglang.worker.transformation import Transformation
-
-logger = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 0.005
 
 
-class ElasticScheduler(ControlRequests, Scheduler):
+class ElasticScheduler(RequestIntake, ControlRequests, SelfChecks, Scheduler):
     """One worker of an Amoeba group; `dp_rank` is its rank in the one world."""
 
     def __init__(self, server_args: Any, port_args: Any) -> None:
@@ -103,24 +99,6 @@ class ElasticScheduler(ControlRequests, Scheduler):
             "max_rows": self.max_running_requests,
             "max_queued": self.max_queued_requests,
         }
-
-    def handle_generate_request(self, recv_req: Any, **kwargs: Any) -> None:
-        wanted = len(recv_req.input_ids or ()) + (recv_req.sampling_params.max_new_tokens or 0)
-        if wanted > self.token_to_kv_pool_allocator.request_tokens:
-            self.long_report.arrive(recv_req.rid)
-        super().handle_generate_request(recv_req, **kwargs)
-
-    def _create_generation_req(self, *args: Any, **kwargs: Any) -> Any:
-        req = super()._create_generation_req(*args, **kwargs)
-        patterns = len(req.sampling_params.stop_regex_strs)
-        if patterns:
-            req.search_stop_regex = StopSearch(patterns)
-        return req
-
-    def abort_request(self, recv_req: AbortReq) -> None:
-        """Upstream's, of one request: the front end names every part of a batch."""
-        recv_req.exact = True
-        super().abort_request(recv_req)
 
     @property
     def capacity(self) -> Capacity:
@@ -324,26 +302,6 @@ class ElasticScheduler(ControlRequests, Scheduler):
         if self.runtime.rank == order.ranks[0]:
             body = {"boundary": under_way.boundary.b, "pace": under_way.report.pace}
             self.link.report("progress", order.operation_id, order.epoch, body)
-
-    def require_clean_slots(self, *planned: Any) -> None:
-        """Stop the worker if any slot has no owner or two (`AMOEBA_AUDIT=1`, for tests)."""
-        problems = audit(self, planned)
-        assert not problems, "slot audit failed:\n" + "\n".join(problems)
-
-    def log_step(self, under_way: Transformation) -> None:
-        """Say what happens to the requests of this worker in a step, and with which b it runs."""
-        order, boundary = under_way.order, under_way.boundary
-        if under_way.layers:
-            boundary = boundary.after(under_way.layers)
-        place = {"b": boundary.b, "before": order.before, "after": order.after}
-        logger.info("joint step %s", json.dumps({**place, **self.step_events}))
-
-    def log_digest(self, when: str) -> None:
-        # Only idle: under load the KV changes anyway, and hashing all weights takes a second.
-        if self.runtime.degree == 1 and self.is_fully_idle():
-            live = live_slots(self.token_to_kv_pool_allocator)
-            kv, weights = digest(self.runtime.pool, live, self.runtime.executor.layers)
-            logger.info("digest %s: %d slots kv %s weights %s", when, len(live), kv, weights)
 
     def on_idle(self) -> None:
         if not self.runtime.may_sleep():
