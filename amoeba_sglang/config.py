@@ -6,13 +6,11 @@ import argparse
 import itertools
 import os
 import time
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.layout.slots import MOST_TOKENS
-from amoeba_sglang.ports import free_port
 
 if TYPE_CHECKING:
     from amoeba_sglang.device.emulation import Emulation
@@ -32,10 +30,10 @@ class AmoebaConfig:
     layers: decoder layers of the model; mlp_elements: of one layer's MLP weights. layers_per_step:
     None chooses by measurement, 0 means all. page_size_kib: page of weights and KV; staging_mib:
     staging buffer of a worker; both in binary units. max_n: samples of one prompt. Times in
-    seconds. report_address: where
-    workers report to the router; rendezvous: of the one torch.distributed world. emulation: None on
-    a server that computes. throughput_table: a saved one, from
-    throughput_file or still to be measured and written there.
+    seconds. run_directory: where the sockets are, closed to other users. freeze_timeout_s: how long
+    a process may be stopped; watchdog_timeout_s: how long it may make no progress, SGLang's
+    --watchdog-timeout. emulation: None on a server that computes. throughput_table: a saved one,
+    from throughput_file or still to be measured and written there.
     """
 
     group_size: int
@@ -43,9 +41,7 @@ class AmoebaConfig:
     degrees: tuple[int, ...]
     layers: int
     mlp_elements: int
-    run_id: str
-    report_address: str
-    rendezvous: str
+    run_directory: str
     policy: str = "amoeba"
     initial_degree: int = 1
     layers_per_step: int | None = None
@@ -55,8 +51,8 @@ class AmoebaConfig:
     staging_mib: int = 8
     prepare_timeout_s: float = 20.0
     max_n: int = 128
-    finish_timeout_s: float = 120.0
     freeze_timeout_s: float = 8.0
+    watchdog_timeout_s: float = 300.0
     emulation: Emulation | None = None
     throughput_table: ThroughputTable | None = None
     throughput_file: str | None = None
@@ -65,6 +61,22 @@ class AmoebaConfig:
     def workers(self) -> int:
         """W = N * M, the ranks 0..W-1."""
         return self.group_size * self.groups
+
+    @property
+    def report_address(self) -> str:
+        """Where workers report to the router."""
+        return f"ipc://{self.run_directory}/reports"
+
+    @property
+    def rendezvous(self) -> str:
+        """Of the one torch.distributed world. A file: anybody can connect to a port."""
+        return f"file://{self.run_directory}/rendezvous"
+
+    @property
+    def finish_timeout_s(self) -> float:
+        """Seconds of `now` from COMMIT, or from a move of layers, to the next sign of a worker: it
+        may have a step to end and put the others off for one more, each within the watchdog's."""
+        return 2 * self.watchdog_timeout_s / self.dilation
 
     @property
     def dilation(self) -> float:
@@ -95,10 +107,12 @@ def build_config(
     groups: int,
     heads: ModelHeads,
     kv_page: int,
+    run_directory: str,
     emulation: Emulation | None = None,
     throughput_table: ThroughputTable | None = None,
+    watchdog_timeout_s: float = 300.0,
 ) -> AmoebaConfig:
-    """Check the flags against each other and the model, and draw the names of this run.
+    """Check the flags against each other and the model.
 
     `kv_page`: tokens of a KV page, SGLang's --page-size. Raises ConfigError with one line that
     names the flag, the number and the limit.
@@ -145,17 +159,14 @@ def build_config(
     _require(timeout > 0, f"--amoeba-prepare-timeout-s {timeout:g}: must be positive")
     max_n = options.amoeba_max_n
     _require(1 <= max_n <= MOST_SAMPLES, f"--amoeba-max-n {max_n}: not from 1 to {MOST_SAMPLES}")
-    run_id = uuid.uuid4().hex[:12]
+    _require(watchdog_timeout_s > 0, f"--watchdog-timeout {watchdog_timeout_s:g}: must be positive")
     return AmoebaConfig(
         group_size=group_size,
         groups=groups,
         degrees=degrees,
         layers=heads.layers,
         mlp_elements=heads.mlp_elements,
-        run_id=run_id,
-        # The abstract namespace: no file is left, however the server ends.
-        report_address=f"ipc://@amoeba-{run_id}-reports",
-        rendezvous=f"tcp://127.0.0.1:{free_port(20000, 29999)}",
+        run_directory=run_directory,
         policy=options.amoeba_policy,
         initial_degree=initial,
         layers_per_step=parse_layers_per_step(options.amoeba_layers_per_step, heads.layers),
@@ -165,6 +176,7 @@ def build_config(
         staging_mib=staging,
         prepare_timeout_s=timeout,
         max_n=max_n,
+        watchdog_timeout_s=watchdog_timeout_s,
         emulation=emulation,
         throughput_table=throughput_table,
         throughput_file=options.amoeba_throughput_table,

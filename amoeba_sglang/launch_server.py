@@ -21,6 +21,7 @@ from amoeba_sglang.platform import cpu_bindings, threads_per_worker
 from amoeba_sglang.policy.throughput import ThroughputTable
 from amoeba_sglang.ports import require_free
 from amoeba_sglang.router.limits import RequestLimits
+from amoeba_sglang.run_directory import RunDirectory
 
 EXTENSION_CLASSES = {
     "scheduler": "amoeba_sglang.worker.scheduler.ElasticScheduler",
@@ -44,11 +45,13 @@ def main(argv: list[str]) -> int:
         if "-h" in rest or "--help" in rest:
             parser.print_help()
         server_args = parse_server_args(rest)
-        config = prepare(server_args, options)
+        directory = RunDirectory()
+        config = prepare(server_args, options, directory.path)
         require_free(server_args.host, server_args.port)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    directory.adopt()
     serve(server_args, config)
     return 0
 
@@ -78,7 +81,7 @@ def parse_server_args(rest: list[str]) -> Any:
     return prepare_server_args(rest)
 
 
-def prepare(server_args: Any, options: argparse.Namespace) -> AmoebaConfig:
+def prepare(server_args: Any, options: argparse.Namespace, run_directory: str) -> AmoebaConfig:
     """Check everything, then make `server_args` and the environment those of an Amoeba server."""
     import msgspec
     from sglang.srt.configs.model_config import ModelConfig
@@ -114,7 +117,16 @@ def prepare(server_args: Any, options: argparse.Namespace) -> AmoebaConfig:
         server_args.page_size = 1 if emulation is not None else default_kv_page(chunk)
     table = read_table(options.amoeba_throughput_table)
     sizes = server_args.tp_size, server_args.dp_size
-    config = build_config(options, *sizes, heads, server_args.page_size, emulation, table)
+    config = build_config(
+        options,
+        *sizes,
+        heads,
+        server_args.page_size,
+        run_directory,
+        emulation,
+        table,
+        server_args.watchdog_timeout,
+    )
     server_args.tp_size, server_args.dp_size = 1, config.workers
     # An idle worker must sleep in its poller: that is where its peers' bells wake it.
     server_args.sleep_on_idle = True
@@ -166,11 +178,11 @@ def serve(server_args: Any, config: AmoebaConfig) -> None:
     """Run the server; whatever ends it, its processes end with it."""
     from sglang.srt.entrypoints import http_server
 
+    from amoeba_sglang.frontend.bodies import check_bodies
     from amoeba_sglang.frontend.early_errors import EarlyErrors
     from amoeba_sglang.frontend.ending import kill_children
     from amoeba_sglang.frontend.gate import Gate
     from amoeba_sglang.frontend.routes import add_routes
-    from amoeba_sglang.frontend.bodies import check_bodies
     from amoeba_sglang.frontend.tokenizer_manager import init_elastic_tokenizer_manager
     from amoeba_sglang.frontend.warm_up import measure_throughput
 

@@ -76,7 +76,6 @@ class IdleQuestion(io_struct.BaseReq, kw_only=True):
 class WorkerReport(io_struct.BaseReq, kw_only=True):
     """What a worker tells the router.
 
-    kind "beat": the process is alive (once a second, from a thread of its own); body empty.
     kind "long requests": other ones than before wait or live at the worker; body {"request_ids":
         all of them, "ended": those that have come since the last one and are gone}.
     kind "idle": body {"number": of the IdleQuestion, "idle": bool}.

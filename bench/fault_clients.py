@@ -135,7 +135,8 @@ async def _collect(
 
 
 class Remains:
-    """What a server must not leave: its processes, and the files in /dev/shm that they use.
+    """What a server must not leave: its processes, the files in /dev/shm that they use, and the
+    directory of its sockets.
 
     Made while the server runs. Files of other servers of the machine are no matter.
     """
@@ -144,6 +145,7 @@ class Remains:
         self._processes = server.processes()
         self._since = min(process.create_time() for process in self._processes)
         self._used = set().union(*(_shared_files(process.pid) for process in self._processes))
+        self._directory = Path(server.workers()[0].environ()["TMPDIR"])
 
     def processes(self, wait_s: float = 3.0) -> list[str]:
         """The server's processes that still run."""
@@ -156,13 +158,15 @@ class Remains:
         return found
 
     def files(self) -> list[str]:
-        """Files in /dev/shm that the server used, or named after one of its processes."""
+        """Files in /dev/shm that the server used, or named after one of its processes; and the
+        directory of its sockets."""
         pids = {str(process.pid) for process in self._processes}
-        return sorted(
+        shared = sorted(
             str(path)
             for path in SHARED_MEMORY.iterdir()
             if str(path) in self._used or (pids & set(words_of(path.name)) and self._is_new(path))
         )
+        return shared + [str(self._directory)] * self._directory.exists()
 
     def _is_new(self, path: Path) -> bool:
         """Process numbers come again: an older file belongs to another server."""

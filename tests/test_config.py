@@ -19,7 +19,8 @@ HEADS = ModelHeads(attention_heads=12, kv_heads=4, layers=30, mlp_elements=1000,
 def build(
     *flags: str, group_size: int = 4, groups: int = 1, heads: ModelHeads = HEADS, kv_page: int = 1
 ):
-    return build_config(make_parser().parse_args(flags), group_size, groups, heads, kv_page)
+    options = make_parser().parse_args(flags)
+    return build_config(options, group_size, groups, heads, kv_page, "/run/amoeba")
 
 
 def test_defaults():
@@ -29,14 +30,9 @@ def test_defaults():
     assert (config.policy, config.transport, config.initial_degree) == ("amoeba", "peer", 1)
     assert (config.page_size_kib, config.staging_mib, config.layers) == (64, 8, 30)
     assert (config.mlp_elements, config.shard_layout) == (1000, "tight")
-    assert config.report_address.startswith("ipc://@")
+    assert config.report_address == "ipc:///run/amoeba/reports"
+    assert config.rendezvous == "file:///run/amoeba/rendezvous"
     assert pickle.loads(pickle.dumps(config)) == config
-
-
-def test_two_servers_share_no_name():
-    first, second = build(), build()
-    assert first.run_id != second.run_id
-    assert first.report_address != second.report_address
 
 
 @given(st.integers(1, 512))
@@ -133,3 +129,13 @@ def test_other_flags_are_left_to_sglang():
     options, rest = make_parser().parse_known_args(flags)
     assert options.amoeba_degrees == "1,4"
     assert rest == ["--tp-size", "4", "--amoeba", "x"]
+
+
+def test_nothing_gives_a_worker_up_before_the_watchdog_does():
+    options = make_parser().parse_args([])
+    config = build_config(options, 4, 1, HEADS, 1, "/run", watchdog_timeout_s=1000.0)
+    assert config.watchdog_timeout_s == 1000.0
+    assert config.finish_timeout_s >= 1000.0
+    assert build().watchdog_timeout_s == 300.0
+    with pytest.raises(ConfigError, match="--watchdog-timeout 0: must be positive"):
+        build_config(options, 4, 1, HEADS, 1, "/run", watchdog_timeout_s=0.0)

@@ -16,7 +16,8 @@ from amoeba_sglang.router.limits import RequestLimits
 
 
 def config_of(*flags: str):
-    return build_config(make_parser().parse_args(flags), 4, 1, ModelHeads(12, 4, 30, 1000, 2048), 1)
+    heads = ModelHeads(12, 4, 30, 1000, 2048)
+    return build_config(make_parser().parse_args(flags), 4, 1, heads, 1, "/run")
 
 
 @pytest.fixture
@@ -105,6 +106,7 @@ launch_server.require_patched = lambda: None
 launch_server.serve = lambda args, config: print("SERVED", json.dumps([
     args.tp_size, args.dp_size, config.group_size, config.degrees, args.sleep_on_idle,
     args._amoeba == config, args._one_world, sorted(args._extension_classes)]))
+launch_server.RunDirectory.adopt = lambda self: None
 model = sys.argv[1]
 for flags in json.loads(sys.argv[2]):
     try:

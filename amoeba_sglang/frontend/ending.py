@@ -7,12 +7,15 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import psutil
+
+from amoeba_sglang.process_state import FreezeWatch
 
 logger = logging.getLogger(__name__)
 
@@ -23,26 +26,15 @@ _REAP_SECONDS = 3.0
 async def watch_children(freeze_timeout_s: float, fail: Callable[[str], None]) -> None:
     """Call `fail` once the router or the detokenizer has been stopped for `freeze_timeout_s`.
 
-    Upstream's watchdog sees their death. They send no heartbeat, so the kernel's word is taken.
+    Upstream's watchdog sees their death.
     """
-    stopped_since: dict[int, float] = {}
-    loop = asyncio.get_running_loop()
+    freezes = FreezeWatch(freeze_timeout_s - _LOOK_SECONDS)
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
-        for child in multiprocessing.active_children():
-            if not _is_stopped(child.pid):
-                stopped_since.pop(child.pid, None)
-                continue
-            since = stopped_since.setdefault(child.pid, loop.time())
-            if loop.time() - since >= freeze_timeout_s - _LOOK_SECONDS:
-                fail(f"process {child.pid} of the server is frozen")
-                return
-
-
-def _is_stopped(pid: int) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
-    return False
+        pids = [child.pid for child in multiprocessing.active_children()]
+        for pid in freezes.frozen(pids, time.monotonic()):
+            fail(f"process {pid} of the server is frozen")
+            return
 
 
 def end_start(signum: int, frame: Any) -> NoReturn:
@@ -81,10 +73,11 @@ def remove_file(path: str) -> None:
         os.unlink(path)
 
 
-def end_process(load_file: str) -> NoReturn:
+def end_process(load_file: str, run_directory: str) -> NoReturn:
     """End this process with code 1, without its children and without what they leave behind."""
     kill_children()
     remove_file(load_file)
+    shutil.rmtree(run_directory, ignore_errors=True)
     common = sys.modules["sglang.srt.utils.common"]
     directory = getattr(common, "prometheus_multiproc_dir", None)
     if directory is not None:

@@ -32,7 +32,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "top_k": (-1, TOP_K_ALL),
     "frequency_penalty": (-2, 2),
     "presence_penalty": (-2, 2),
-    "repetition_penalty": (0, 2),
+    # Logits are divided by it, and must stay finite.
+    "repetition_penalty": (0.01, 2),
     "stream_interval": (1, MOST_TOKENS),
     "sampling_seed": (-(2**63), 2**63 - 1),
     "beam_width": (1, 1),

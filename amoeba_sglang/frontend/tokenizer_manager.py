@@ -203,6 +203,8 @@ class ElasticTokenizerManager(ControlCalls, TokenizerManager):
             # Workers did not know it yet when it was aborted.
             state.abort_sent = False
             self.abort_request(rid)
+        # Between the parts of a large batch others are served, too.
+        await asyncio.sleep(0)
 
     def abort_request(self, rid: str = "", abort_all: bool = False) -> None:
         """Upstream's, of every part of a batch that the client knows by this id."""
@@ -256,7 +258,9 @@ class ElasticTokenizerManager(ControlCalls, TokenizerManager):
             if not future.done():
                 future.set_result(AdminReply(rid=rid, status=503, body={"error": reason}))
         assert self.event_loop is not None
-        self.event_loop.call_later(_FLUSH_SECONDS, end_process, self.load_file)
+        self.event_loop.call_later(
+            _FLUSH_SECONDS, end_process, self.load_file, self.config.run_directory
+        )
 
 
 def init_elastic_tokenizer_manager(server_args: Any, port_args: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import socket
 import struct
 import threading
@@ -28,7 +29,9 @@ _CREDENTIALS = struct.Struct("=iII")
 class DescriptorServer:
     """Owns descriptors under integer keys and gives copies to processes of the same user.
 
-    `number` names its socket in this network namespace. One thread answers.
+    `number` names its socket in this network namespace. One thread answers, whoever asks first:
+    a client that connects and says nothing keeps nobody waiting, one of another user is gone at
+    once.
     """
 
     def __init__(self) -> None:
@@ -39,6 +42,7 @@ class DescriptorServer:
         # To an empty name: the kernel picks a free one, a zero byte and five hexadecimal digits.
         self._listener.bind("")
         self._listener.listen()
+        self._listener.setblocking(False)
         self.number = int(self._listener.getsockname()[1:], 16)
         self._thread = threading.Thread(target=self._serve, name="amoeba-descriptors", daemon=True)
         self._thread.start()
@@ -68,22 +72,36 @@ class DescriptorServer:
         self.drop(self.keys())
 
     def _serve(self) -> None:
-        while not self._closing:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                # Closing, or this process has no descriptor left and the client has to wait.
-                time.sleep(0 if self._closing else 0.1)
-                continue
-            # A client that misbehaves or goes away is not our fault; it gets no answer.
-            with connection, contextlib.suppress(OSError, struct.error):
-                connection.settimeout(_TIMEOUT_S)
-                self._answer(connection)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._listener, selectors.EVENT_READ)
+            while not self._closing:
+                for key, _ in selector.select():
+                    if key.fileobj is not self._listener:
+                        selector.unregister(key.fileobj)
+                        # A client that misbehaves or goes away is not our fault; it gets no answer.
+                        with key.fileobj, contextlib.suppress(OSError, struct.error):
+                            self._answer(key.fileobj)
+                    elif (connection := self._accept()) is not None:
+                        selector.register(connection, selectors.EVENT_READ)
+            selector.unregister(self._listener)
+            for key in selector.get_map().values():
+                key.fileobj.close()
+
+    def _accept(self) -> socket.socket | None:
+        """A new client of this user."""
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            # Closing, or this process has no descriptor left and the client has to wait.
+            time.sleep(0 if self._closing else 0.1)
+            return None
+        connection.setblocking(False)
+        if _credentials(connection)[1] == os.geteuid():
+            return connection
+        connection.close()
+        return None
 
     def _answer(self, connection: socket.socket) -> None:
-        _, user, _ = _credentials(connection)
-        if user != os.geteuid():
-            return
         first, count = _REQUEST.unpack(connection.recv(_REQUEST.size))
         # The lock keeps a dropped descriptor's number from being another file's by now.
         with self._lock:

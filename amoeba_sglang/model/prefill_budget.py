@@ -7,7 +7,8 @@ from sglang.srt.mem_cache.prefill_budget import PrefillBudget
 
 class ElasticPrefillBudget(PrefillBudget):
     """Upstream's budget over the own slots, and one over the free extra slots of an
-    ElasticAllocator."""
+    ElasticAllocator. What a closed one has left belongs to the long requests that hold KV already.
+    """
 
     def __init__(self, allocator, tree_cache, *, num_mixed_decode_tokens=0):
         super().__init__(allocator, tree_cache, num_mixed_decode_tokens=num_mixed_decode_tokens)
@@ -15,10 +16,12 @@ class ElasticPrefillBudget(PrefillBudget):
         # a preemption frees some.
         self._total_extra = self._current_extra = 0
         self._running_extra: dict[str, float] = {}
-        self._long = False
+        self._long = self._held_back = False
 
     def consider(self, req) -> None:
         self._long = self.allocator.is_long(req)
+        holds_kv = req.kv is not None and req.kv.holds_kv
+        self._held_back = self._long and self.allocator.closed and not holds_kv
 
     def reserve_running(self, req, tokens: float) -> None:
         taken = min(tokens, self._free_total) if self.allocator.is_long(req) else 0
@@ -33,6 +36,8 @@ class ElasticPrefillBudget(PrefillBudget):
 
     @property
     def remaining_total(self):
+        if self._held_back:
+            return 0
         return super().remaining_total + (self._free_total if self._long else 0)
 
     @property

@@ -42,9 +42,11 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         """Shared-memory collectives for every group on this host; gloo with AMOEBA_GLOO=1."""
         if os.environ.get("AMOEBA_GLOO") == "1":
             return None
-        from amoeba_sglang.transport import create_group
+        from sglang.srt.runtime_context import get_device
 
-        return create_group("peer", cpu_group)
+        from amoeba_sglang.transport import HostGroup
+
+        return HostGroup.create(cpu_group, timeout_s=get_device().watchdog_timeout)
 
     def get_torch_profiler_activity_str(self) -> str:
         # SGLang asks at every /start_profile; without an answer the worker ends.

@@ -185,7 +185,6 @@ class ElasticController(ControlMessages, DataParallelController):
             except zmq.Again:
                 return
             now = self.config.now()
-            self.guard.beats.beat(report.rank, time.monotonic())
             if report.kind == "vote":
                 accept, reason = report.body["accept"], report.body["reason"]
                 self.apply(self.operations.vote(report.rank, report.epoch, accept, reason, now))

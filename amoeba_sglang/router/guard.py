@@ -15,7 +15,7 @@ from sglang.srt.managers.io_struct import sock_send
 
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.messages import Fatal
-from amoeba_sglang.router.heartbeats import Heartbeats
+from amoeba_sglang.process_state import FreezeWatch
 
 logger = logging.getLogger(__name__)
 
@@ -24,16 +24,17 @@ _FLUSH_SECONDS = 0.2
 
 
 class Guard:
-    """Watches the workers of `controller`: process ends, silence, and exceptions they signal.
+    """Watches the workers of `controller`: process ends, freezes, and exceptions they signal.
 
     A worker that raises sends SIGQUIT to its parent, which by default would only kill the router.
+    So does SGLang's watchdog for a worker that has a batch and does not finish its forward.
     """
 
     def __init__(self, controller: Any, config: AmoebaConfig, front_end_address: str) -> None:
         self.stopping = False
-        self.beats = Heartbeats(config.workers, float("inf"), time.monotonic())
         self._controller = controller
-        self._config = config
+        self._freeze_timeout_s = config.freeze_timeout_s
+        self._freezes = FreezeWatch(config.freeze_timeout_s)
         self._raised = False
         self._serving = threading.Event()
         self.front_end = zmq.Context.instance().socket(zmq.PUSH)
@@ -46,21 +47,24 @@ class Guard:
         threading.Thread(target=self._watch_start, name="amoeba-start", daemon=True).start()
 
     def watch(self) -> None:
-        """The workers are up: from here on they must beat."""
-        self.beats = Heartbeats(
-            self._config.workers, self._config.freeze_timeout_s, time.monotonic()
-        )
+        """The workers are up: from here on the event loop looks after them."""
         self._serving.set()
 
     def check(self) -> None:
-        """End the server if a worker is silent or has raised; called at least every 100 ms."""
+        """End the server if a worker is frozen or has raised; called at least every 100 ms."""
         if self._raised and not self.stopping:
             self.end_server("a worker raised an exception, see the log")
-        frozen = self.beats.frozen(time.monotonic())
+        ranks = self._ranks_by_pid()
+        frozen = sorted(ranks[pid] for pid in self._freezes.frozen(ranks, time.monotonic()))
         if frozen and not self.stopping:
             self.end_server(
-                f"ranks {frozen} are frozen: no heartbeat for {self._config.freeze_timeout_s:g} s"
+                f"ranks {frozen} are frozen: stopped for {self._freeze_timeout_s:g} s by a signal "
+                "or a debugger"
             )
+
+    def _ranks_by_pid(self) -> dict[int, int]:
+        ranks = self._controller.worker_sentinels
+        return {worker.pid: ranks[worker.sentinel] for worker in self._controller.scheduler_procs}
 
     def worker_died(self, rank: int | None, exitcode: int | None) -> None:
         """A worker's process ended, or does not take messages."""

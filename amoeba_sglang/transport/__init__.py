@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch.distributed as dist
 
 from amoeba_sglang.transport.base import PeerLostError, TransportError, TransportGroup
@@ -21,13 +22,20 @@ __all__ = [
 
 
 def create_group(
-    kind: str, cpu_group: dist.ProcessGroup, timeout_s: float = 60.0
+    kind: str,
+    cpu_group: dist.ProcessGroup,
+    timeout_s: float = 300.0,
+    freeze_s: float = 8.0,
+    progress: np.ndarray | None = None,
 ) -> TransportGroup:
     """Build a group over the ranks of `cpu_group` (gloo); collective.
 
-    `kind` is the value of --amoeba-transport: "peer" (shared memory) or "collective".
+    `kind` is the value of --amoeba-transport: "peer" (shared memory) or "collective", which cannot
+    see the `progress` of others, nor that they are stopped: there one wait lasts `timeout_s`.
     """
     if kind == "peer":
-        return HostGroup.create(cpu_group, timeout_s=timeout_s)
+        return HostGroup.create(
+            cpu_group, timeout_s=timeout_s, freeze_s=freeze_s, progress=progress
+        )
     assert kind == "collective", kind
     return GlooGroup(cpu_group, timeout_s)

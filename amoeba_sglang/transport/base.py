@@ -16,7 +16,7 @@ class TransportError(AmoebaError):
 
 
 class PeerLostError(TransportError):
-    """Peers died, left or stayed silent. The group is unusable afterwards.
+    """Peers died, left, are stopped or do nothing. The group is unusable afterwards.
 
     `ranks`: world ranks of the lost peers; `operation`: what this rank was doing;
     `waited_s`: seconds it had waited.
@@ -34,9 +34,10 @@ class PeerLostError(TransportError):
 class TransportGroup(ABC):
     """The ranks of one block, which call the same operations in the same order.
 
-    Every operation is collective and blocks until all ranks have called it. It raises
-    PeerLostError when a peer is dead or has not arrived within `timeout_s` seconds. Tensors are
-    CPU tensors. Results never alias memory that a later operation changes.
+    Every operation is collective and blocks until all ranks have called it: a step of a peer may
+    take minutes. It raises PeerLostError when a peer is dead, is stopped, or makes no progress for
+    `timeout_s` seconds. Tensors are CPU tensors. Results never alias memory that a later operation
+    changes.
     """
 
     rank: int
@@ -44,7 +45,9 @@ class TransportGroup(ABC):
     size: int
     """Number of ranks in the group."""
     timeout_s: float
-    """Longest wait of one operation, in seconds."""
+    """Seconds without progress of a peer after which it is lost."""
+    phase: str = ""
+    """What the operations that follow are part of, for the text of PeerLostError."""
 
     @abstractmethod
     def barrier(self) -> None:

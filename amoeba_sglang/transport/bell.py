@@ -12,18 +12,16 @@ _TAG = struct.Struct("<qq")
 class Bell:
     """A datagram socket per worker that others ring.
 
-    The name lies in the abstract namespace: no file remains, and the name is free again when the
-    process ends. `run_id` tells servers on one host apart. A tag is (epoch, step), each int64, and
-    says what the ringer has seen; tags only order bells, the news itself travels elsewhere.
-    A queue holds about ten bells (net.unix.max_dgram_qlen) and a full one drops the newer tag, so
-    call `latest` at every wake-up, whatever caused it.
+    It is a file in `directory`, whose permissions say who can ring. A tag is (epoch, step), each
+    int64, and says what the ringer is about to enter; tags only tell bells apart, the news itself
+    travels elsewhere. A queue holds about ten bells (net.unix.max_dgram_qlen) and a full one drops
+    the newer tag, so call `rung` at every wake-up, whatever caused it.
     """
 
-    def __init__(self, run_id: str, rank: int) -> None:
-        self._run_id = run_id
+    def __init__(self, directory: str, rank: int) -> None:
+        self._directory = directory
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._socket.bind(self._address(rank))
-        self._latest = (0, 0)
 
     def fileno(self) -> int:
         """Descriptor that is readable while a bell is unread."""
@@ -35,21 +33,25 @@ class Bell:
         for rank in ranks:
             try:
                 self._socket.sendto(datagram, self._address(rank))
-            except (BlockingIOError, ConnectionRefusedError):
-                # Full: unread bells wake the peer already. Refused: nobody is there to wake.
+            except (BlockingIOError, ConnectionRefusedError, FileNotFoundError):
+                # Full: unread bells wake the peer already. Else nobody is there to wake.
                 continue
 
-    def latest(self) -> tuple[int, int]:
-        """Drain the socket; the largest tag ever received, (0, 0) before the first."""
+    def rung(self, tag: tuple[int, int]) -> bool:
+        """Drain the socket; whether somebody rang with exactly this tag since the last time.
+
+        Exactly: a tag that nobody can have rung with yet must not count for ever after.
+        """
+        wanted, found = _TAG.pack(*tag), False
         while True:
             try:
-                datagram = self._socket.recv(_TAG.size)
+                # One byte more than a tag: a longer datagram must not pass for its beginning.
+                found |= self._socket.recv(_TAG.size + 1) == wanted
             except BlockingIOError:
-                return self._latest
-            self._latest = max(self._latest, _TAG.unpack(datagram))
+                return found
 
     def close(self) -> None:
         self._socket.close()
 
     def _address(self, rank: int) -> str:
-        return f"\0amoeba-{self._run_id}-{rank}"
+        return f"{self._directory}/bell-{rank}"

@@ -17,10 +17,11 @@ class GlooGroup(TransportGroup):
     """The operations over a gloo ProcessGroup, which stays the caller's.
 
     It does not notice when ranks call different operations, and it cannot tell which peer is
-    lost: PeerLostError then names all of them.
+    lost, nor whether it makes progress: PeerLostError then names all of them, when one wait has
+    lasted `timeout_s`.
     """
 
-    def __init__(self, cpu_group: dist.ProcessGroup, timeout_s: float = 60.0) -> None:
+    def __init__(self, cpu_group: dist.ProcessGroup, timeout_s: float = 300.0) -> None:
         self.rank = dist.get_rank(cpu_group)
         self.size = dist.get_world_size(cpu_group)
         self.timeout_s = timeout_s
@@ -80,4 +81,5 @@ class GlooGroup(TransportGroup):
         except RuntimeError as error:
             waited = time.monotonic() - start
             reason = f"are silent or dead, at least one of them ({error})"
-            raise PeerLostError(self._peers, operation, waited, reason) from error
+            place = f"{operation} of {self.phase}" if self.phase else operation
+            raise PeerLostError(self._peers, place, waited, reason) from error

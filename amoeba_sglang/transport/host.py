@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from amoeba_sglang.transport.base import TransportGroup
+from amoeba_sglang.transport.patience import Patience
 from amoeba_sglang.transport.rendezvous import Operation, Rendezvous, signature
 from amoeba_sglang.transport.segment import SharedSegment
 
@@ -36,13 +37,13 @@ class HostGroup(TransportGroup):
         rank: int,
         world_ranks: Sequence[int],
         capacity_bytes: int,
-        timeout_s: float,
+        patience: Patience,
     ) -> None:
         self.rank = rank
         self.size = len(world_ranks)
-        self.timeout_s = timeout_s
+        self.timeout_s = patience.timeout_s
         self._capacity = capacity_bytes
-        self._rendezvous = Rendezvous(segment.memory, rank, segment.pids, world_ranks, timeout_s)
+        self._rendezvous = Rendezvous(segment.memory, rank, segment.pids, world_ranks, patience)
         self._meet = self._rendezvous.meet
         self._whole_sum_bytes = (
             capacity_bytes if self.size <= 2 else min(capacity_bytes, _SHARED_SUM_BYTES)
@@ -61,11 +62,15 @@ class HostGroup(TransportGroup):
         cls,
         cpu_group: dist.ProcessGroup,
         capacity_bytes: int = 1 << 20,
-        timeout_s: float = 60.0,
+        timeout_s: float = 300.0,
+        freeze_s: float = 8.0,
+        progress: np.ndarray | None = None,
     ) -> HostGroup:
         """Collective over the gloo group `cpu_group`, whose ranks become this group's.
 
-        `capacity_bytes`: multiple of 4096, below 2**28. Raises TransportError.
+        `capacity_bytes`: multiple of 4096, below 2**28. `freeze_s`: how long a peer may be stopped.
+        `progress`: by world rank, counters of what the processes have done, in shared memory; None
+        counts a whole wait as without progress. Raises TransportError.
         """
         assert 0 < capacity_bytes < 1 << 28, capacity_bytes
         assert capacity_bytes % _PAGE == 0, capacity_bytes
@@ -73,7 +78,16 @@ class HostGroup(TransportGroup):
         size = len(world_ranks)
         nbytes = _data_offset(size) + 2 * size * capacity_bytes
         segment = SharedSegment.create(cpu_group, nbytes)
-        return cls(segment, dist.get_rank(cpu_group), world_ranks, capacity_bytes, timeout_s)
+        patience = Patience(timeout_s, freeze_s, progress)
+        return cls(segment, dist.get_rank(cpu_group), world_ranks, capacity_bytes, patience)
+
+    @property
+    def phase(self) -> str:
+        return self._rendezvous.phase
+
+    @phase.setter
+    def phase(self, phase: str) -> None:
+        self._rendezvous.phase = phase
 
     def barrier(self) -> None:
         self._meet(_BARRIER)

@@ -7,11 +7,11 @@ import mmap
 import os
 import platform
 import select
-import time
 from collections.abc import Sequence
 from enum import IntEnum
 
 from amoeba_sglang.transport.base import PeerLostError, TransportError
+from amoeba_sglang.transport.patience import Patience, Wait
 
 # Two cache lines a rank: the prefetcher of x86 fetches lines in pairs.
 _LINE = 128
@@ -69,7 +69,7 @@ class Rendezvous:
         rank: int,
         pids: Sequence[int],
         world_ranks: Sequence[int],
-        timeout_s: float,
+        patience: Patience,
     ) -> None:
         if platform.machine() != "x86_64":
             raise TransportError(
@@ -78,7 +78,9 @@ class Rendezvous:
             )
         size = len(pids)
         peers = [peer for peer in range(size) if peer != rank]
-        self.timeout_s = timeout_s
+        self.phase = ""
+        self._patience = patience
+        self._pids = pids
         self._world_ranks = world_ranks
         self._number = 0
         self._rank = rank
@@ -99,7 +101,7 @@ class Rendezvous:
         """Return when all ranks have arrived at this meeting with this signature.
 
         Raises TransportError if a peer arrived with another one, PeerLostError if one cannot
-        arrive or does not within `timeout_s`.
+        arrive or is given up.
         """
         self._number = number = self._number + 1 & _LOW
         word = signature << 32 | number
@@ -129,15 +131,15 @@ class Rendezvous:
     def _wait(self, word: int) -> None:
         words, peers = self._words, self._peers[word & 1]
         number = word & _LOW
-        start = time.monotonic()
+        wait = Wait(self._patience)
         for peer in peers:
             while words[peer] & _LOW != number:
-                if time.monotonic() - start < _YIELD_S:
+                if wait.seconds < _YIELD_S:
                     os.sched_yield()
                 else:
                     self._sleep(peer, number)
                     if words[peer] & _LOW != number:
-                        self._check(word, start)
+                        self._check(word, wait)
         for peer in peers:
             if words[peer] != word:
                 self._leave()
@@ -153,15 +155,14 @@ class Rendezvous:
         if seen != number:
             _futex(self._address + 8 * peer, _FUTEX_WAIT, seen, ctypes.byref(_PERIOD))
 
-    def _check(self, word: int, start: float) -> None:
-        """Raise if a rank that is not here yet is dead, has left, or is too late."""
+    def _check(self, word: int, wait: Wait) -> None:
+        """Raise if a rank that is not here yet is dead, has left, or is given up."""
         words, number = self._words, word & _LOW
-        waited = time.monotonic() - start
         poll = select.poll()
         for fd in self._pidfds.values():
             poll.register(fd, select.POLLIN)
         exited = {fd for fd, _ in poll.poll(0)}
-        dead, left, late = [], [], []
+        dead, left, late = [], [], {}
         for peer in self._peers[number & 1]:
             line = peer // _WORDS_PER_LINE
             gone = words[line * _WORDS_PER_LINE + _LEFT]
@@ -169,20 +170,17 @@ class Rendezvous:
             if words[peer] & _LOW == number:
                 continue
             if self._pidfds[line] in exited:
-                dead.append(peer)
+                dead.append(self._name(peer))
             elif gone:
-                left.append(peer)
-            elif waited > self.timeout_s:
-                late.append(peer)
-        for lost, reason in (
-            (dead, "died"),
-            (left, "left the group"),
-            (late, f"did not arrive within {self.timeout_s:g} s"),
-        ):
+                left.append(self._name(peer))
+            else:
+                late[self._name(peer)] = self._pids[line]
+        for lost, reason in ((dead, "died"), (left, "left the group"), wait.given_up(late)):
             if lost:
                 self._leave()
-                ranks = [self._name(peer) for peer in lost]
-                raise PeerLostError(ranks, f"{_describe(word)}, meeting {number}", waited, reason)
+                phase = f" of {self.phase}" if self.phase else ""
+                place = f"{_describe(word)}, meeting {number}{phase}"
+                raise PeerLostError(lost, place, wait.seconds, reason)
 
     def _name(self, index: int) -> int:
         return self._world_ranks[index // _WORDS_PER_LINE]

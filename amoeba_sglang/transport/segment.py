@@ -8,6 +8,7 @@ import os
 import torch.distributed as dist
 
 from amoeba_sglang.transport.base import TransportError
+from amoeba_sglang.transport.gather import gather_values
 
 
 class SharedSegment:
@@ -31,14 +32,14 @@ class SharedSegment:
         try:
             if own_fd is not None:
                 os.ftruncate(own_fd, nbytes)
-            owners = _gather(cpu_group, (os.getpid(), own_fd))
+            owners = gather_values(cpu_group, (os.getpid(), own_fd))
             owner_pid, owner_fd = owners[0]
             try:
                 memory = _map(own_fd, f"/proc/{owner_pid}/fd/{owner_fd}", nbytes)
             except OSError as error:
                 failure = f"rank {rank}: {error}"
             # Also keeps rank 0 from closing its descriptor before everybody has opened it.
-            failures = [text for text in _gather(cpu_group, failure) if text]
+            failures = [text for text in gather_values(cpu_group, failure) if text]
         finally:
             if own_fd is not None:
                 os.close(own_fd)
@@ -58,9 +59,3 @@ def _map(own_fd: int | None, path: str, nbytes: int) -> mmap.mmap:
         return mmap.mmap(fd, nbytes)
     finally:
         os.close(fd)
-
-
-def _gather(cpu_group: dist.ProcessGroup, value: object) -> list:
-    values: list = [None] * dist.get_world_size(cpu_group)
-    dist.all_gather_object(values, value, group=cpu_group)
-    return values

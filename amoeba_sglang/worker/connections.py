@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,15 @@ from amoeba_sglang.kv.mover import KVMover
 from amoeba_sglang.kv.peer_mover import PeerKVMover
 from amoeba_sglang.kv.units import UnitBuffers
 from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.memory.base import AddressRange
+from amoeba_sglang.memory.base import AddressRange, MemoryHandle
 from amoeba_sglang.model.kv_pool import ElasticKVPool
 from amoeba_sglang.model.weight_store import WeightStore
 from amoeba_sglang.transport import TransportGroup, create_group
+from amoeba_sglang.transport.gather import gather_values
 from amoeba_sglang.transport.segment import SharedSegment
 from amoeba_sglang.worker.page_exchange import PageExchange, describe_waste
 
 logger = logging.getLogger(__name__)
-
-_MOVE_TIMEOUT = datetime.timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,13 @@ class Groups:
     moving: dict[int, tuple[dist.ProcessGroup, TransportGroup]]
 
     @classmethod
-    def create(cls, config: AmoebaConfig, chain: DegreeChain, device: str) -> Groups:
-        """Collective over all workers of the world."""
+    def create(
+        cls, config: AmoebaConfig, chain: DegreeChain, device: str, progress: np.ndarray
+    ) -> Groups:
+        """Collective over all workers of the world. `progress`: what each has done, shared."""
         coordinators, transports, moving = {}, {}, {}
+        limits = config.watchdog_timeout_s, config.freeze_timeout_s, progress
+        timeout = datetime.timedelta(seconds=config.watchdog_timeout_s)
         for degree in chain.degrees[1:]:
             blocks = [list(range(i, i + degree)) for i in range(0, config.workers, degree)]
             world = get_world_group()
@@ -51,12 +54,13 @@ class Groups:
                 dist.get_backend(world.device_group),
                 group_name=f"amoeba_degree_{degree}",
             )
-            transport = create_group(config.transport, group.cpu_group)
+            transport = create_group(config.transport, group.cpu_group, *limits)
             if device == "cpu":
                 group.host_communicator = transport if config.transport == "peer" else None
             coordinators[degree], transports[degree] = group, transport
-            mine, _ = dist.new_subgroups_by_enumeration(blocks, _MOVE_TIMEOUT, "gloo")
-            moving[degree] = mine, create_group(config.transport, mine)
+            mine, _ = dist.new_subgroups_by_enumeration(blocks, timeout, "gloo")
+            moving[degree] = mine, create_group(config.transport, mine, *limits)
+            moving[degree][1].phase = f"a move of layers in a block of {degree} workers"
         return cls(coordinators, transports, moving)
 
 
@@ -115,10 +119,9 @@ def _open_peers(
     """The pages of the other workers of this group and the pools in them, by index. Writable: the
     units of two pools change places."""
     memory, index = pool.memory, rank % config.group_size
-    offers: list[Any] = [None] * config.workers
-    dist.all_gather_object(offers, memory.export(), group=get_world_group().cpu_group)
+    offers = gather_values(get_world_group().cpu_group, astuple(memory.export()))
     first = rank - index
-    handles = {i: offers[first + i] for i in range(config.group_size) if i != index}
+    handles = {i: MemoryHandle(*offers[first + i]) for i in range(config.group_size) if i != index}
     peers = {i: memory.open_peer(handle, writable=True) for i, handle in handles.items()}
     units = {i: UnitBuffers(pool.peer_blocks(peers[i], handles[i]), chain.finest) for i in peers}
     return peers, units

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -42,13 +43,14 @@ class ElasticRuntime:
         self.requests = scheduler.req_to_token_pool
         self.tree_cache = scheduler.tree_cache
         self.pool = scheduler.tp_worker.model_runner.token_to_kv_pool
-        self.groups = Groups.create(config, self.chain, self.pool.device)
+        self.progress = share_words(config)
+        self.groups = Groups.create(config, self.chain, self.pool.device, self.progress)
         self.plane: DataPlane = scheduler.make_data_plane(config, self.chain, rank, self.groups)
         self.executor, self.grown = self.plane.executor, self.plane.grown
         self.helper = ThreadPoolExecutor(1, thread_name_prefix="amoeba-copies")
         self.clock = StepClock(share_words(config), rank, config.now)
         self.meter = StepMeter(self.executor.lag, config.now)
-        self.bell = Bell(config.run_id, rank)
+        self.bell = Bell(config.run_directory, rank)
         self.ledger = RowLedger()
         self.leases: Leases | None = None
         self.lock_step: LockStep | None = None
@@ -62,7 +64,7 @@ class ElasticRuntime:
         """Whether no peer waits for this worker. A ring meant for an earlier instance is dropped,
         or it would wake the idle poller for ever."""
         if self.lock_step is None:
-            self.bell.latest()
+            self.bell.rung((0, 0))
             return True
         return self.lock_step.asleep
 
@@ -91,9 +93,9 @@ class ElasticRuntime:
             time.sleep(seconds * self.config.dilation)
             self.clock.start_late()
 
-    def prepare(self, order: TransformOrder) -> None:
-        """Get ready to vote: from the next steps on nothing of this worker may be on slots that the
-        order takes away. `verdict` says when."""
+    def prepare(self, order: TransformOrder, live: list[Any]) -> None:
+        """Get ready to vote, which takes that nothing of this worker's `live` requests is on slots
+        that the order takes away. `verdict` says when."""
         place = order.ranks.index(self.rank)
         before, after = order.before[place], order.after[place]
         if before == after or self.leases is None or not self.leases.is_anchor:
@@ -106,6 +108,8 @@ class ElasticRuntime:
             range(self.index, self.index + width),
             self.requests.req_to_token,
             self.ledger.forget,
+            live,
+            self.config.layers,
             2 * self.config.layers,
         )
 
@@ -114,6 +118,11 @@ class ElasticRuntime:
         """Of what `prepare` began: None while undecided, "" for yes, else why not."""
         relocation = None if self.leases is None else self.leases.relocation
         return "" if relocation is None else relocation.verdict
+
+    def must_wait(self, live: Callable[[], list[Any]]) -> bool:
+        """Whether a step now could use up, before the change begins, what that will need."""
+        relocation = None if self.leases is None else self.leases.relocation
+        return relocation is not None and relocation.verdict == "" and relocation.runs_short(live())
 
     def stand_down(self) -> None:
         """Inverse of `prepare`: the order will not be carried out."""

@@ -1,8 +1,9 @@
 """Free slots of an instance's workers that go to its anchor while a long request needs them.
 
 The anchor says in its step records how many slots it lacks; peers part with free slots of their own
-in a later record; when no long request is left the anchor's record returns them all. Every worker
-hears every record in the same step, so both sides always agree who has a slot.
+in a later record; when no long request is left the anchor's record returns them all, and before
+that what was lent for an order that is not carried out. Every worker hears every record in the same
+step, so both sides always agree who has a slot.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Leases:
         self._anchor, self._place = worker // degree * degree, worker % degree
         self._asked, self._lenders = 0, degree
         self.relocation: Relocation | None = None
+        # What has been lent for the sake of an order only, and whether the next answer is to that.
+        self._borrowed, self._borrowing = allocator.leased[:0], False
 
     @property
     def is_anchor(self) -> bool:
@@ -64,6 +67,12 @@ class Leases:
         elif self._must_return(demand):
             fields = {"slots_returned": self._allocator.leased.numpy()}
             self._allocator.end_leases(self._allocator.leased)
+        elif self.relocation is None and len(self._borrowed):
+            # The order is not carried out: who has not used it gives it back.
+            free = torch.isin(self._borrowed, self._allocator.free_extra)
+            fields = {"slots_returned": self._borrowed[free].numpy()}
+            self._allocator.end_leases(self._borrowed[free])
+            self._borrowed = self._borrowed[:0]
         else:
             fields = {"slots_missing": missing}
         source, target = self._allocator.moves
@@ -124,6 +133,9 @@ class Leases:
             ids = np.concatenate(lent)
             if len(ids):
                 self._allocator.lease(torch.from_numpy(ids))
+                if self._borrowing:
+                    self._borrowed = torch.cat([self._borrowed, torch.from_numpy(ids)])
+            self._borrowing = anchor.lenders > 0
         elif len(anchor.slots_returned):
             mine = self._chain.leased_from(self._worker, anchor.slots_returned)
             home = self._chain.lent_slots(anchor.slots_returned[mine])

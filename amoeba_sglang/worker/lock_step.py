@@ -12,8 +12,8 @@ class LockStep:
     """The joint steps of one instance between two transformations.
 
     A step starts with an exchange of records. When no record has work all members fall asleep in
-    the same round; whoever gets work rings the others and enters the next exchange. A bell older
-    than the next step is stale and ignored, so simultaneous wake-ups are harmless.
+    the same round; whoever gets work rings the others and enters the next exchange. All members
+    that sleep are at the same step, so a bell for any other one is stale or forged and ignored.
     """
 
     def __init__(
@@ -23,6 +23,7 @@ class LockStep:
         self.peers = [r for r in ranks if r != rank]
         self.step = 0
         self.asleep = False
+        group.phase = f"the joint steps of epoch {epoch}"
 
     def exchange(
         self, has_work: bool, make_record: Callable[[int], StepRecord]
@@ -34,7 +35,7 @@ class LockStep:
         """
         if self.asleep:
             # Drained at every wake-up: the kernel's queue is short and drops the newest ring.
-            rung = self.bell.latest() >= (self.epoch, self.step)
+            rung = self.bell.rung((self.epoch, self.step))
             if has_work:
                 self.bell.ring(self.peers, (self.epoch, self.step))
             elif not rung:

@@ -17,14 +17,19 @@ _STEPS_UNTIL_LENT = 3
 
 
 class Relocation:
-    """Moves the tokens of an anchor's long requests to slots that stay, step by step.
+    """Moves the tokens of an anchor's long requests to slots that stay, once all of them have room.
 
-    Until the vote is taken back or the layout changes, long requests get only slots that stay.
+    Until then nothing changes for the requests that live: what they take of the slots that go away
+    is moved with the rest. From then on, until the vote is taken back or the layout changes, they
+    get only slots that stay, which the verdict has counted, and no further long request is
+    admitted.
 
     `workers`: indices in the group of those whose slots stay, the anchor first. `table`: the
-    anchor's `req_to_token`; `forget(row)`: peers must be told this row of it again. `headroom`:
-    output tokens of a request to have slots for, besides its prompt, until the change is over.
-    `verdict`: None while undecided, "" when nothing is left on slots that go away, else why not.
+    anchor's `req_to_token`; `forget(row)`: peers must be told this row of it again. `live`: the
+    requests that hold KV now. `vote_tokens`, `change_tokens`: output tokens of a request to have
+    slots for, besides its prompt, from the vote to the meeting of the block, and from then on until
+    the change is over. `verdict`: None while undecided, "" when nothing is left on slots that go
+    away, else why not.
     """
 
     def __init__(
@@ -35,15 +40,20 @@ class Relocation:
         workers: range,
         table: torch.Tensor,
         forget: Callable[[int], None],
-        headroom: int,
+        live: Iterable[Any],
+        vote_tokens: int,
+        change_tokens: int,
     ) -> None:
         self._allocator, self._tree_cache, self._table = allocator, tree_cache, table
-        self._workers, self._forget, self._headroom = workers, forget, headroom
+        self._workers, self._forget = workers, forget
+        self._vote_tokens, self._change_tokens = vote_tokens, change_tokens
         self._finest = chain.finest
         lenders = [chain.shard(chain.finest, worker) for worker in workers[1:]]
         self._lenders = torch.tensor(lenders, dtype=torch.int64)
-        allocator.close(self.stays)
-        self.verdict: str | None = None if allocator.extra_in_use else ""
+        self.verdict: str | None = None
+        if not allocator.extra_in_use and not any(map(allocator.is_long, live)):
+            allocator.close(self.stays)
+            self.verdict = ""
         self._lacked: int | None = None
         self._asked = False
 
@@ -62,12 +72,19 @@ class Relocation:
             return {}
         strays = [(req, self._strays(req)) for req in long]
         count = sum(len(numbers) for _, numbers in strays)
-        coming = sum(map(self._coming, long))
-        refuge = Refuge.find(count, coming, own_room, len(allocator.free_extra))
+        coming = sum(self._coming(req, self._vote_tokens + self._change_tokens) for req in long)
+        leased_room = int(self.stays(allocator.free_extra).sum())
+        refuge = Refuge.find(count, coming, own_room, leased_room)
         if not refuge.lacking:
-            self._move(strays, refuge)
-            self.verdict = ""
-        elif self._asked:
+            # What this step computes goes to slots that were given before, and cannot move yet.
+            settled = allocator.closed or not long
+            allocator.close(self.stays)
+            if settled:
+                self._move(strays, refuge)
+                self.verdict = ""
+            return {}
+        allocator.open()
+        if self._asked:
             # The answer comes with this exchange.
             self._asked = False
         elif len(self._workers) > 1 and (self._lacked is None or refuge.lacking < self._lacked):
@@ -77,7 +94,7 @@ class Relocation:
             return {"slots_missing": missing, "lenders": len(self._workers)}
         else:
             ranks, page = list(self._workers), allocator.page_size
-            leased = len(allocator.free_extra) * page
+            leased = leased_room * page
             self.verdict = (
                 f"{len(long)} running requests longer than one worker's {allocator.size} slots "
                 f"have {count * page} tokens on slots that the change takes away and compute up to "
@@ -86,6 +103,13 @@ class Relocation:
                 "their end, or abort them"
             )
         return {}
+
+    def runs_short(self, live: Iterable[Any]) -> bool:
+        """Whether the next step could take slots that the change itself will need, since COMMIT, or
+        the meeting after it, is long in coming: the requests must wait for it."""
+        long = filter(self._allocator.is_long, live)
+        needed = sum(self._coming(req, self._change_tokens) for req in long)
+        return len(self._allocator.free_extra) < needed
 
     def _row(self, req: Any) -> torch.Tensor:
         """Locations of the tokens that the tree does not own; a view."""
@@ -98,12 +122,13 @@ class Relocation:
         slots = torch.from_numpy(slots_of(row.cpu().numpy(), page))
         return ((slots > self._allocator.num_pages) & ~self.stays(slots)).nonzero().flatten()
 
-    def _coming(self, req: Any) -> int:
-        """Slots that the request will need besides those that it has."""
+    def _coming(self, req: Any, output_tokens: int) -> int:
+        """Slots that the request will need besides those that it has, for the rest of its prompt
+        and so many tokens of its output."""
         held, page = req.kv.kv_allocated_len, self._allocator.page_size
         prompt = len(req.origin_input_ids) - held
         output = req.sampling_params.max_new_tokens - len(req.output_ids)
-        tokens = max(0, prompt) + min(max(0, output), self._headroom)
+        tokens = max(0, prompt) + min(max(0, output), output_tokens)
         return slots_filled(held + tokens, page) - slots_filled(held, page)
 
     def _move(self, strays: Iterable[tuple[Any, torch.Tensor]], refuge: Refuge) -> None:

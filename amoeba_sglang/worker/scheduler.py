@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from sglang.srt.managers.io_struct import AbortReq
-from sglang.srt.managers.scheduler import Scheduler
+from sglang.srt.managers.scheduler import NextBatchPlan, Scheduler
 from sglang.srt.runtime_context import get_parallel
 from sglang.utils import TypeBasedDispatcher
 
@@ -40,6 +40,8 @@ from amoeba_sglang.worker.stop_search import StopSearch
 from amoeba_sglang.worker.transformation import Transformation
 
 logger = logging.getLogger(__name__)
+
+_WAIT_SECONDS = 0.005
 
 
 class ElasticScheduler(ControlRequests, Scheduler):
@@ -159,7 +161,7 @@ class ElasticScheduler(ControlRequests, Scheduler):
             reason = self.refusal(order)
             self.undecided = order
             if reason is None:
-                self.runtime.prepare(order)
+                self.runtime.prepare(order, live_requests(self, ()))
                 reason = self.runtime.verdict
             self.vote(reason)
         elif order.phase == "commit":
@@ -167,7 +169,7 @@ class ElasticScheduler(ControlRequests, Scheduler):
             self.order, self.order_received = order, self.now()
         else:
             self.undecided = self.prepared = None
-            self.runtime.stand_down()
+            self.stand_down()
 
     def vote(self, reason: str | None) -> None:
         """Vote about the order being prepared; `reason`: why not, "" for yes, None for later."""
@@ -176,11 +178,17 @@ class ElasticScheduler(ControlRequests, Scheduler):
             return
         self.undecided = None
         if reason:
-            self.runtime.stand_down()
+            self.stand_down()
         else:
             self.prepared = order
         body = {"accept": not reason, "reason": reason}
         self.link.report("vote", order.operation_id, order.epoch, body)
+
+    def stand_down(self) -> None:
+        """The order will not be carried out: long requests may be admitted again."""
+        self.runtime.stand_down()
+        # Upstream looks at the queue again only when a running request has ended.
+        self.running_batch.batch_is_full = False
 
     def show_capacity(self) -> None:
         """Let the gauge of what this worker has follow what it has."""
@@ -193,11 +201,22 @@ class ElasticScheduler(ControlRequests, Scheduler):
             collector.max_total_num_tokens.labels(**collector.labels).set(tokens)
 
     def get_next_batch_to_run(self, running_batch: Any, last_batch: Any) -> Any:
-        plan = super().get_next_batch_to_run(running_batch, last_batch)
+        if self.must_wait(running_batch, last_batch):
+            time.sleep(_WAIT_SECONDS)
+            plan = NextBatchPlan(batch_to_run=None, running_batch=running_batch)
+        else:
+            plan = super().get_next_batch_to_run(running_batch, last_batch)
         batch = plan.batch_to_run
         self.runtime.clock.tick(batch is not None, extends(batch))
         self.step_with_peers(batch, plan.running_batch)
         return plan
+
+    def must_wait(self, running_batch: Any, last_batch: Any) -> bool:
+        """Whether to run nothing until the order voted for is taken back or carried out."""
+        if last_batch and last_batch.forward_mode.is_extend():
+            # Its requests have yet to be taken over into the running batch.
+            return False
+        return self.runtime.must_wait(partial(live_requests, self, (running_batch, last_batch)))
 
     def ingest_requests(self, stop_at_pause: bool = False) -> list[Any]:
         self.received_at = time.time()
@@ -209,6 +228,10 @@ class ElasticScheduler(ControlRequests, Scheduler):
 
     def step_with_peers(self, batch: Any, running_batch: Any) -> None:
         """Take the next step of a committed order, and agree with the peers on what runs now."""
+        self.runtime.progress[self.runtime.rank] += 1
+        # Until the event loop goes on. SGLang's watchdog would take waiting for a slow peer for a
+        # forward that hangs; the transport knows whether the peer gets on.
+        self.cur_batch_for_debug = None
         planned, ready = (batch, running_batch), False
         live = partial(live_requests, self, planned)
         if self.audits:

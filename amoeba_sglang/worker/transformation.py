@@ -126,6 +126,7 @@ class Transformation:
     def enter(self) -> None:
         """Meet the block. Nobody steps alone, or in a smaller instance, from here on."""
         epoch, started = self.order.epoch, self._now()
+        self._block.phase = f"entering operation {self.order.operation_id} after COMMIT"
         received = self._block.exchange(np.array([epoch], dtype=np.int64))
         epochs = [int(words[0]) for words in received]
         assert set(epochs) == {epoch}, f"block {self.order.ranks} entered with epochs {epochs}"

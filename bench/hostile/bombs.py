@@ -78,6 +78,10 @@ def _sampling(bounds: Bounds) -> Iterator[Bomb]:
                    {"no_such_parameter": 1}, {"max_new_tokens": 0}, {"max_new_tokens": None},
                    {"min_new_tokens": OUTPUT + 1}, {"temperature": 1e-300}, {"temperature": 1e308},
                    {"temperature": 1e38, "top_p": 1e-300}, {"stream_interval": 0},
+                   {"temperature": 1, "logit_bias": {"5": 1e308, "6": 1e308}},
+                   {"temperature": 1, "logit_bias": {"5": -1e308}},
+                   {"temperature": 1, "repetition_penalty": 1e-300},
+                   {"temperature": 1e-5, "top_p": 1e-300, "min_p": 1}, {"temperature": 1e-40},
                    {"temperature": 1, "sampling_seed": 2**63 - 1}, {"stream_interval": -1},
                    ):  # fmt: skip
         must_fail = {"is_normalized", "no_such_parameter", "beam_width", "stop_strs"} & set(params)

@@ -47,7 +47,7 @@ def make_bodies() -> Iterator[Bomb]:
             headers={**_JSON, **{f"X-Header-{n}": "x" * 100 for n in range(100)}}, same=True,
         )  # fmt: skip
         yield Bomb(
-            route, "headers that speak for fields", BODIES[route][0], ("header",),
+            route, "headers that speak for fields", BODIES[route][0], ("header", "dp_rank"),
             headers={
                 **_JSON, "X-Data-Parallel-Rank": "99", "X-Request-Id": "x" * 1000,
                 "X-Custom-Labels": "{", "X-SMG-Routing-Key": "\t", "traceparent": "nope",

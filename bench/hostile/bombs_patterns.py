@@ -17,7 +17,14 @@ def _nested_schema(depth: int) -> str:
 
 
 def make_patterns() -> Iterator[Bomb]:
-    """Regular expressions, schemas and grammars that explode, recurse or say nothing."""
+    """All of them."""
+    yield from _stops()
+    yield from _regexes()
+    yield from _schemas()
+    yield from _grammars()
+
+
+def _stops() -> Iterator[Bomb]:
     long = {"max_new_tokens": _LONG_OUTPUT}
     stops = {
         "exponential": "(a+)+b", "exponential alternatives": "(a|a)*b", "nested stars": "((a*)*)*b",
@@ -37,6 +44,9 @@ def make_patterns() -> Iterator[Bomb]:
             ("stop_regex",),
             expect,
         )
+
+
+def _regexes() -> Iterator[Bomb]:
     regexes = ("(a{1000}){1000}", "(a{0,1000}){0,1000}b", "(((((a|b)*)*)*)*)*", "(", "[z-a]",
                "a{100000}", "(?=a)b", "\\p{Nope}", "a" * 20_000, "\x00", "\ud800", "(" * 5000 +
                "a" + ")" * 5000, "(.*a){25}", "(a|b|ab)*c{500}")  # fmt: skip
@@ -46,6 +56,9 @@ def make_patterns() -> Iterator[Bomb]:
             "/generate", f"regex {regex[:40]!r} of {len(regex)}", generate_body(regex=regex),
             ("regex", "grammar"), expect,
         )  # fmt: skip
+
+
+def _schemas() -> Iterator[Bomb]:
     schemas = {
         "not JSON": ("{", _REFUSE),
         "a number": ("7", _EITHER),
@@ -80,6 +93,9 @@ def make_patterns() -> Iterator[Bomb]:
             "/generate", f"json_schema: {name}", generate_body(json_schema=schema),
             ("json_schema", "grammar"), expect,
         )  # fmt: skip
+
+
+def _grammars() -> Iterator[Bomb]:
     grammars = ("", "root ::= root", "root ::= root root", 'root ::= ("a"+)+ "b"', "nope",
                 'root ::= "a"{1000000}', 'start ::= "a"', 'root ::= ' + '(' * 5000, "root ::= [",
                 "root ::= x", "\x00", 'root ::= ""')  # fmt: skip
@@ -97,7 +113,5 @@ def make_patterns() -> Iterator[Bomb]:
             "/generate", f"structural_tag {tag[:60]!r}", generate_body(structural_tag=tag),
             ("structural_tag", "grammar"), _REFUSE if tag in ("{", "7") else _EITHER,
         )  # fmt: skip
-    yield Bomb(
-        "/generate", "two grammars", generate_body(regex="a", ebnf='root ::= "a"'), ("regex", "ebnf"),
-        _REFUSE,
-    )  # fmt: skip
+    both = generate_body(regex="a", ebnf='root ::= "a"')
+    yield Bomb("/generate", "two grammars", both, ("regex", "ebnf"), _REFUSE)

@@ -163,7 +163,9 @@ class Generator:
         sent = self._with_model(bomb.body) if isinstance(bomb.body, dict) else {}
         raw = bomb.body if isinstance(bomb.body, bytes) else encode(sent)
         value = Value("bomb", bomb.note, bomb.expect, bomb.same)
-        mutation = Mutation((bomb.names[0],), value, bomb.names)
+        names = bomb.names if is_plain_json(bomb.body) else (*bomb.names, "json")
+        names = (*names, *SYNONYMS.get(bomb.names[0], ()))
+        mutation = Mutation((bomb.names[0],), value, names)
         plain = self._with_model(bodies.BODIES.get(bomb.route, ({},))[0]) if sent else {}
         headers = _JSON if bomb.headers is None else bomb.headers
         return Case(

@@ -73,7 +73,7 @@ ID_LISTS = frozenset({"input_ids", "stop_token_ids", "token_ids_logprob", "token
 PROMPTS = frozenset({
     "text", "prompt", "content", "input", "query", "items", "documents", "instruct", "state",
     "instructions", "system", "suffix", "template", "input_ids", "messages", "instances", "context",
-    "input_embeds", "embed_overrides", "tokens", "tools", "chat_template_kwargs",
+    "role", "input_embeds", "embed_overrides", "tokens", "tools", "chat_template_kwargs",
 })  # fmt: skip
 # Fields that may change a greedy output. All others must not.
 CHANGING = PROMPTS | frozenset({
@@ -118,6 +118,8 @@ SYNONYMS = {
     "instances": ("text", "input_ids"),
     "content": ("messages", "input_ids", "prompt"),
     "messages": ("content", "prompt"),
+    "session_params": ("session",),
+    "session_id": ("session",),
     "lora_path": ("lora",),
     "model": ("lora",),
 }

@@ -257,7 +257,8 @@ class Run:
 
 
 def _is_bad(reply: Reply) -> bool:
-    return bool(reply.error) or reply.status >= 500
+    # Some APIs say the end of the server within a 400.
+    return bool(reply.error) or reply.status >= 500 or b"503: " in reply.body[:200]
 
 
 def _key(case: Case) -> bytes:

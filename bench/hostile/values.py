@@ -69,7 +69,7 @@ def values_for(
         found += _objects()
     if field.is_typed:
         found += _wrong_types(field)
-    same = name not in CHANGING
+    same = CHANGING.isdisjoint(field.path)
     return [Value(v.kind, v.value, v.expect, same) for v in found]
 
 

@@ -20,7 +20,7 @@ class Manager(ElasticTokenizerManager):
     """Without sockets, tokenizer and children: what it sends is kept, and time ends nothing."""
 
     def __init__(self):
-        self.config = SimpleNamespace(emulation=None, max_n=4)
+        self.config = SimpleNamespace(emulation=None, max_n=4, run_directory="/nonexistent")
         self.model_config = SimpleNamespace(vocab_size=1000)
         self.batches = Batches()
         self.failure, self.pending, self.load_file = None, {}, "/nonexistent"

@@ -1,5 +1,6 @@
 import os
 import socket
+import time
 
 import pytest
 
@@ -60,6 +61,17 @@ def test_a_bad_request_does_not_stop_the_server(server):
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.connect(f"\0{server.number:05x}")
     assert fetch(server, 3, 1) == [3]
+
+
+def test_a_silent_client_keeps_nobody_waiting(server):
+    silent = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(5)]
+    for connection in silent:
+        connection.connect(f"\0{server.number:05x}")
+    started = time.monotonic()
+    assert fetch(server, 3, 1) == [3]
+    assert time.monotonic() - started < 5
+    for connection in silent:
+        connection.close()
 
 
 def test_another_process_at_the_address_is_not_believed(server):

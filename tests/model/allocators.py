@@ -44,7 +44,11 @@ def request(tokens, prompt=1):
         output_ids=[],
         sampling_params=SimpleNamespace(max_new_tokens=tokens - prompt),
         kv=SimpleNamespace(
-            kv_allocated_len=0, kv_committed_len=0, cache_protected_len=0, req_pool_idx=0
+            kv_allocated_len=0,
+            kv_committed_len=0,
+            cache_protected_len=0,
+            req_pool_idx=0,
+            holds_kv=True,
         ),
         finished=lambda: False,
     )

@@ -12,7 +12,6 @@ from amoeba_sglang.messages import AdminRequest, WorkerReport
 from amoeba_sglang.policy import POLICIES
 from amoeba_sglang.router.calibration import Calibration
 from amoeba_sglang.router.controller import ElasticController
-from amoeba_sglang.router.heartbeats import Heartbeats
 from amoeba_sglang.router.limits import Capacity
 from amoeba_sglang.router.loads import LoadBook
 from amoeba_sglang.router.metrics import NoMetrics
@@ -29,7 +28,7 @@ class Router(ElasticController):
 
     def __init__(self, policy="round_robin", rules=False):
         flags = make_parser().parse_args(["--amoeba-policy", policy])
-        self.config = build_config(flags, 4, 1, ModelHeads(12, 4, 30, 1000, 2048), 1)
+        self.config = build_config(flags, 4, 1, ModelHeads(12, 4, 30, 1000, 2048), 1, "/run")
         self.chain = DegreeChain(self.config.degrees)
         self.capacity = Capacity(slots=100, context=1000, grown={1: 0, 2: 60, 4: 200}, page=1)
         self.load_book = LoadBook(4)
@@ -44,9 +43,7 @@ class Router(ElasticController):
         if rules:
             self.placement.follow_rules(POLICIES[policy].layout, self.chain, 1)
         self.cache_flush = self.make_cache_flush()
-        self.guard = SimpleNamespace(
-            beats=Heartbeats(4, 8.0, 0.0), stopping=False, end_server=self.end_server
-        )
+        self.guard = SimpleNamespace(stopping=False, end_server=self.end_server)
 
     def end_server(self, reason):
         raise Ended(reason)

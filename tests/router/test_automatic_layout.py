@@ -46,7 +46,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def router(processless, clock):
     made = Router("amoeba", rules=True)
-    made.guard = SimpleNamespace(beats=made.guard.beats, check=lambda: None, stopping=False)
+    made.guard = SimpleNamespace(check=lambda: None, stopping=False)
     return made
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from amoeba_sglang.policy import WorkerLoad
-from amoeba_sglang.router.heartbeats import Heartbeats
 from amoeba_sglang.router.loads import LoadBook
 
 
@@ -40,12 +39,3 @@ def test_a_snapshot_does_not_hide_what_was_sent_after_the_worker_had_looked():
     assert book.loads[1] == WorkerLoad(1, 1, 70, 47)
     book.update([snapshot(1, 1.9, running=2, tokens=70)])
     assert book.loads[1] == WorkerLoad(2, 0, 70, 7)
-
-
-def test_a_silent_worker_is_frozen():
-    beats = Heartbeats(3, timeout_s=8.0, now=100.0)
-    assert beats.frozen(108.0) == []
-    beats.beat(0, 107.0)
-    beats.beat(2, 101.0)
-    assert beats.frozen(108.5) == [1]
-    assert beats.frozen(109.5) == [1, 2]

@@ -23,6 +23,7 @@ from amoeba_sglang.transport import (
     rendezvous,
 )
 from amoeba_sglang.transport.base import TransportGroup
+from amoeba_sglang.transport.segment import SharedSegment
 from tests.processes import run_workers
 
 # The groups wait up to 30 s. Limits in seconds tell "noticed" from "timed out" on a busy machine.
@@ -74,7 +75,11 @@ def test_gloo_maps_a_dead_peer():
 
 
 def _outwait_rank_1(rank: int, n: int, kind: type[TransportGroup]):
-    group = _make(kind, 0.5)
+    if kind is HostGroup:
+        group = HostGroup.create(dist.group.WORLD, timeout_s=30.0, freeze_s=0.5)
+        group.phase = "the test"
+    else:
+        group = _make(kind, 0.5)
     others = dist.new_group([peer for peer in range(n) if peer != 1])
     pids = group.exchange(np.array([os.getpid()]))
     if rank == 1:
@@ -93,8 +98,8 @@ def test_a_frozen_peer_is_an_error_with_numbers():
     for ranks, text, waited, seconds in (first, third):
         assert ranks == (1,)
         assert re.fullmatch(
-            r"worker ranks \[1\] did not arrive within 0\.5 s "
-            r"during exchange, meeting 2; waited \d+\.\d\d s",
+            r"worker ranks \[1\] have been stopped for 0\.5 s "
+            r"during exchange, meeting 2 of the test; waited \d+\.\d\d s",
             text,
         ), text
         assert 0.5 <= waited <= seconds < _NOTICED_S
@@ -105,6 +110,68 @@ def test_gloo_maps_a_frozen_peer():
     assert frozen is None
     assert ranks == (1,)
     assert 0.4 <= waited <= seconds < _NOTICED_S
+
+
+def _share_words(n: int) -> np.ndarray:
+    memory = SharedSegment.create(dist.group.WORLD, 8 * n).memory
+    return np.frombuffer(memory, dtype=np.int64)
+
+
+def _meet_late(rank: int, n: int, steps: int, pause_s: float):
+    """Rank 1 comes after some steps that take `pause_s` each, far more than the limit together."""
+    progress = _share_words(n)
+    group = HostGroup.create(dist.group.WORLD, timeout_s=1.0, freeze_s=0.3, progress=progress)
+    if rank == 1:
+        for _ in range(steps):
+            progress[rank] += 1
+            time.sleep(pause_s)
+    received = group.exchange(np.array([rank]))
+    return [int(words[0]) for words in received]
+
+
+def test_a_peer_that_gets_on_is_waited_for():
+    assert run_workers(2, _meet_late, 20, 0.15) == [[0, 1], [0, 1]]
+
+
+def _stay_away(rank: int, n: int):
+    progress = _share_words(n)
+    group = HostGroup.create(dist.group.WORLD, timeout_s=0.5, progress=progress)
+    loss = None
+    if rank == 0:
+        group.phase = "the test"
+        loss = _lose(lambda: group.exchange(np.arange(3)))
+    dist.barrier()
+    return loss
+
+
+def test_a_peer_that_runs_but_does_nothing_is_given_up_with_numbers():
+    (ranks, text, waited, seconds), _ = run_workers(2, _stay_away)
+    assert ranks == (1,)
+    assert re.fullmatch(
+        r"worker ranks \[1\] made no progress for 0\.5 s "
+        r"during exchange, meeting 1 of the test; waited \d+\.\d\d s",
+        text,
+    ), text
+    assert 0.5 <= waited <= seconds < _NOTICED_S
+
+
+def _freeze_by_default(rank: int, n: int):
+    group = HostGroup.create(dist.group.WORLD)
+    pids = group.exchange(np.array([os.getpid()]))
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return None
+    try:
+        return _lose(group.barrier)
+    finally:
+        os.kill(int(pids[1][0]), signal.SIGCONT)
+
+
+def test_a_frozen_peer_is_reported_within_ten_seconds():
+    (ranks, text, _, seconds), _ = run_workers(2, _freeze_by_default)
+    assert ranks == (1,)
+    assert "have been stopped for 8 s" in text
+    assert 8 <= seconds < 10
 
 
 def _stay_behind(rank: int, n: int):

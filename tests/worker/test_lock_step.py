@@ -36,8 +36,8 @@ class FakeBell:
         for rank in ranks:
             self.room.bells[rank] = max(self.room.bells[rank], tag)
 
-    def latest(self):
-        return self.room.bells[self.rank]
+    def rung(self, tag):
+        return self.room.bells[self.rank] == tag
 
 
 def members(size, epoch=3):
@@ -102,3 +102,11 @@ def test_a_stale_bell_does_not_wake_a_sleeper():
     assert steppers[1].exchange(False, record(3, False)) is None
     room.bells[1] = (2, 99)
     assert steppers[1].exchange(False, record(3, False)) is None
+
+
+def test_a_bell_for_a_step_that_is_far_away_does_not_wake_a_sleeper():
+    room, steppers = members(2)
+    together(steppers, [False, False])
+    for tag in ((3, 2), (2**62, 0)):
+        room.bells[1] = tag
+        assert steppers[1].exchange(False, record(3, False)) is None

@@ -1,0 +1,94 @@
+"""A merge asked for while workers are in the middle of something: nobody is harmed."""
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from bench.servers import Server
+from tests.e2e.conftest import split_all
+
+# Together they leave no own slot of rank 0 free, and the prompt takes many chunks.
+SHORT = {"prompt": 390, "output": 90, "offset": 0}
+LONG = {"prompt": 3000, "output": 16, "offset": 3000}
+# Of one step of a slow worker. 62 takes a few minutes and ended the server once: a peer was given
+# up after 60 s, whatever it did.
+SLOW_STEP_S = float(os.environ.get("AMOEBA_TEST_STEP_SECONDS", "3"))
+PATIENCE_S = 120 + 20 * SLOW_STEP_S
+
+
+@pytest.fixture(scope="module")
+def server(shallow_model):
+    with Server(
+        "--tp-size", "4", "--dtype", "float32", "--page-size", "16", "--context-length", "8192",
+        "--amoeba-policy", "static", "--max-total-tokens", "512", "--chunked-prefill-size", "128",
+        "--amoeba-layers-per-step", "1", "--skip-server-warmup",
+        "--watchdog-timeout", str(20 + 2 * SLOW_STEP_S),
+        "--amoeba-prepare-timeout-s", str(20 + 2 * SLOW_STEP_S),
+        model=shallow_model, env={"AMOEBA_AUDIT": "1"},
+    ) as running:  # fmt: skip
+        yield running
+
+
+def generate(server, prompt, output, offset, rank=0):
+    ids = [100 + (i + offset) * 7 % 900 for i in range(prompt)]
+    params = {"max_new_tokens": output, "temperature": 0, "ignore_eos": True}
+    body = {"input_ids": ids, "sampling_params": params, "routed_dp_rank": rank}
+    status, reply = server.post("/generate", body, timeout=PATIENCE_S)
+    assert status == 200, reply
+    return reply["output_ids"]
+
+
+def start_afresh(server):
+    split_all(server)
+    assert server.post("/flush_cache", {})[0] == 200
+
+
+def serve(server, during=lambda: None):
+    """Both requests at rank 0 of a fresh instance [0, 1], `during()` between: tokens, its result
+    and seconds of the long one."""
+    start_afresh(server)
+    assert server.transform([0, 1], 2)[0] == 200
+    with ThreadPoolExecutor(2) as pool:
+        short = pool.submit(generate, server, **SHORT)
+        time.sleep(0.3)
+        started = time.monotonic()
+        long = pool.submit(generate, server, **LONG)
+        result = during()
+        tokens = [short.result(), long.result()]
+    return tokens, result, time.monotonic() - started
+
+
+def test_a_merge_asked_for_during_a_long_prompt_leaves_every_token_as_it_was(server):
+    undisturbed, _, seconds = serve(server)
+    assert [len(tokens) for tokens in undisturbed] == [SHORT["output"], LONG["output"]]
+    for share in (0.1, 0.3, 0.6):
+
+        def merge(share=share):
+            time.sleep(share * seconds)
+            return server.transform([0, 1, 2, 3], 4)
+
+        tokens, (status, reply), _ = serve(server, merge)
+        assert status in (200, 409), reply
+        assert tokens == undisturbed, (share, reply)
+    assert server.process.poll() is None
+
+
+def test_a_worker_in_a_slow_step_is_waited_for(server):
+    """Rank 2 has nothing to do and enters at once; rank 3 comes when its step is over."""
+    small = {"prompt": 10, "output": 3, "offset": 7, "rank": 3}
+    start_afresh(server)
+    undisturbed = generate(server, **small)
+    start_afresh(server)
+    assert server.post("/slow_down", {"forward_sleep_time": SLOW_STEP_S})[0] == 200
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(generate, server, **small)
+        time.sleep(SLOW_STEP_S / 3)
+        order = {"ranks": [2, 3], "degree": 2}
+        status, reply = server.post("/amoeba/transform", order, timeout=PATIENCE_S)
+        assert status == 200, reply
+        assert reply["lockstep_seconds"] > SLOW_STEP_S / 3
+        assert slow.result() == undisturbed
+    assert server.post("/slow_down", {"forward_sleep_time": None})[0] == 200
+    assert server.process.poll() is None
