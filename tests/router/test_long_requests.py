@@ -115,7 +115,7 @@ def test_an_abort_means_one_id_and_not_all_that_begin_with_it(router):
     router.place(request(**LONG, rid="job-10"))
     router.init_dispatcher()
     router._request_dispatcher(AbortReq(rid="job-1"))
-    assert [held.rid for held in router.placement.held] == ["job-10"]
+    assert [held.request.rid for held in router.placement.held] == ["job-10"]
 
 
 @pytest.mark.parametrize("abort", [{"rid": "mine"}, {"abort_all": True}], ids=str)
