@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 import msgspec
 import regex
 from sglang.srt.sampling.sampling_params import TOP_K_ALL, SamplingParams, get_max_seq_length
+from sglang.srt.sampling.watermarking.core import normalize_watermark_request
 
 from amoeba_sglang.errors import InvalidRequest
 from amoeba_sglang.frontend.grammar_checks import require_grammar, require_repetitions
@@ -102,6 +103,8 @@ def _require_field(field: str, value: Any, vocabulary: int) -> None:
         _require_bias(value, vocabulary)
     elif field in _GRAMMARS:
         require_grammar(field, name, value)
+    elif field == "watermark":
+        _require_watermark(value)
 
 
 def _require_bias(bias: Mapping[str, float], vocabulary: int) -> None:
@@ -109,6 +112,13 @@ def _require_bias(bias: Mapping[str, float], vocabulary: int) -> None:
         if not (token.isascii() and token.isdecimal() and int(token[:12]) < vocabulary):
             raise refuse("logit_bias", token, f"its keys are token ids from 0 to {vocabulary - 1}")
         require_range("logit_bias", amount, -_MOST_BIAS, _MOST_BIAS)
+
+
+def _require_watermark(value: Any) -> None:
+    try:
+        normalize_watermark_request(value)
+    except (TypeError, ValueError) as error:
+        raise refuse("watermark", value, str(error)) from None
 
 
 def _require_stop_regex(pattern: str) -> None:
