@@ -2,9 +2,9 @@
 
 import asyncio
 import json
+import threading
 import time
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -117,69 +117,76 @@ def test_a_stop_regex_that_backtracks_for_ever_ends_its_own_request_alone(pair_a
     assert [s.text for s in found] == plain
 
 
-def test_an_abort_ends_the_one_that_is_named(pair_at):
-    def run(rid):
-        params = {"max_new_tokens": 60, "ignore_eos": True, "temperature": 0}
-        body = {"text": "Once upon a time", "sampling_params": params, "rid": rid}
-        return pair_at.post("/generate", body)[1]["meta_info"]["finish_reason"]["type"]
+class Stream(threading.Thread):
+    """A streaming request whose events are read on a thread of its own.
 
-    with ThreadPoolExecutor(4) as pool:
-        runs = {rid: pool.submit(run, rid) for rid in ("job-1", "job-10", "job-11", "job-")}
-        wait_for_requests(pair_at, 4)
-        assert pair_at.post("/abort_request", {"rid": "job-1"})[0] == 200
-        ends = {rid: end.result() for rid, end in runs.items()}
-    assert ends == {"job-1": "abort", "job-10": "length", "job-11": "length", "job-": "length"}
+    `ends`: the finish reason of every sequence by its index, None while it runs.
+    """
+
+    def __init__(self, server, text, rid, tokens=300, **params):
+        super().__init__(daemon=True)
+        params = {"max_new_tokens": tokens, "ignore_eos": True, "temperature": 0, **params}
+        body = {"text": text, "rid": rid, "stream": True, "sampling_params": params}
+        self.request = urllib.request.Request(
+            f"{server.url}/generate", json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )  # fmt: skip
+        self.ends = {}
+        self.start()
+
+    def run(self):
+        with urllib.request.urlopen(self.request, timeout=120) as reply:
+            for line in reply:
+                if line.startswith(b"data: {"):
+                    event = json.loads(line[len(b"data: ") :])
+                    reason = event["meta_info"]["finish_reason"]
+                    self.ends[event.get("index", 0)] = reason and reason["type"]
+
+    def wait_for(self, sequences):
+        """Return when as many have begun."""
+        deadline = time.monotonic() + 60
+        while len(self.ends) < sequences:
+            assert time.monotonic() < deadline, self.ends
+            time.sleep(0.005)
+
+    def finish(self):
+        """The finish reasons, by index."""
+        self.join(120)
+        return [self.ends[index] for index in sorted(self.ends)]
+
+
+def test_an_abort_ends_the_one_that_is_named(pair_at):
+    rids = ("job-1", "job-10", "job-11", "job-")
+    streams = {rid: Stream(pair_at, "Once upon a time", rid) for rid in rids}
+    for stream in streams.values():
+        stream.wait_for(1)
+    assert pair_at.post("/abort_request", {"rid": "job-1"})[0] == 200
+    ends = {rid: stream.finish() for rid, stream in streams.items()}
+    assert ends == {rid: ["abort" if rid == "job-1" else "length"] for rid in rids}
 
 
 @pytest.mark.parametrize(
-    "batch",
+    ("text", "rid", "n", "ended"),
     [
-        {"text": ["Once upon", "A long time"], "rid": "batch"},
-        {"text": "Once upon", "rid": "batch", "sampling_params": {"n": 3}},
-        {"text": ["Once upon"] * 2, "rid": ["batch", "other"], "sampling_params": {"n": 2}},
+        (["Once upon", "A long time"], "batch", 1, [0, 1]),
+        ("Once upon", "batch", 3, [0, 1, 2]),
+        (["Once upon", "A long time"], ["batch", "other"], 2, [0, 1]),
     ],
     ids=["batch", "samples", "samples of one prompt"],
 )
-def test_the_id_of_a_batch_ends_its_parts(pair_at, batch):
-    params = {"max_new_tokens": 200, "ignore_eos": True, "temperature": 0}
-    body = {**batch, "sampling_params": params | batch.get("sampling_params", {})}
-    parts = len(batch["text"]) if isinstance(batch["text"], list) else 1
-    parts *= body["sampling_params"].get("n", 1)
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(pair_at.post, "/generate", body)
-        wait_for_requests(pair_at, parts)
-        assert pair_at.post("/abort_request", {"rid": "batch"})[0] == 200
-        status, replies = running.result()
-    assert status == 200, replies
-    ends = [reply["meta_info"]["finish_reason"]["type"] for reply in replies]
-    others = 2 if "other" in batch["rid"] else 0
-    assert sorted(ends) == ["abort"] * (parts - others) + ["length"] * others
+def test_the_id_of_a_batch_ends_its_parts(pair_at, text, rid, n, ended):
+    sequences = n * (len(text) if isinstance(text, list) else 1)
+    stream = Stream(pair_at, text, rid, n=n)
+    stream.wait_for(sequences)
+    assert pair_at.post("/abort_request", {"rid": "batch"})[0] == 200
+    expected = ["abort" if index in ended else "length" for index in range(sequences)]
+    assert stream.finish() == expected
 
 
 def test_an_id_can_be_used_again_at_once(pair_at):
-    def stream(tokens):
-        params = {"max_new_tokens": tokens, "ignore_eos": True, "temperature": 0}
-        body = {"text": "Once upon", "sampling_params": params, "rid": "again", "stream": True}
-        request = urllib.request.Request(
-            f"{pair_at.url}/generate", json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )  # fmt: skip
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            events = [
-                line for line in reply.read().decode().splitlines() if line.startswith("data")
-            ]
-        return json.loads(events[-2][len("data: ") :])["meta_info"]["finish_reason"]["type"]
-
-    assert stream(2) == "length"
-    # Long enough to be still running 2 s after the end of the first.
-    assert stream(400) == "length"
-
-
-def wait_for_requests(server, count):
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        instances = server.state()["instances"]
-        if sum(i["running"] + i["queued"] for i in instances) >= count:
-            return
-        time.sleep(0.02)
-    raise AssertionError(server.state())
+    assert Stream(pair_at, "Once upon", "again", tokens=2).finish() == ["length"]
+    started = time.monotonic()
+    second = Stream(pair_at, "Once upon", "again", tokens=1500)
+    assert second.finish() == ["length"]
+    # Else it has not outlived the 2 s after which the first one's leftovers are aborted.
+    assert time.monotonic() - started > 2.5
