@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import psutil
 
+from amoeba_sglang.run_directory import PREFIX
 from bench.load import new_session
 from bench.servers import Server
 
@@ -145,7 +146,7 @@ class Remains:
         self._processes = server.processes()
         self._since = min(process.create_time() for process in self._processes)
         self._used = set().union(*(_shared_files(process.pid) for process in self._processes))
-        self._directory = Path(server.workers()[0].environ()["TMPDIR"])
+        self._directory = run_directory(server)
 
     def processes(self, wait_s: float = 3.0) -> list[str]:
         """The server's processes that still run."""
@@ -173,6 +174,13 @@ class Remains:
         with contextlib.suppress(FileNotFoundError):
             return path.stat().st_mtime > self._since - 1
         return False
+
+
+def run_directory(server: Server) -> Path:
+    """Where the server's sockets are: the directory that its launcher holds a lock on."""
+    descriptors = Path(f"/proc/{server.process.pid}/fd").iterdir()
+    links = (Path(os.readlink(descriptor)) for descriptor in descriptors)
+    return next(link for link in links if link.name.startswith(PREFIX))
 
 
 def words_of(name: str) -> list[str]:
