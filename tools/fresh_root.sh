@@ -82,12 +82,20 @@ stage_serve() {
   # Not SIGINT, to which a shell makes its background jobs deaf.
   pkill -TERM -x make
   wait "$server" || true
-  [ -z "$(pgrep -f amoeba_sglang || true)" ] || fail "the server left processes behind"
-  echo "the server has ended, and left no process"
+  # make does not wait for what it has told to end.
+  timed "the server's end" no_process_left || fail "the server left processes behind"
 }
 
 stage_test() {
   timed "make test" chroot_do 'cd /amoeba && CI=true make test'
+}
+
+no_process_left() {
+  for _ in {1..60}; do
+    pgrep -f amoeba_sglang >/dev/null || return 0
+    sleep 1
+  done
+  return 1
 }
 
 first_answer() {
