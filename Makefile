@@ -63,6 +63,6 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev
 	$(BIN)/python -m bench
 
-# Everything again on a bare Debian 12; see tools/fresh_root.sh. Needs root and debootstrap.
+# Everything again on a bare Debian 12; see tests/bare/fresh_root.sh. Needs root and debootstrap.
 fresh:
-	tools/fresh_root.sh $(STAGES)
+	tests/bare/fresh_root.sh $(STAGES)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Does on a bare Debian 12 what the README says, and prints how long each part takes.
 #
-#   tools/fresh_root.sh [STAGE...]     plain, serve, test; without any: serve test
+#   tests/bare/fresh_root.sh [STAGE...]     plain, serve, test; without any: serve test
 #
 # plain: a plain `pip install` of the same SGLang, for comparison; serve: `make setup`, then
 # `make serve` until a chat completion is answered; test: `make test`. The root has make, git,
@@ -13,7 +13,7 @@ set -euo pipefail
 suite=bookworm
 packages=make,git,python3,python3-venv,ca-certificates
 bundle=/etc/ssl/certs/ca-certificates.crt
-here=$(cd "$(dirname "$0")/.." && pwd)
+here=$(cd "$(dirname "$0")/../.." && pwd)
 
 fail() {
   echo "error: $1" >&2
@@ -101,7 +101,7 @@ no_process_left() {
 first_answer() {
   local server=$1
   while kill -0 "$server" 2>/dev/null; do
-    chroot_do "cd /amoeba && python3 tools/ask.py http://127.0.0.1:${PORT:-30000}" && return 0
+    chroot_do "cd /amoeba && python3 tests/bare/ask.py http://127.0.0.1:${PORT:-30000}" && return 0
     sleep 1
   done
   return 1

@@ -1,4 +1,4 @@
-"""Ask a server for one chat completion: python3 tools/ask.py URL. Exit code 0 if it answers.
+"""Ask a server for one chat completion: python3 tests/bare/ask.py URL. Exit code 0 if it answers.
 
 Needs nothing but Python: a bare Debian has no curl.
 """
