@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from http import HTTPStatus
+from types import NoneType
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from sglang.srt.entrypoints.http_server import validate_json_request
 
-from amoeba_sglang.frontend.values import require_ids
+from amoeba_sglang.frontend.values import require_ids, show
 from amoeba_sglang.supported import SESSION_PARAMS
+
+# SGLang reads these before it has looked at their types.
+_OBJECTS = ("chat_template_kwargs", "reasoning", "response_format")
 
 
 def check_bodies(app: FastAPI, vocabulary: Callable[[], int]) -> None:
     """Let the check of the content type, which all these endpoints share, refuse more.
 
-    These are bodies that are no objects, which endpoints fail on, `session_params`, which they take
-    and drop, and ids to detokenize that no token of the `vocabulary` has.
+    These are bodies and fields that are no objects, which endpoints fail on, `session_params`,
+    which they take and drop, and ids to detokenize that no token of the `vocabulary` has.
     """
 
     async def check(raw_request: Request) -> None:
@@ -29,6 +33,10 @@ def check_bodies(app: FastAPI, vocabulary: Callable[[], int]) -> None:
             raise HTTPException(HTTPStatus.BAD_REQUEST, reason)
         if body.get("session_params") is not None:
             raise HTTPException(HTTPStatus.BAD_REQUEST, SESSION_PARAMS)
+        for field in _OBJECTS:
+            if not isinstance(body.get(field, {}), dict | NoneType):
+                reason = f"{field} {show(body[field])}: must be an object"
+                raise HTTPException(HTTPStatus.BAD_REQUEST, reason)
         if raw_request.url.path.endswith("/detokenize"):
             _require_tokens(body.get("tokens"), vocabulary())
 

@@ -36,8 +36,8 @@ _CORPUS = "speculative decoding is not supported"
 _HICACHE = "a hierarchical KV cache is not supported"
 
 REFUSED = {
-    os.environ.get("AIP_PREDICT_ROUTE", "/vertex_generate"): "its fields are not checked: use "
-    "/generate",
+    os.environ.get("AIP_PREDICT_ROUTE", "/vertex_generate"): "is not served, since "
+    "SGLang does not check its fields: use /generate",
     "/open_session": _SESSIONS,
     "/close_session": _SESSIONS,
     "/init_weights_update_group": _ONE_GROUP,

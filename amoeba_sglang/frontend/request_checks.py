@@ -69,6 +69,23 @@ _FREE = {
     "top_logprobs_num",
     "watermark",
 }
+# A batch may have one for each of its prompts. SGLang takes the list apart without counting it.
+_PER_PROMPT = (
+    "cache_salt",
+    "custom_logit_processor",
+    "extra_key",
+    "logprob_start_len",
+    "lora_path",
+    "return_hidden_states",
+    "return_logprob",
+    "return_sampling_mask",
+    "rid",
+    "sampling_logprobs_mode",
+    "sampling_params",
+    "top_logprobs_num",
+)
+# Routes pass these empty where a prompt has none.
+_EMPTY_MEDIA = ("audio_data", "image_data", "modalities", "video_data")
 _NAMES = ("cache_salt", "conversation_id", "extra_key", "routing_key", "session_id")
 _UNSERVED = [
     field
@@ -105,10 +122,12 @@ def require_shape(obj: GenerateReqInput, bounds: RequestBounds, is_health_check:
             f"n) in one request, at most {MOST_SEQUENCES} are taken; send several requests"
         )
     wanted = len(prompts) if is_batch else 1
-    for field in ("sampling_params", "rid"):
+    for field in _PER_PROMPT:
         given = getattr(obj, field)
         if isinstance(given, list) and not (len(given) == wanted and (is_batch or samples > 1)):
-            raise refuse(field, given, f"a list of {len(given)} is not one for each of {wanted}")
+            reason = f"a list of {len(given)} is not one for each of {wanted} prompts of a batch"
+            raise refuse(field, given, reason)
+    _require_listed_ids(obj.token_ids_logprob, wanted)
 
 
 def require_request(obj: GenerateReqInput, input_ids: list[int], bounds: RequestBounds) -> None:
@@ -130,6 +149,9 @@ def require_request(obj: GenerateReqInput, input_ids: list[int], bounds: Request
         require_range("priority", obj.priority, -_PRIORITY, _PRIORITY)
     if obj.text is not None:
         require_text("text", obj.text)
+    if not input_ids:
+        field, value = ("input_ids", []) if obj.text is None else ("text", obj.text)
+        raise refuse(field, value, "the prompt has no tokens, at least one is needed")
     require_prompt_ids("input_ids", input_ids, bounds.vocabulary)
     require_sampling_params(obj.sampling_params, bounds.vocabulary)
     _require_logprobs(obj, len(input_ids), bounds.vocabulary)
@@ -165,18 +187,24 @@ def _require_rids(rid: str | list[str] | None, is_health_check: bool) -> None:
             raise refuse("rid", one, f"ids of that start ({HEALTH_CHECK_RID_PREFIX}) are SGLang's")
 
 
+def _require_listed_ids(ids: Any, prompts: int) -> None:
+    """`token_ids_logprob` is one list for all prompts, or a list of lists, one for each."""
+    lists = [one for one in ids if isinstance(one, list)] if isinstance(ids, list) else []
+    if lists and not len(lists) == len(ids) == prompts:
+        raise refuse("token_ids_logprob", ids, f"not one list for each of {prompts} prompts")
+
+
 def _require_logprobs(obj: GenerateReqInput, prompt: int, vocabulary: int) -> None:
-    count, start = obj.top_logprobs_num or 0, obj.logprob_start_len
+    count, start = obj.top_logprobs_num, obj.logprob_start_len
     require_range("top_logprobs_num (logprobs, top_logprobs)", count, 0, vocabulary)
-    if start is not None:
-        require_range("logprob_start_len", start, -1, prompt)
+    require_range("logprob_start_len", start, -1, prompt)
     ids: Any = obj.token_ids_logprob or ()
     require_ids("token_ids_logprob", ids, vocabulary)
     if len(ids) > vocabulary:
         raise refuse("token_ids_logprob", len(ids), f"at most {vocabulary} ids are taken")
     if not obj.return_logprob:
         return
-    scored = 0 if start is None or start < 0 else prompt - start
+    scored = 0 if start < 0 else prompt - start
     tokens = scored + (obj.sampling_params.get("max_new_tokens") or 1)
     if tokens * (count + len(ids)) > MOST_LOGPROBS:
         raise InvalidRequest(
@@ -186,5 +214,5 @@ def _require_logprobs(obj: GenerateReqInput, prompt: int, vocabulary: int) -> No
 
 
 def _is_set(value: Any, field: dataclasses.Field[Any]) -> bool:
-    """Whether a client has given a field a meaning; routes pass empty lists for what is absent."""
-    return bool(value) and value != field.default
+    """Whether a client has given a field that is not served."""
+    return value != field.default and not (field.name in _EMPTY_MEDIA and not value)

@@ -92,6 +92,8 @@ def _require_field(field: str, value: Any, vocabulary: int) -> None:
         raise refuse(name, value, str(error)) from None
     if field in _RANGES:
         require_range(name, value, *_RANGES[field])
+        if field == "top_k" and value == 0:
+            raise refuse(name, value, "must be -1, for all tokens, or at least 1")
     elif field in ("stop", "stop_regex"):
         for text in [value] if isinstance(value, str) else value:
             require_text(name, text, _MOST_STOP_CHARACTERS)

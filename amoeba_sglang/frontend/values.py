@@ -29,6 +29,8 @@ def show(value: Any) -> str:
 
 def require_range(field: str, value: float, least: float, most: float) -> None:
     """Raise InvalidRequest unless `value` is a number from `least` to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise refuse(field, value, "must be a number")
     if not (least <= value <= most) or not math.isfinite(value):
         raise refuse(field, value, f"must be from {least:g} to {_exact(most)}")
 

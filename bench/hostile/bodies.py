@@ -42,8 +42,7 @@ BODIES: dict[str, tuple[dict[str, Any], ...]] = {
         },
     ),
     "/api/show": ({"model": MODEL_NAME},),
-    "/vertex_generate": ({"instances": [{"text": _PROMPT}], "parameters": {
-        "sampling_params": _SAMPLING}},),
+    "/vertex_generate": ({"instances": [{"text": _PROMPT}]},),
     "/v1/tokenize": ({"model": MODEL_NAME, "prompt": _PROMPT},),
     "/tokenize": ({"model": MODEL_NAME, "prompt": _PROMPT},),
     "/v1/detokenize": ({"model": MODEL_NAME, "tokens": [100, 200, 300]},),
@@ -79,7 +78,7 @@ BODIES: dict[str, tuple[dict[str, Any], ...]] = {
 # Bodies of these make text, and have to fit.
 GENERATING = (
     "/generate", "/v1/completions", "/v1/chat/completions", "/invocations", "/v1/responses",
-    "/v1/messages", "/api/chat", "/api/generate", "/vertex_generate",
+    "/v1/messages", "/api/chat", "/api/generate",
 )  # fmt: skip
 
 # How often a route is chosen beyond the one time for each of its fields.
@@ -153,7 +152,14 @@ SUBJECTS = {
     "/unload_lora_adapter": ("lora",),
     "/pd_role_switch": ("role", "disaggregation"),
     "/parse_function_call": ("tool", "parser"),
-    "/separate_reasoning": ("parser",),
+    "/separate_reasoning": ("parser", "model type"),
+    "/vertex_generate": ("/vertex_generate",),
+    "/set_internal_state": ("no_such_knob",),
+    "/get_weights_by_name": ("weight",),
+    "/v1/decisions": ("question",),
+    "/v1/systemone": ("prompt",),
+    # The valid body names ranks that some layouts do not change alone, or not now.
+    "/amoeba/transform": ("ranks", "operation"),
     "/close_session": ("session",),
     "/open_session": ("session",),
 }

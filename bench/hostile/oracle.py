@@ -79,11 +79,26 @@ def is_named(case: Case, reply: Reply) -> bool:
     text = reply.body.decode(errors="replace").lower()
     names = {name.lower() for m in case.mutations for name in (*m.names, m.field)}
     names |= set(SUBJECTS.get(case.route, ()))
+    if not _is_json(case.body):
+        names.add("json")
     if reply.status in (404, 405):
         names |= {"not found", "method not allowed"}
     if re.search(r"--[a-z][a-z-]+", text):
         return True
     return any(_contains(text, name) for name in names) or not case.mutations
+
+
+def _is_json(body: bytes) -> bool:
+    """As the standard has it, which knows no NaN."""
+
+    def refuse(word: str) -> None:
+        raise ValueError(word)
+
+    try:
+        json.loads(body, parse_constant=refuse)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _contains(text: str, name: str) -> bool:

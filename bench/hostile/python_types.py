@@ -29,12 +29,10 @@ def vague_fields() -> dict[str, tuple[Field, ...]]:
     sampling = fields_of_hints(hints, ("sampling_params",))
     ids = Field(("input_ids",), _IDS, frozenset({"integer", "array"}))
     options = fields_of_hints(_OLLAMA, ("options",))
-    vertex = fields_of_hints(hints, ("parameters", "sampling_params"))
     return {
         "/generate": (ids, *sampling),
         "/api/chat": options,
         "/api/generate": options,
-        "/vertex_generate": vertex,
         "/amoeba/transform": fields_of_hints(_TRANSFORM),
         "/set_internal_state": fields_of_hints(_STATE, ("server_args",)),
     }

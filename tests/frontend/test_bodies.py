@@ -56,3 +56,11 @@ def test_ids_outside_the_vocabulary_are_no_text(client):
         answer = client.post("/detokenize", json={"model": "m", "tokens": tokens})
         assert answer.status_code == 400
         assert "tokens" in answer.text
+
+
+@pytest.mark.parametrize("field", ["response_format", "reasoning", "chat_template_kwargs"])
+def test_a_field_that_is_read_as_an_object_must_be_one(client, field):
+    for value, status in ((None, 200), ([["x"]], 400), ("x", 400), (7, 400)):
+        answer = client.post("/v1/completions", json={"model": "m", "prompt": "Hi", field: value})
+        assert answer.status_code == status
+        assert status == 200 or field in answer.text

@@ -18,6 +18,7 @@ def check(**fields):
     """Both checks, as a request passes them."""
     request = GenerateReqInput(**{"input_ids": [1, 2], "sampling_params": {}, **fields})
     require_shape(request, BOUNDS, is_health_check=False)
+    request.normalize_batch_and_arguments()
     require_request(request, request.input_ids, BOUNDS)
 
 
@@ -42,6 +43,11 @@ def test_ordinary_requests_are_taken():
         ("top_logprobs_num", -1),
         ("logprob_start_len", -2),
         ("logprob_start_len", 3),
+        ("top_logprobs_num", [1]),
+        ("logprob_start_len", [1, 1]),
+        ("return_logprob", []),
+        ("token_ids_logprob", [[1], [2]]),
+        ("token_ids_logprob", [1, [2]]),
         ("token_ids_logprob", [1000]),
         ("token_ids_logprob", [-1]),
         ("token_ids_logprob", [True]),
@@ -58,9 +64,9 @@ def test_ordinary_requests_are_taken():
         ("sampling_params", ["x"]),
         ("http_worker_ipc", "ipc:///tmp/somebody"),
         ("image_data", "http://127.0.0.1/"),
-        ("input_embeds", [[0.5]]),
         ("need_wait_for_mm_inputs", True),
         ("token_indices_to_pool", [5]),
+        ("token_indices_to_pool", []),
         ("multi_item_delimiter_indices", [1]),
         ("return_routed_experts", True),
         ("bootstrap_room", 5),
@@ -114,3 +120,21 @@ def test_every_field_of_a_request_is_served_or_refused():
     fields = {field.name for field in dataclasses.fields(GenerateReqInput)}
     assert fields <= known
     assert not request_checks._FREE - fields
+
+
+@pytest.mark.parametrize(
+    "field", ["top_logprobs_num", "logprob_start_len", "return_logprob", "rid"]
+)
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_batch_has_one_of_a_list_for_each_prompt(field, count):
+    value = ["a", "b", "c"] if field == "rid" else [1] * 3
+    request = GenerateReqInput(text=["a", "b"], sampling_params={}, **{field: value[:count]})
+    with pytest.raises(InvalidRequest, match=field):
+        require_shape(request, BOUNDS, is_health_check=False)
+
+
+def test_a_prompt_without_tokens_is_refused():
+    request = GenerateReqInput(text="", sampling_params={})
+    request.normalize_batch_and_arguments()
+    with pytest.raises(InvalidRequest, match="text ''"):
+        require_request(request, [], BOUNDS)

@@ -56,7 +56,9 @@ def manager(monkeypatch):
 
 
 def request(**sampling_params):
-    return upstream.GenerateReqInput(input_ids=[1], sampling_params=sampling_params)
+    made = upstream.GenerateReqInput(input_ids=[1], sampling_params=sampling_params)
+    made.normalize_batch_and_arguments()
+    return made
 
 
 def test_a_reply_finds_its_request(manager):
