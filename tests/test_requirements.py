@@ -61,5 +61,5 @@ def test_no_requirement_of_ours_is_an_exception(file):
 def test_package_asks_pip_for_sglang_alone():
     """Metadata cannot say --no-deps: an extra with the model would compile its dependencies."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["dependencies"] == ["sglang==0.5.23"]
+    assert project["dependencies"] == ["sglang==0.5.23", "regex"]
     assert "optional-dependencies" not in project

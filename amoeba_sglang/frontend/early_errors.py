@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import traceback
 from typing import Any
 
 _EVENT = b"data: "
+_BAD_SHAPE = (AttributeError, TypeError, LookupError, RecursionError)
+# FastAPI's function, below which everything is about the body.
+_READS_BODY = "request_body_to_args"
 _STREAMS = (b"text/event-stream", b"application/x-ndjson")
 
 
@@ -15,14 +19,15 @@ class EarlyErrors:
     SGLang's /generate sends its 200 before it looks at a streaming request, so a request that it
     refuses gets a 200 with an error inside. Here the head of a stream waits for the first event; if
     that is an error, its status and a JSON body are sent in place of the stream. Other routes
-    raise the ValueError that most answer with 400: a broken stream or a 500 without it.
+    raise the ValueError that most answer with 400, and some read fields of a body before they have
+    looked at their types: a broken stream or a 500 without this.
     """
 
     def __init__(self, app: Any) -> None:
         self._app = app
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["method"] == "GET":
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         response = _Response(send)
@@ -31,7 +36,18 @@ class EarlyErrors:
         except ValueError as error:
             if response.started:
                 raise
-            await response.refuse(error)
+            await response.refuse(str(error), getattr(error, "status_code", 400))
+        except _BAD_SHAPE as error:
+            reader = _reader_of_body(error)
+            if response.started or reader is None:
+                raise
+            await response.refuse(f"the body cannot be read, {reader}: {error}", 400)
+
+
+def _reader_of_body(error: Exception) -> str | None:
+    """The function that failed if it read a body as a request; None if something else failed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return frames[-1].name if any(frame.name == _READS_BODY for frame in frames) else None
 
 
 class _Response:
@@ -41,11 +57,10 @@ class _Response:
         self._replaced = False
         self.started = False
 
-    async def refuse(self, error: ValueError) -> None:
+    async def refuse(self, message: str, status: int) -> None:
         """Send what a request is refused with; nothing has been sent before."""
         self._replaced = True
-        status = getattr(error, "status_code", 400)
-        body = {"message": str(error), "type": "BadRequestError", "code": status}
+        body = {"message": message, "type": "BadRequestError", "code": status}
         head = {"type": "http.response.start", "headers": []}
         await self._send_error(head, status, body)
 

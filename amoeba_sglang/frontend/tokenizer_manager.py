@@ -39,6 +39,8 @@ _FLUSH_SECONDS = 0.5
 _STATE_TIMEOUT_SECONDS = 5.0
 # Of SGLang: so long after its stream a request that still runs is aborted.
 _ABORT_AFTER_SECONDS = 2.0
+# How SGLang begins to say that nothing can follow by the grammar of a request.
+_NO_TOKEN = "Grammar accept_token failed"
 _HEALTH_PATHS = ("/health", "/health_generate")
 
 
@@ -155,8 +157,6 @@ class ElasticTokenizerManager(ControlCalls, TokenizerManager):
         if isinstance(obj, GenerateReqInput):
             require_request(obj, input_ids, self.bounds)
             remember_id(obj)
-        super()._validate_one_request(obj, input_ids)
-        if isinstance(obj, GenerateReqInput):
             refusal = refuse_request(obj)
             if refusal is None and self.config.emulation is not None:
                 refusal = refuse_emulated(obj)
@@ -164,6 +164,7 @@ class ElasticTokenizerManager(ControlCalls, TokenizerManager):
                 refusal = self.limits.refusal_by_all(len(input_ids or ()), self.asked_tokens(obj))
             if refusal is not None:
                 raise ValueError(refusal)
+        super()._validate_one_request(obj, input_ids)
 
     def _create_tokenized_object(
         self, obj: Any, input_text: Any, input_ids: Any = None, *args: Any, **kwargs: Any
@@ -211,6 +212,16 @@ class ElasticTokenizerManager(ControlCalls, TokenizerManager):
         parts = [] if abort_all else self.batches.abort(rid)
         for part in parts or [rid]:
             super().abort_request(part, abort_all)
+
+    async def _handle_abort_finish_reason(
+        self, out: dict[str, Any], state: Any, is_stream: bool
+    ) -> dict[str, Any] | None:
+        """Upstream's, but a grammar that takes no token is an error of its client alone."""
+        reason = out["meta_info"]["finish_reason"]
+        if str(reason.get("message", "")).startswith(_NO_TOKEN):
+            reason["status_code"] = HTTPStatus.BAD_REQUEST
+            reason["message"] = f"json_schema, regex, ebnf, structural_tag: {reason['message']}"
+        return await super()._handle_abort_finish_reason(out, state, is_stream)
 
     def create_abort_task(self, obj: GenerateReqInput) -> BackgroundTasks:
         """Upstream's, for the requests of this stream alone: their ids may be in use again."""

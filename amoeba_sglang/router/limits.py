@@ -136,7 +136,7 @@ def _misfit(prompt_tokens: int, output_tokens: int | None, request_tokens: int) 
     output = output_tokens or 0
     return (
         f"The request needs {prompt_tokens + output} tokens ({prompt_tokens} of prompt and "
-        f"{output} of output)",
+        f"{output} of output, max_new_tokens)",
         request_tokens,
     )
 

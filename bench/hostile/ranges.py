@@ -52,7 +52,8 @@ def known_ranges(bounds: Bounds) -> dict[str, Range]:
         "max_new_tokens": tokens,
         "max_tokens": tokens,
         "max_completion_tokens": tokens,
-        "max_output_tokens": Range(tokens.at, tokens.below, tokens.above),
+        # SGLang cuts it to what the context leaves.
+        "max_output_tokens": Range(tokens.at, tokens.below),
         "num_predict": Range(tokens.at, (), tokens.above),
         "n": choices,
         "logprob_start_len": Range((-1, 0, 1), (-2, -(2**31)), (10**6, 2**64)),

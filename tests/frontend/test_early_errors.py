@@ -6,6 +6,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.testclient import TestClient
+from pydantic import BaseModel, model_validator
 
 from amoeba_sglang.frontend.early_errors import EarlyErrors
 
@@ -112,3 +113,43 @@ def test_an_error_after_the_first_word_is_no_answer_of_its_own():
 
     with pytest.raises(ValueError, match="late"):
         TestClient(app).post("/api/chat")
+
+
+class Careless(BaseModel):
+    @model_validator(mode="before")
+    @classmethod
+    def read_tools(cls, values):
+        values["tools"].startswith("x")
+        return values
+
+
+def test_a_body_that_a_validator_fails_on_is_a_400_and_other_failures_are_none():
+    app = FastAPI()
+    app.add_middleware(EarlyErrors)
+
+    @app.post("/v1/messages")
+    async def read(request: Careless):
+        raise AssertionError
+
+    @app.post("/broken")
+    async def fail():
+        raise AttributeError("ours")
+
+    answer = TestClient(app).post("/v1/messages", json={"tools": ["x"]})
+    assert answer.status_code == 400
+    assert "read_tools" in answer.json()["error"]["message"]
+    with pytest.raises(AttributeError, match="ours"):
+        TestClient(app).post("/broken")
+
+
+def test_a_query_that_is_refused_is_a_400():
+    app = FastAPI()
+    app.add_middleware(EarlyErrors)
+
+    @app.get("/v1/loads")
+    async def loads(include: str):
+        raise ValueError(f"include {include!r}: unknown")
+
+    answer = TestClient(app).get("/v1/loads?include=nope")
+    assert answer.status_code == 400
+    assert "include" in answer.json()["error"]["message"]

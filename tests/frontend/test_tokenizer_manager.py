@@ -120,6 +120,18 @@ def test_a_stream_that_has_ended_aborts_nobody_who_has_its_id_now(manager, monke
     assert aborted == ["again"]
 
 
+def test_a_grammar_that_takes_no_token_is_its_clients_error(manager):
+    state = SimpleNamespace(obj=SimpleNamespace(rid="a", lora_path=None), lora_released=False)
+    manager.enable_lora = False
+    reason = {"type": "abort", "status_code": 500, "message": "Grammar accept_token failed: x"}
+    with pytest.raises(ValueError, match="ebnf"):
+        asyncio.run(
+            manager._handle_abort_finish_reason(
+                {"meta_info": {"finish_reason": reason}}, state, False
+            )
+        )
+
+
 def test_only_an_open_output_length_is_clipped(manager):
     def served(**params):
         return manager._create_tokenized_object(request(**params), "", [1] * 90).sampling_params

@@ -28,7 +28,7 @@ def clock(monkeypatch, processless):
 
 def router_with(rules, **limits):
     router = Router("amoeba", rules=rules)
-    router.guard = SimpleNamespace(beats=router.guard.beats, check=lambda: None, stopping=False)
+    router.guard = SimpleNamespace(check=lambda: None, stopping=False)
     router.waiting_limits = WaitingLimits(WORKERS, **limits)
     router.placement = router.make_placement()
     if rules:
