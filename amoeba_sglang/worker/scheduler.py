@@ -31,16 +31,16 @@ from amoeba_sglang.worker.elastic_runtime import ElasticRuntime
 from amoeba_sglang.worker.loads import ElasticLoadInquirer
 from amoeba_sglang.worker.long_report import LongReport
 from amoeba_sglang.worker.pool_stats import ElasticPoolStatsObserver, capacity_tokens
+from amoeba_sglang.worker.reports import Reports
 from amoeba_sglang.worker.request_intake import RequestIntake
 from amoeba_sglang.worker.router_link import RouterLink
 from amoeba_sglang.worker.self_checks import SelfChecks
 from amoeba_sglang.worker.slots import live_requests
-from amoeba_sglang.worker.transformation import Transformation
 
 _WAIT_SECONDS = 0.005
 
 
-class ElasticScheduler(RequestIntake, ControlRequests, SelfChecks, Scheduler):
+class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Scheduler):
     """One worker of an Amoeba group; `dp_rank` is its rank in the one world."""
 
     def __init__(self, server_args: Any, port_args: Any) -> None:
@@ -274,34 +274,6 @@ class ElasticScheduler(RequestIntake, ControlRequests, SelfChecks, Scheduler):
             **ended.report.figures(),
         }
         self.link.report("done", ended.order.operation_id, ended.order.epoch, body)
-
-    def report_long_requests(self, demand: Demand) -> None:
-        """Tell the router whenever others than before wait or live here."""
-        if not self.long_report.due:
-            return
-        is_long = self.token_to_kv_pool_allocator.is_long
-        compiling = self.grammar_manager.grammar_queue
-        here = (*demand.waiting, *compiling, *demand.live())
-        body = self.long_report.next(req.rid for req in here if is_long(req))
-        if body is not None:
-            self.link.report("long requests", "", 0, body)
-
-    def report_steps(self) -> None:
-        """Tell the router now and then what steps cost here."""
-        sums = self.runtime.meter.take()
-        if sums is not None:
-            self.link.report("steps", "", 0, {"sums": sums, **self.emulation_times()})
-
-    def emulation_times(self) -> dict[str, float]:
-        """Of an emulated device; nothing on a real one."""
-        return {}
-
-    def report_progress(self, under_way: Transformation) -> None:
-        """Tell the router where b is; one worker of the block is enough."""
-        order = under_way.order
-        if self.runtime.rank == order.ranks[0]:
-            body = {"boundary": under_way.boundary.b, "pace": under_way.report.pace}
-            self.link.report("progress", order.operation_id, order.epoch, body)
 
     def on_idle(self) -> None:
         if not self.runtime.may_sleep():
