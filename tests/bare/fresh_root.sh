@@ -29,6 +29,8 @@ outside() {
     [[ $stage =~ ^(plain|serve|test)$ ]] || fail "stage $stage: must be plain, serve or test"
   done
   root=$(mktemp -d "${ROOTS:-/var/tmp}/amoeba-fresh.XXXXXX")
+  # As any root directory: other users than root have to pass, and some tests are of them.
+  chmod 755 "$root"
   trap 'rm -rf --one-file-system "$root"' EXIT
   trap 'exit 130' INT TERM HUP
   # Inherited by the script inside, which therefore does not start another one.
