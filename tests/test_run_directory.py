@@ -130,11 +130,14 @@ def as_nobody(act):
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
-        os.write(writer, act().encode())
-        os._exit(0)
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            os.write(writer, act().encode())
+        finally:
+            # Whatever happens: an exception would go on to run the other tests in this process.
+            os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as pipe:
         answer = pipe.read()
