@@ -11,7 +11,12 @@ from typing import Any, get_type_hints
 
 import msgspec
 import regex
-from sglang.srt.sampling.sampling_params import TOP_K_ALL, SamplingParams, get_max_seq_length
+from sglang.srt.sampling.sampling_params import (
+    TOP_K_ALL,
+    SamplingParams,
+    get_max_seq_length,
+    get_request_reasoning_end_token_ids,
+)
 from sglang.srt.sampling.watermarking.core import normalize_watermark_request
 
 from amoeba_sglang.errors import InvalidRequest
@@ -107,6 +112,8 @@ def _require_field(field: str, value: Any, vocabulary: int) -> None:
         require_grammar(field, name, value)
     elif field == "watermark":
         _require_watermark(value)
+    elif field == "custom_params":
+        _require_custom_params(value, vocabulary)
 
 
 def _require_bias(bias: Mapping[str, float], vocabulary: int) -> None:
@@ -121,6 +128,13 @@ def _require_watermark(value: Any) -> None:
         normalize_watermark_request(value)
     except (TypeError, ValueError) as error:
         raise refuse("watermark", value, str(error)) from None
+
+
+def _require_custom_params(value: Any, vocabulary: int) -> None:
+    try:
+        get_request_reasoning_end_token_ids(value, vocab_size=vocabulary, strict=True)
+    except ValueError as error:
+        raise refuse("custom_params", value, str(error)) from None
 
 
 def _require_stop_regex(pattern: str) -> None:

@@ -155,7 +155,7 @@ SUBJECTS = {
     "/separate_reasoning": ("parser", "model type"),
     "/vertex_generate": ("/vertex_generate",),
     "/set_internal_state": ("pp_max_micro_batch_size",),
-    "/v1/messages/count_tokens": ("tool",),
+    "/v1/messages/count_tokens": ("tool", "message"),
     "/get_weights_by_name": ("weight",),
     "/v1/decisions": ("question",),
     "/v1/systemone": ("prompt",),

@@ -58,6 +58,8 @@ class _Place:
     values: Mapping[str, Sequence[Value]]
 
 
+_LIMITS = ("max_new_tokens", "max_tokens", "max_completion_tokens", "max_output_tokens",
+           "num_predict")  # fmt: skip
 # Objects whose fields are all known.
 _STRICT = ("sampling_params", "server_args")
 
@@ -113,6 +115,9 @@ class Generator:
             by_kind: dict[str, list[Value]] = {}
             is_sent = any(field.path[0] in body for body in self._bodies(route))
             for value in values_for(field, self._bounds, ranges, is_sent):
+                if field.name in _LIMITS and (value.value is None or value.value is ABSENT):
+                    # Such a request makes tokens until its worker's memory ends.
+                    continue
                 by_kind.setdefault(value.kind, []).append(value)
             places.append(_Place(route, field, by_kind))
         return places

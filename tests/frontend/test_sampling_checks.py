@@ -74,6 +74,7 @@ def test_every_number_has_a_range_and_a_type(field, what):
         ("structural_tag", "[" * 100_000),
         ("ignore_eos", "yes"),
         ("custom_params", [1]),
+        ("custom_params", {"__sglang_reasoning_end_token_ids": [VOCABULARY]}),
         # SGLang's own fields.
         ("is_normalized", True),
         ("stop_regex_max_len", 5),
