@@ -77,6 +77,9 @@ class ElasticController(ControlMessages, DataParallelController):
         self.calibration = Calibration(self.capacity, max_rows, config.throughput_table)
         self.emulation_times: dict[int, tuple[float, float]] = {}
         self.load_book = LoadBook(config.workers)
+        # Opens the file, which the front end unlinks once all are up: a router that first looked
+        # when a request came would see no load ever.
+        self.load_snapshot_reader.read_all()
         most_queued = self._scheduler_init_infos[0]["max_queued"]
         self.waiting_limits = WaitingLimits.of_server(config.workers, most_queued)
         self.placement = self.make_placement()

@@ -1,0 +1,8 @@
+"""What the router believes of its workers, on a server without a warm-up and with a static layout."""
+
+
+def test_a_request_that_has_ended_is_no_load(pair):
+    """The router opened the file of loads at the first request, when it had been unlinked."""
+    pair.generate("Once upon a time", 20)
+    assert pair.post("/flush_cache?timeout=10", {})[0] == 200
+    assert [load["num_reqs"] for load in pair.get("/get_load")] == [0, 0]
