@@ -10,9 +10,12 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 from sglang.srt.entrypoints.http_server import validate_json_request
 
-from amoeba_sglang.frontend.values import require_ids, show
+from amoeba_sglang.frontend.sampling_checks import MOST_TOKENS
+from amoeba_sglang.frontend.values import require_ids, require_range, show
 from amoeba_sglang.supported import SESSION_PARAMS
 
+# /v1/responses has begun its stream before it looks at its own.
+_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 # SGLang reads these before it has looked at their types.
 _OBJECTS = ("chat_template_kwargs", "reasoning", "response_format")
 
@@ -21,7 +24,8 @@ def check_bodies(app: FastAPI, vocabulary: Callable[[], int]) -> None:
     """Let the check of the content type, which all these endpoints share, refuse more.
 
     These are bodies and fields that are no objects, which endpoints fail on, `session_params`,
-    which they take and drop, and ids to detokenize that no token of the `vocabulary` has.
+    which they take and drop, output lengths that cannot be, and ids to detokenize that no token of
+    the `vocabulary` has.
     """
 
     async def check(raw_request: Request) -> None:
@@ -37,6 +41,9 @@ def check_bodies(app: FastAPI, vocabulary: Callable[[], int]) -> None:
             if not isinstance(body.get(field, {}), dict | NoneType):
                 reason = f"{field} {show(body[field])}: must be an object"
                 raise HTTPException(HTTPStatus.BAD_REQUEST, reason)
+        for field in _LIMITS:
+            if body.get(field) is not None:
+                require_range(field, body[field], 0, MOST_TOKENS)
         if raw_request.url.path.endswith("/detokenize"):
             _require_tokens(body.get("tokens"), vocabulary())
 

@@ -64,3 +64,12 @@ def test_a_field_that_is_read_as_an_object_must_be_one(client, field):
         answer = client.post("/v1/completions", json={"model": "m", "prompt": "Hi", field: value})
         assert answer.status_code == status
         assert status == 200 or field in answer.text
+
+
+@pytest.mark.parametrize("value", [-1, 2**63, "5", True])
+def test_an_output_length_that_cannot_be_is_refused_before_a_stream_begins(client, value):
+    answer = client.post(
+        "/v1/completions", json={"model": "m", "prompt": "Hi", "max_tokens": value}
+    )
+    assert answer.status_code == 400
+    assert "max_tokens" in answer.text
