@@ -1,4 +1,4 @@
-"""What the router believes of its workers, on a server without a warm-up and with a static layout."""
+"""What the router believes of workers that had no warm-up, in a layout that stays."""
 
 
 def test_a_request_that_has_ended_is_no_load(pair):
