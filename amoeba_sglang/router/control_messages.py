@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sglang.srt.managers.data_parallel_controller import DataParallelController
@@ -37,24 +38,27 @@ class ControlMessages(DataParallelController):
 
     def handle_weight_update(self, request: UpdateWeightFromDiskReqInput) -> None:
         """Weights are loaded by name into unsharded layers, so only at degree 1."""
-        message = self.weights_refusal("updated")
-        if message is None:
-            self.send_control_message(request)
-            return
-        for _ in range(self.config.workers):
-            self.send_to_front_end(UpdateWeightFromDiskReqOutput(success=False, message=message))
+        self.access_weights(
+            request,
+            "updated",
+            lambda reason: UpdateWeightFromDiskReqOutput(success=False, message=reason),
+        )
 
     def handle_weight_read(self, request: GetWeightsByNameReqInput) -> None:
         """A worker of a merged instance has only its shard."""
-        reason = self.weights_refusal("read")
+        self.access_weights(
+            request, "read", lambda reason: WeightsRefused(parameter=None, reason=reason)
+        )
+
+    def access_weights(self, request: Any, what: str, refuse: Callable[[str], Any]) -> None:
+        """Pass a request on to all workers, or answer in the place of each that it is refused."""
+        emulated = self.config.emulation is not None
+        reason = weight_access.refusal(what, self.operations, emulated)
         if reason is None:
             self.send_control_message(request)
             return
         for _ in range(self.config.workers):
-            self.send_to_front_end(WeightsRefused(parameter=None, reason=reason))
-
-    def weights_refusal(self, what: str) -> str | None:
-        return weight_access.refusal(what, self.operations, self.config.emulation is not None)
+            self.send_to_front_end(refuse(reason))
 
     def handle_pause(self, request: Any, paused: bool) -> None:
         self.cache_flush.paused = paused
