@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,19 +73,14 @@ class AmoebaConfig:
 
     @property
     def finish_timeout_s(self) -> float:
-        """Seconds of `now` from COMMIT, or from a move of layers, to the next sign of a worker: it
+        """Seconds of the server's clock from COMMIT, or from a move of layers, to the next sign of a worker: it
         may have a step to end and put the others off for one more, each within the watchdog's."""
         return 2 * self.watchdog_timeout_s / self.dilation
 
     @property
     def dilation(self) -> float:
-        """Real seconds of a second of `now`."""
+        """Real seconds of a second of the server's clock."""
         return 1.0 if self.emulation is None else self.emulation.dilation
-
-    def now(self) -> float:
-        """The clock that all times of the router, of the workers and of transformations are of:
-        seconds since the host's start, emulated ones on an emulated server."""
-        return time.monotonic() / self.dilation
 
 
 @dataclass(frozen=True)

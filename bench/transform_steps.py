@@ -76,10 +76,21 @@ class Steps:
             after=[after] * worker.n,
         )
         transformation = Transformation(
-            order, worker.chain, worker.rank, self._layers, self, worker.pages, worker.group,
-            worker.moving, worker.mover, Pace(layers_per_step, len(self._layers)), self._helper,
-            max(1.0, worker.n / len(os.sched_getaffinity(0))),
-        )  # fmt: skip
+            order,
+            worker.chain,
+            worker.rank,
+            layers=self._layers,
+            pool=self,
+            pages=worker.pages,
+            block=worker.group,
+            moving=worker.moving,
+            mover=worker.mover,
+            pace=Pace(layers_per_step, len(self._layers)),
+            helper=self._helper,
+            crowding=max(1.0, worker.n / len(os.sched_getaffinity(0))),
+            now=time.monotonic,
+            copy_clock=time.thread_time,
+        )
         transformation.enter()
         seconds, boundaries = [], []
         while not transformation.finished:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -92,8 +91,3 @@ class EmulatedPages:
         copies = self._device.copy_seconds(0, copied)
         self._sleep(self._device.mapping_seconds * share + copies)
         return copied
-
-
-def dilated_sleep(dilation: float) -> Callable[[float], None]:
-    """Sleeps for emulated seconds."""
-    return lambda seconds: time.sleep(seconds * dilation)

@@ -6,12 +6,7 @@ from typing import Any
 
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.emulation.executor import EmulatedExecutor, EmulatedLayer
-from amoeba_sglang.emulation.movers import (
-    EmulatedPages,
-    EmulatedUnitMover,
-    EmulatedViews,
-    dilated_sleep,
-)
+from amoeba_sglang.emulation.movers import EmulatedPages, EmulatedUnitMover, EmulatedViews
 from amoeba_sglang.emulation.sampler import EmulatedSampler
 from amoeba_sglang.emulation.timeline import Launched, Timeline
 from amoeba_sglang.layout.slots import DegreeChain
@@ -31,8 +26,7 @@ class EmulatedScheduler(ElasticScheduler):
         tokens = emulation.device.elastic_tokens(chain.degrees)
         size = self.token_to_kv_pool_allocator.num_pages
         assert size == tokens[1], (size, tokens)
-        self.timeline = Timeline(emulation.dilation)
-        sleep = dilated_sleep(emulation.dilation)
+        self.timeline, sleep = Timeline(self.clock), self.clock.sleep
         pages = EmulatedPages(emulation, chain, sleep)
         layers = [EmulatedLayer() for _ in range(emulation.device.model.layers)]
         vocabulary = self.model_config.vocab_size
@@ -48,7 +42,7 @@ class EmulatedScheduler(ElasticScheduler):
             pages=pages,
             grown={degree: pages.grown_slots(degree) for degree in chain.degrees},
             # A helper that sleeps spends the time on the clock.
-            copy_clock=config.now,
+            copy_clock=self.clock.now,
             crowding=1.0,
         )
 

@@ -7,7 +7,6 @@ and gets nothing stays so.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +26,7 @@ class CacheFlush:
 
     send: to all workers. receive: reports that come within some milliseconds, each to `take`.
     answer: to the front end. busy: why, as far as the router knows, not all workers are idle.
-    `paused`: whether generation is. Then what waits holds no KV, and does not stop a flush.
+    now: of the server's clock. `paused`: whether generation is. Then what waits holds no KV, and does not stop a flush.
     """
 
     def __init__(
@@ -37,10 +36,10 @@ class CacheFlush:
         receive: Callable[[int], None],
         answer: Callable[[FlushCacheReqOutput], None],
         busy: Callable[[bool], str | None],
-        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float],
     ) -> None:
         self.paused = False
-        self._workers, self._clock = workers, clock
+        self._workers, self._now = workers, now
         self._send, self._receive, self._answer, self._busy = send, receive, answer, busy
         self._deadline: float | None = None
         self._retry = 0.0
@@ -52,12 +51,12 @@ class CacheFlush:
         # The front end asks for one at a time.
         assert self._deadline is None
         timeout = max(request.timeout_s or 0.0, _LEAST_SECONDS)
-        self._deadline, self._retry = self._clock() + timeout, 0.0
+        self._deadline, self._retry = self._now() + timeout, 0.0
         self.tick()
 
     def tick(self) -> None:
         """Try again, and give up when the time is over."""
-        now = self._clock()
+        now = self._now()
         if self._deadline is None or (now < self._retry and now < self._deadline):
             return
         self._retry = now + _RETRY_SECONDS
@@ -82,8 +81,8 @@ class CacheFlush:
         self._question += 1
         self._idle = {}
         self._send(IdleQuestion(number=self._question))
-        deadline = self._clock() + _ANSWER_SECONDS
-        while len(self._idle) < self._workers and self._clock() < deadline:
+        deadline = self._now() + _ANSWER_SECONDS
+        while len(self._idle) < self._workers and self._now() < deadline:
             self._receive(20)
         silent = sorted(set(range(self._workers)) - self._idle.keys())
         busy = [rank for rank, idle in sorted(self._idle.items()) if not idle]

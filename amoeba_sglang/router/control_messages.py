@@ -84,4 +84,5 @@ class ControlMessages(DataParallelController):
             self.receive_reports,
             self.send_to_front_end,
             self.why_busy,
+            self.clock.now,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +17,7 @@ from sglang.srt.managers.io_struct import (
 from sglang.srt.runtime_context import get_observability
 from sglang.utils import TypeBasedDispatcher
 
+from amoeba_sglang.clock import Clock
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.layout.partition import Layout
@@ -54,7 +54,7 @@ class ElasticController(ControlMessages, DataParallelController):
 
     def __init__(self, server_args: Any, port_args: Any, *args: Any, **kwargs: Any) -> None:
         config: AmoebaConfig = server_args._amoeba
-        self.config = config
+        self.config, self.clock = config, Clock(config.dilation)
         self.chain = DegreeChain(config.degrees)
         self.operations = Operations(
             self.chain,
@@ -76,7 +76,7 @@ class ElasticController(ControlMessages, DataParallelController):
         max_rows = self._scheduler_init_infos[0]["max_rows"]
         self.calibration = Calibration(self.capacity, max_rows, config.throughput_table)
         self.emulation_times: dict[int, tuple[float, float]] = {}
-        self.load_book = LoadBook(config.workers)
+        self.load_book = LoadBook(config.workers, self.clock.wall)
         # Opens the file, which the front end unlinks once all are up: a router that first looked
         # when a request came would see no load ever.
         self.load_snapshot_reader.read_all()
@@ -108,7 +108,7 @@ class ElasticController(ControlMessages, DataParallelController):
             # Upstream replaces the method when workers come and go.
             lambda rank, request: self.send_to_worker(rank, request),
             self.send_to_front_end,
-            self.config.now,
+            self.clock.now,
             self.waiting_limits,
         )
 
@@ -129,7 +129,7 @@ class ElasticController(ControlMessages, DataParallelController):
         )
 
     def refresh_load_budget(self) -> None:
-        now = time.perf_counter()
+        now = self.clock.now()
         if now - self._last_refresh_time >= _REFRESH_SECONDS:
             self._last_refresh_time = now
             self.load_book.update(self.load_snapshot_reader.read_all())
@@ -163,7 +163,7 @@ class ElasticController(ControlMessages, DataParallelController):
             if self.config.emulation is not None:
                 body["EMULATED"]["late_share"] = late_share(self.emulation_times.values())
             if self.placement.long_requests is not None:
-                body.update(self.placement.long_requests.keeper.describe(self.config.now()))
+                body.update(self.placement.long_requests.keeper.describe(self.clock.now()))
             self.apply([Answer(request.rid, 200, body)])
         elif request.kind == "load":
             self.load_book.update(self.load_snapshot_reader.read_all())
@@ -173,7 +173,7 @@ class ElasticController(ControlMessages, DataParallelController):
             self.apply([Answer(request.rid, 200, {"loads": loads})])
         else:
             transform = TransformRequest.from_body(request.body)
-            self.apply(self.operations.submit(transform, request.rid, self.config.now()))
+            self.apply(self.operations.submit(transform, request.rid, self.clock.now()))
 
     def receive_reports(self, milliseconds: int) -> None:
         """Take what workers report within that time."""
@@ -187,7 +187,7 @@ class ElasticController(ControlMessages, DataParallelController):
                 report: WorkerReport = sock_recv(self.reports, flags=zmq.NOBLOCK)
             except zmq.Again:
                 return
-            now = self.config.now()
+            now = self.clock.now()
             if report.kind == "vote":
                 accept, reason = report.body["accept"], report.body["reason"]
                 self.apply(self.operations.vote(report.rank, report.epoch, accept, reason, now))
@@ -225,7 +225,7 @@ class ElasticController(ControlMessages, DataParallelController):
     def finish(self, record: dict[str, Any]) -> None:
         """An operation has ended."""
         if self.placement.long_requests is not None:
-            self.placement.long_requests.keeper.finished(record, self.config.now())
+            self.placement.long_requests.keeper.finished(record, self.clock.now())
         if record["outcome"] != "unchanged":
             logger.info("transformation %s", record)
             self.metrics.count(record)
@@ -255,7 +255,7 @@ class ElasticController(ControlMessages, DataParallelController):
         for first in range(0, self.config.workers, degree):
             ranks = tuple(range(first, first + degree))
             request = TransformRequest(ranks, degree, f"initial-{first}", wait=False)
-            effects = self.operations.submit(request, "", self.config.now())
+            effects = self.operations.submit(request, "", self.clock.now())
             self.apply([effect for effect in effects if not isinstance(effect, Answer)])
             while self.operations.running is not None:
                 self.receive_reports(100)
@@ -267,7 +267,7 @@ class ElasticController(ControlMessages, DataParallelController):
     # Called by upstream's event loop
 
     def on_tick(self) -> None:
-        now = self.config.now()
+        now = self.clock.now()
         self.apply(self.operations.tick(now))
         self.guard.check()
         self.placement.expire()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
@@ -34,7 +33,7 @@ class LoadBook:
     of the snapshots, seconds since the epoch.
     """
 
-    def __init__(self, workers: int, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, workers: int, now: Callable[[], float]) -> None:
         self._now = now
         self._loads = [WorkerLoad() for _ in range(workers)]
         self._timestamps = [0.0] * workers

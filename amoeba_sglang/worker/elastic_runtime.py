@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -18,9 +16,7 @@ from amoeba_sglang.model.mirror import RowLedger
 from amoeba_sglang.model.step_record import StepRecord, work_of_records
 from amoeba_sglang.plan.pace import Pace
 from amoeba_sglang.plan.relocation import kept_width
-from amoeba_sglang.transport import Bell
 from amoeba_sglang.worker.batch_rows import extends, lengths_of_batch, rows_of_batch
-from amoeba_sglang.worker.connections import Groups, share_words
 from amoeba_sglang.worker.data_plane import DataPlane
 from amoeba_sglang.worker.demand import Demand
 from amoeba_sglang.worker.leases import Leases
@@ -29,28 +25,31 @@ from amoeba_sglang.worker.relocation import Relocation
 from amoeba_sglang.worker.slots import live_slots
 from amoeba_sglang.worker.step_clock import StepClock
 from amoeba_sglang.worker.step_meter import StepMeter
+from amoeba_sglang.worker.surroundings import Surroundings
 from amoeba_sglang.worker.transformation import Transformation
 
 
 class ElasticRuntime:
     """Made once, after upstream's scheduler; collective over all workers of the world."""
 
-    def __init__(self, scheduler: Any, config: AmoebaConfig, rank: int) -> None:
-        self.config, self.rank = config, rank
+    def __init__(
+        self, scheduler: Any, config: AmoebaConfig, rank: int, surroundings: Surroundings
+    ) -> None:
+        self.config, self.rank, self.clock = config, rank, surroundings.clock
         self.chain = DegreeChain(config.degrees)
         self.index = rank % config.group_size
         self.allocator: ElasticAllocator = scheduler.token_to_kv_pool_allocator
         self.requests = scheduler.req_to_token_pool
         self.tree_cache = scheduler.tree_cache
         self.pool = scheduler.tp_worker.model_runner.token_to_kv_pool
-        self.progress = share_words(config)
-        self.groups = Groups.create(config, self.chain, self.pool.device, self.progress)
+        self.progress = surroundings.share_words()
+        self.groups = surroundings.connect(self.chain, self.pool.device, self.progress)
         self.plane: DataPlane = scheduler.make_data_plane(config, self.chain, rank, self.groups)
         self.executor, self.grown = self.plane.executor, self.plane.grown
-        self.helper = ThreadPoolExecutor(1, thread_name_prefix="amoeba-copies")
-        self.clock = StepClock(share_words(config), rank, config.now)
-        self.meter = StepMeter(self.executor.lag, config.now)
-        self.bell = Bell(config.run_directory, rank)
+        self.helper = surroundings.helper()
+        self.step_clock = StepClock(surroundings.share_words(), rank, self.clock.now)
+        self.meter = StepMeter(self.executor.lag, self.clock.now)
+        self.bell = surroundings.bell(rank)
         self.ledger = RowLedger()
         self.leases: Leases | None = None
         self.lock_step: LockStep | None = None
@@ -88,10 +87,10 @@ class ElasticRuntime:
         """Let the planned step begin late, nearer to those that it will be in step with."""
         if self.lock_step is not None and self.lock_step.ranks[0] != self.rank:
             return
-        seconds = self.clock.delay(self.strangers(order))
+        seconds = self.step_clock.delay(self.strangers(order))
         if seconds:
-            time.sleep(seconds * self.config.dilation)
-            self.clock.start_late()
+            self.clock.sleep(seconds)
+            self.step_clock.start_late()
 
     def prepare(self, order: TransformOrder, live: list[Any]) -> None:
         """Get ready to vote, which takes that nothing of this worker's `live` requests is on slots
@@ -132,23 +131,23 @@ class ElasticRuntime:
 
     def enter(self, order: TransformOrder) -> None:
         """Leave the instance and step together with the whole block of the order from now on."""
-        self.clock.meet()
+        self.step_clock.meet()
         place, width = order.ranks.index(self.rank), len(order.ranks)
         self.transformation = Transformation(
             order,
             self.chain,
             place,
-            self.executor.layers,
-            self.plane.views,
-            self.plane.pages,
-            self.groups.transports[width],
-            self.groups.moving[width][1],
-            self.plane.movers[width],
-            Pace(self.config.layers_per_step, self.config.layers),
-            self.helper,
-            self.plane.crowding,
-            self.config.now,
-            self.plane.copy_clock,
+            layers=self.executor.layers,
+            pool=self.plane.views,
+            pages=self.plane.pages,
+            block=self.groups.transports[width],
+            moving=self.groups.moving[width][1],
+            mover=self.plane.movers[width],
+            pace=Pace(self.config.layers_per_step, self.config.layers),
+            helper=self.helper,
+            crowding=self.plane.crowding,
+            now=self.clock.now,
+            copy_clock=self.plane.copy_clock,
         )
         self.transformation.enter()
         if order.before[place] != order.after[place]:

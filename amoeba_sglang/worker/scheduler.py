@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import time
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -33,23 +32,29 @@ from amoeba_sglang.worker.long_report import LongReport
 from amoeba_sglang.worker.pool_stats import ElasticPoolStatsObserver, capacity_tokens
 from amoeba_sglang.worker.reports import Reports
 from amoeba_sglang.worker.request_intake import RequestIntake
-from amoeba_sglang.worker.router_link import RouterLink
 from amoeba_sglang.worker.self_checks import SelfChecks
 from amoeba_sglang.worker.slots import live_requests
+from amoeba_sglang.worker.surroundings import LiveSurroundings, Surroundings
 
 _WAIT_SECONDS = 0.005
 
 
 class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Scheduler):
-    """One worker of an Amoeba group; `dp_rank` is its rank in the one world."""
+    """One worker of an Amoeba group; `dp_rank` is its rank in the one world.
 
-    def __init__(self, server_args: Any, port_args: Any) -> None:
+    `surroundings`: what it is connected to, that of a process of its own unless given.
+    """
+
+    def __init__(
+        self, server_args: Any, port_args: Any, surroundings: Surroundings | None = None
+    ) -> None:
         config: AmoebaConfig = server_args._amoeba
+        surroundings = surroundings or LiveSurroundings(config)
+        self.clock = surroundings.clock
         # When this worker last took requests from its socket, in seconds since the epoch.
-        self.received_at = time.time()
+        self.received_at = self.clock.wall()
         super().__init__(server_args, port_args)
         rank = get_parallel().dp_rank
-        self.now = config.now
         # Orders that this worker has yet to vote about, has just voted for, and is to carry out.
         self.undecided: TransformOrder | None = None
         self.prepared: TransformOrder | None = None
@@ -61,10 +66,10 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Sche
         self.audits = os.environ.get("AMOEBA_AUDIT") == "1"
         self.request_events = RequestEvents()
         self.step_events: dict[str, int] = {}
-        self.runtime = ElasticRuntime(self, config, rank)
+        self.runtime = ElasticRuntime(self, config, rank, surroundings)
         self.own_slots = self.max_total_num_tokens
         self.tp_worker.model_runner.joint_forward = self.runtime.executor.forward
-        self.link = RouterLink(config.report_address, rank)
+        self.link = surroundings.link(rank)
         assert self.idle_sleeper is not None, "the launcher sets --sleep-on-idle"
         self.idle_sleeper.poller.register(self.runtime.bell.fileno(), 1)
         # What is here now stays for ever. Looking through it took 0.6 s at every full collection,
@@ -144,7 +149,7 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Sche
             self.vote(reason)
         elif order.phase == "commit":
             assert self.order is None, f"{self.order} is still waiting"
-            self.order, self.order_received = order, self.now()
+            self.order, self.order_received = order, self.clock.now()
         else:
             self.undecided = self.prepared = None
             self.stand_down()
@@ -180,12 +185,12 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Sche
 
     def get_next_batch_to_run(self, running_batch: Any, last_batch: Any) -> Any:
         if self.must_wait(running_batch, last_batch):
-            time.sleep(_WAIT_SECONDS)
+            self.clock.sleep(_WAIT_SECONDS)
             plan = NextBatchPlan(batch_to_run=None, running_batch=running_batch)
         else:
             plan = super().get_next_batch_to_run(running_batch, last_batch)
         batch = plan.batch_to_run
-        self.runtime.clock.tick(batch is not None, extends(batch))
+        self.runtime.step_clock.tick(batch is not None, extends(batch))
         self.step_with_peers(batch, plan.running_batch)
         return plan
 
@@ -197,7 +202,7 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Sche
         return self.runtime.must_wait(partial(live_requests, self, (running_batch, last_batch)))
 
     def ingest_requests(self, stop_at_pause: bool = False) -> list[Any]:
-        self.received_at = time.time()
+        self.received_at = self.clock.wall()
         received = super().ingest_requests(stop_at_pause)
         # A paused engine plans nothing, but its peers may still wait for it in an exchange.
         if self._engine_paused:
@@ -220,7 +225,7 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Sche
         demand = Demand(self.waiting_queue, live, self.is_ending)
         self.report_long_requests(demand)
         if self.order is not None:
-            ready = not self.runtime.clock.should_defer(self.runtime.strangers(self.order))
+            ready = not self.runtime.step_clock.should_defer(self.runtime.strangers(self.order))
             if ready and self.runtime.lock_step is None:
                 self.enter(planned)
         self.advance(planned)
@@ -244,11 +249,11 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Sche
         if self.audits:
             self.require_clean_slots(*planned)
             self.log_digest("before")
-        step_seconds = self.runtime.clock.slowest_seconds
+        step_seconds = self.runtime.step_clock.slowest_seconds
         self.runtime.enter(order)
         self.follow_capacity()
         self.entered = {
-            "lockstep_seconds": self.now() - self.order_received,
+            "lockstep_seconds": self.clock.now() - self.order_received,
             "step_seconds": step_seconds,
         }
 
@@ -270,7 +275,7 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Sche
             self.log_digest("after")
         body = {
             **self.entered,
-            "seconds": self.now() - self.order_received,
+            "seconds": self.clock.now() - self.order_received,
             **ended.report.figures(),
         }
         self.link.report("done", ended.order.operation_id, ended.order.epoch, body)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -21,16 +20,14 @@ _WAITS = -1
 
 class StepClock:
     """One worker's clock. `ends`: int64 [workers], shared between them: when the present step of
-    each will probably end, in microseconds of the host's monotonic clock; 0 while it has none.
+    each will probably end, in microseconds of the server's clock; 0 while it has none.
 
     Workers that step alone are each somewhere in a step when they are to meet. Seen as points on
     the circle of a step, they meet with the least waiting right before the widest gap between two
     of them: who comes earlier waits, and who has just passed steps once more.
     """
 
-    def __init__(
-        self, ends: np.ndarray, rank: int, now: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, ends: np.ndarray, rank: int, now: Callable[[], float]) -> None:
         self._ends, self._rank, self._now = ends, rank, now
         self._started: float | None = None
         self._last: deque[float] = deque([0.0], maxlen=_STEPS_REMEMBERED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -86,6 +85,7 @@ class Transformation:
         order: TransformOrder,
         chain: DegreeChain,
         index: int,
+        *,
         layers: Sequence[Layer],
         pool: KVViews,
         pages: PageMover | None,
@@ -94,9 +94,9 @@ class Transformation:
         mover: UnitMover,
         pace: Pace,
         helper: Executor,
-        crowding: float = 1.0,
-        now: Callable[[], float] = time.monotonic,
-        copy_clock: Callable[[], float] = time.thread_time,
+        crowding: float,
+        now: Callable[[], float],
+        copy_clock: Callable[[], float],
     ) -> None:
         self.order, self.report = order, TransformReport()
         changes = list(zip(order.before, order.after, strict=True))

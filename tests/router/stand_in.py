@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+from amoeba_sglang.clock import Clock
 from amoeba_sglang.config import ModelHeads, build_config
 from amoeba_sglang.flags import make_parser
 from amoeba_sglang.layout.partition import Layout
@@ -26,12 +27,13 @@ class Ended(Exception):
 class Router(ElasticController):
     """Without sockets and workers: what it sends is kept."""
 
-    def __init__(self, policy="round_robin", rules=False):
+    def __init__(self, policy="round_robin", rules=False, clock=None):
+        self.clock = clock or Clock()
         flags = make_parser().parse_args(["--amoeba-policy", policy])
         self.config = build_config(flags, 4, 1, ModelHeads(12, 4, 30, 1000, 2048), 1, "/run")
         self.chain = DegreeChain(self.config.degrees)
         self.capacity = Capacity(slots=100, context=1000, grown={1: 0, 2: 60, 4: 200}, page=1)
-        self.load_book = LoadBook(4)
+        self.load_book = LoadBook(4, self.clock.wall)
         self.calibration = Calibration(self.capacity, 64, None)
         self.emulation_times = {}
         self.operations = Operations(self.chain, Layout.uniform(4, 1), 30, 20.0, 120.0)

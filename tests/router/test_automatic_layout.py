@@ -10,12 +10,11 @@ from types import SimpleNamespace
 import pytest
 from sglang.srt.managers.io_struct import AbortReq
 
-from amoeba_sglang import config
 from amoeba_sglang.messages import AdminRequest, TransformOrder
 from amoeba_sglang.policy import Change, Decision, Hold, NewBase
 from amoeba_sglang.policy.setting import SETTING
 from amoeba_sglang.policy.throughput import DegreeThroughput, StepCost, ThroughputTable
-from amoeba_sglang.router import controller, long_queue
+from amoeba_sglang.router import long_queue
 from amoeba_sglang.router.calibration import Calibration
 from tests.router.stand_in import Router, done, request, transform, vote
 
@@ -24,28 +23,23 @@ LINGER_S = SETTING.linger_s
 
 
 class Clock:
-    """In the place of `time` in modules that ask for it."""
-
     def __init__(self):
-        self.now = 0.0
+        self.time = 0.0
 
-    def monotonic(self):
-        return self.now
+    def now(self):
+        return self.time
 
-    perf_counter = monotonic
+    wall = now
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    made = Clock()
-    for module in (config, controller):
-        monkeypatch.setattr(module, "time", made)
-    return made
+def clock():
+    return Clock()
 
 
 @pytest.fixture
 def router(processless, clock):
-    made = Router("amoeba", rules=True)
+    made = Router("amoeba", rules=True, clock=clock)
     made.guard = SimpleNamespace(check=lambda: None, stopping=False)
     return made
 
@@ -69,7 +63,7 @@ def merge_for(router, clock, rid="long", epoch=1, ranks=(0, 1), **size):
     router.on_tick()
     vote(router, *ranks, epoch=epoch)
     done(router, *ranks, epoch=epoch)
-    clock.now += 0.1
+    clock.time += 0.1
     router.on_tick()
 
 
@@ -86,15 +80,15 @@ def test_a_long_request_gets_its_merge_and_the_instance_splits_when_it_is_gone(r
     assert homes(router, "long") == [0]
     assert state(router)["long_requests"] == [1, 0, 0, 0]
     router.report("long requests", 0, 0, request_ids=["long"], ended=[])
-    clock.now = 60.0
+    clock.time = 60.0
     router.on_tick()
     assert router.operations.running is None
     router.report("long requests", 0, 0, request_ids=[], ended=[])
     router.to_workers.clear()
-    clock.now += LINGER_S - 0.1
+    clock.time += LINGER_S - 0.1
     router.on_tick()
     assert router.operations.running is None
-    clock.now += 0.2
+    clock.time += 0.2
     router.on_tick()
     assert orders(router) == [("prepare", (0, 1), 1)]
     reasons = " ".join(f"{one['decision']}: {one['reason']}" for one in state(router)["decisions"])
@@ -108,7 +102,7 @@ def test_a_long_request_that_its_worker_refuses_at_once_is_forgotten_at_once(rou
     router.report("long requests", 0, 0, request_ids=[], ended=["long"])
     assert state(router)["long_requests"] == [0, 0, 0, 0]
     router.to_workers.clear()
-    clock.now += LINGER_S + 0.1
+    clock.time += LINGER_S + 0.1
     router.on_tick()
     assert orders(router) == [("prepare", (0, 1), 1)]
 
@@ -151,10 +145,10 @@ def test_a_request_that_waited_too_long_gets_503_with_what_it_waited_for(router,
     transform(router, [0, 1], 2, operation_id="by hand")
     router.report("vote", 1, 1, accept=False, reason="full")
     router.place(request(**LONG, rid="long"))
-    clock.now = long_queue.MOST_SECONDS - 1
+    clock.time = long_queue.MOST_SECONDS - 1
     router.on_tick()
     router.report("vote", 0, 2, accept=False, reason="full")
-    clock.now += 2
+    clock.time += 2
     router.front_end.clear()
     router.on_tick()
     [answer] = [one for one in router.front_end if isinstance(one, AbortReq)]
@@ -167,14 +161,14 @@ def test_workers_that_refuse_are_left_alone_for_a_while_and_others_are_asked(rou
     router.on_tick()
     router.report("vote", 1, 1, accept=False, reason="full")
     router.to_workers.clear()
-    clock.now += 0.1
+    clock.time += 0.1
     router.on_tick()
     assert orders(router) == [("prepare", (2, 3), 2)]
     router.report("vote", 3, 2, accept=False, reason="full")
     router.to_workers.clear()
     router.on_tick()
     assert router.to_workers == []
-    clock.now += 1.0
+    clock.time += 1.0
     router.on_tick()
     assert orders(router) == [("prepare", (0, 1), 2)]
     assert "not tried again for 1 s" in str(state(router)["decisions"])
@@ -185,7 +179,7 @@ def test_what_an_operator_has_merged_stays_until_he_splits_it(router, clock):
     vote(router, 0, 1)
     done(router, 0, 1)
     assert state(router)["pinned"] == [0, 1]
-    clock.now += 100
+    clock.time += 100
     router.on_tick()
     assert router.operations.running is None
     transform(router, [0, 1], 1, operation_id="by hand again")
@@ -205,9 +199,9 @@ def test_a_long_request_uses_what_an_operator_has_merged(router, clock):
 def test_a_request_that_a_worker_never_names_does_not_keep_its_instance(router, clock):
     """It was aborted on its way: without a bound the instance would stay merged for ever."""
     merge_for(router, clock)
-    clock.now += 31 + LINGER_S
+    clock.time += 31 + LINGER_S
     router.on_tick()
-    clock.now += LINGER_S + 0.1
+    clock.time += LINGER_S + 0.1
     router.on_tick()
     assert router.operations.running is not None
 
@@ -250,14 +244,14 @@ def test_the_rules_are_shown_the_traffic_and_what_steps_cost(router, rules, cloc
     router.calibration = Calibration(router.capacity, 64, ThroughputTable(degrees, 0.5))
     for number in range(6):
         router.place(request(rid=f"short-{number}"))
-    clock.now += 2.0
+    clock.time += 2.0
     router.on_tick()
     [scene] = rules.scenes
     assert scene.table.degrees[2].cost == cost and scene.table.degrees[2].kv_tokens == 260
     [kind] = scene.traffic
     assert (kind.degree, kind.prompt_tokens, kind.output_tokens) == (1, 10, 4)
     assert scene.evidence == pytest.approx(6, rel=0.1)
-    clock.now += 0.5
+    clock.time += 0.5
     router.on_tick()
     assert len(rules.scenes) == 1
 
@@ -269,7 +263,7 @@ def test_instances_follow_the_base_degree_and_what_it_holds_is_no_longer_long(ro
     router.on_tick()
     assert state(router)["base_degree"] == 2
     finish_change(router, 1, 0, 1)
-    clock.now += 0.1
+    clock.time += 0.1
     router.on_tick()
     assert homes(router, "waits") == [0]
     finish_change(router, 2, 2, 3)

@@ -8,7 +8,6 @@ import pytest
 from sglang.srt.environ import envs
 from sglang.srt.managers.io_struct import AbortReq
 
-from amoeba_sglang import config
 from amoeba_sglang.router import controller
 from amoeba_sglang.router.waiting_limits import WaitingLimits
 from tests.router.stand_in import Router, request, transform
@@ -19,15 +18,12 @@ WORKERS = 4
 
 
 @pytest.fixture
-def clock(monkeypatch, processless):
-    made = Clock()
-    for module in (config, controller):
-        monkeypatch.setattr(module, "time", made)
-    return made
+def clock(processless):
+    return Clock()
 
 
-def router_with(rules, **limits):
-    router = Router("amoeba", rules=rules)
+def router_with(clock, rules, **limits):
+    router = Router("amoeba", rules=rules, clock=clock)
     router.guard = SimpleNamespace(check=lambda: None, stopping=False)
     router.waiting_limits = WaitingLimits(WORKERS, **limits)
     router.placement = router.make_placement()
@@ -49,7 +45,7 @@ def refusals(router):
 
 @pytest.mark.parametrize("rules", [True, False], ids=["queue", "held"])
 def test_a_full_queue_refuses_with_the_numbers(clock, rules):
-    router = router_with(rules, most_queued=2)
+    router = router_with(clock, rules, most_queued=2)
     for number in range(6):
         router.place(request(**LONG, rid=f"long-{number}"))
     # Two anchors of degree 2, each of which would let two wait.
@@ -62,20 +58,20 @@ def test_a_full_queue_refuses_with_the_numbers(clock, rules):
 
 @pytest.mark.parametrize("rules", [True, False], ids=["queue", "held"])
 def test_who_waits_too_long_is_answered(clock, rules):
-    router = router_with(rules, seconds=5.0)
+    router = router_with(clock, rules, seconds=5.0)
     router.place(request(**LONG, rid="first"))
-    clock.now = 3.0
+    clock.time = 3.0
     router.place(request(**LONG, rid="second"))
-    clock.now = 5.0
+    clock.time = 5.0
     router.on_tick()
     assert refusals(router) == []
-    clock.now = 5.1
+    clock.time = 5.1
     router.on_tick()
     [(rid, status, message)] = refusals(router)
     assert (rid, status) == ("first", 503)
     assert message.startswith("Request waiting timeout reached: waited 5.1 s")
     assert "SGLANG_REQ_WAITING_TIMEOUT is 5 s" in message
-    clock.now = 8.1
+    clock.time = 8.1
     router.on_tick()
     assert len(refusals(router)) == 2
     assert router.placement.waiting == 0

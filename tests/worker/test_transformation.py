@@ -6,6 +6,7 @@ The workers are threads with memories of their own, which import SGLang once for
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -114,14 +115,17 @@ class Member(ElasticWorker):
             order,
             CHAIN,
             self.index,
-            self.layers,
-            self,
-            self.exchange,
-            self.group,
-            self.moving_group,
-            self.mover,
-            Pace(pace, LAYERS),
-            self.helper,
+            layers=self.layers,
+            pool=self,
+            pages=self.exchange,
+            block=self.group,
+            moving=self.moving_group,
+            mover=self.mover,
+            pace=Pace(pace, LAYERS),
+            helper=self.helper,
+            crowding=1.0,
+            now=time.monotonic,
+            copy_clock=time.thread_time,
         )
 
     def check(self, lower, upper, b, layers):
@@ -304,4 +308,7 @@ def test_a_block_that_mixes_up_two_orders_stops_before_it_moves_anything():
     )
     block = SimpleNamespace(exchange=lambda words: [words, words + 1])
     with pytest.raises(AssertionError, match=r"\[0, 1\] entered with epochs \[3, 4\]"):
-        Transformation(order, CHAIN, 0, [], None, None, block, None, None, None, None).enter()
+        Transformation(
+            order, CHAIN, 0, layers=[], pool=None, pages=None, block=block, moving=None, mover=None,
+            pace=None, helper=None, crowding=1.0, now=time.monotonic, copy_clock=time.thread_time,
+        ).enter()  # fmt: skip

@@ -1,0 +1,27 @@
+"""The clock that a process takes its times from, and sleeps by."""
+
+from __future__ import annotations
+
+import time
+
+
+class Clock:
+    """Seconds since the host's start; on an emulated server, emulated ones.
+
+    `dilation`: real seconds of each. Router and workers are given their clock, so that a test can
+    give them one of its own.
+    """
+
+    def __init__(self, dilation: float = 1.0) -> None:
+        self._dilation = dilation
+
+    def now(self) -> float:
+        return time.monotonic() / self._dilation
+
+    def sleep(self, seconds: float) -> None:
+        """Wait for so many seconds of `now`."""
+        time.sleep(seconds * self._dilation)
+
+    def wall(self) -> float:
+        """Real seconds since the epoch, which SGLang's own timestamps count."""
+        return time.time()
