@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,17 +10,19 @@ from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.device.step_work import StepWork
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.messages import TransformOrder
-from amoeba_sglang.model.kv_allocator import ElasticAllocator
+from amoeba_sglang.model.kv_allocator import ElasticAllocator, OwnPool
 from amoeba_sglang.model.mirror import RowLedger
 from amoeba_sglang.model.step_record import StepRecord, work_of_records
 from amoeba_sglang.plan.pace import Pace
-from amoeba_sglang.plan.relocation import kept_width
+from amoeba_sglang.shares.claims import Claims
+from amoeba_sglang.shares.departure import Order
+from amoeba_sglang.shares.news import SlotNews
+from amoeba_sglang.shares.refuge import kept_width
+from amoeba_sglang.shares.seat import Seat
 from amoeba_sglang.worker.batch_rows import extends, lengths_of_batch, rows_of_batch
 from amoeba_sglang.worker.data_plane import DataPlane
-from amoeba_sglang.worker.demand import Demand
-from amoeba_sglang.worker.leases import Leases
 from amoeba_sglang.worker.lock_step import LockStep
-from amoeba_sglang.worker.relocation import Relocation
+from amoeba_sglang.worker.requests import Requests, claims_of
 from amoeba_sglang.worker.slots import live_slots
 from amoeba_sglang.worker.step_clock import StepClock
 from amoeba_sglang.worker.step_meter import StepMeter
@@ -40,7 +41,8 @@ class ElasticRuntime:
         self.index = rank % config.group_size
         self.allocator: ElasticAllocator = scheduler.token_to_kv_pool_allocator
         self.requests = scheduler.req_to_token_pool
-        self.tree_cache = scheduler.tree_cache
+        self.slots, self.own = self.allocator.ledger, OwnPool(self.allocator, scheduler.tree_cache)
+        self.slots.share(Seat(self.chain, 1, self.index), grown=0, beyond=0)
         self.pool = scheduler.tp_worker.model_runner.token_to_kv_pool
         self.progress = surroundings.share_words()
         self.groups = surroundings.connect(self.chain, self.pool.device, self.progress)
@@ -51,7 +53,6 @@ class ElasticRuntime:
         self.meter = StepMeter(self.executor.lag, self.clock.now)
         self.bell = surroundings.bell(rank)
         self.ledger = RowLedger()
-        self.leases: Leases | None = None
         self.lock_step: LockStep | None = None
         self.transformation: Transformation | None = None
 
@@ -92,42 +93,42 @@ class ElasticRuntime:
             self.clock.sleep(seconds)
             self.step_clock.start_late()
 
-    def prepare(self, order: TransformOrder, live: list[Any]) -> None:
-        """Get ready to vote, which takes that nothing of this worker's `live` requests is on slots
+    def prepare(self, order: TransformOrder, requests: Requests) -> None:
+        """Get ready to vote, which takes a refuge for what this worker's requests have on slots
         that the order takes away. `verdict` says when."""
         place = order.ranks.index(self.rank)
         before, after = order.before[place], order.after[place]
-        if before == after or self.leases is None or not self.leases.is_anchor:
+        if before == after or self.index % before:
             return
         width = kept_width(before, after, self.index)
-        self.leases.relocation = Relocation(
-            self.allocator,
-            self.tree_cache,
-            self.chain,
-            range(self.index, self.index + width),
-            self.requests.req_to_token,
-            self.ledger.forget,
-            live,
-            self.config.layers,
-            2 * self.config.layers,
+        layers = self.config.layers
+        self.slots.prepare(
+            Order(range(self.rank, self.rank + width), layers, 2 * layers),
+            self._claims(requests),
+            self.own,
         )
 
     @property
     def verdict(self) -> str | None:
         """Of what `prepare` began: None while undecided, "" for yes, else why not."""
-        relocation = None if self.leases is None else self.leases.relocation
-        return "" if relocation is None else relocation.verdict
+        return self.slots.verdict
 
-    def must_wait(self, live: Callable[[], list[Any]]) -> bool:
+    def must_wait(self, requests: Requests) -> bool:
         """Whether a step now could use up, before the change begins, what that will need."""
-        relocation = None if self.leases is None else self.leases.relocation
-        return relocation is not None and relocation.verdict == "" and relocation.runs_short(live())
+        return self.slots.has_voted and self.slots.runs_short(self._claims(requests))
 
     def stand_down(self) -> None:
         """Inverse of `prepare`: the order will not be carried out."""
-        if self.leases is not None:
-            self.leases.relocation = None
-        self.allocator.open()
+        self.slots.stand_down(self.own)
+
+    def _claims(self, requests: Requests) -> Claims:
+        return claims_of(requests, self.allocator, self.requests.req_to_token, self.ledger.forget)
+
+    def slots_beyond(self, degree: int) -> int:
+        """Slots beyond its own that a request of this worker may have at a degree."""
+        if self.index % degree:
+            return 0
+        return self.grown[degree] + (degree - 1) * self.allocator.num_pages
 
     def enter(self, order: TransformOrder) -> None:
         """Leave the instance and step together with the whole block of the order from now on."""
@@ -150,11 +151,11 @@ class ElasticRuntime:
             copy_clock=self.plane.copy_clock,
         )
         self.transformation.enter()
-        if order.before[place] != order.after[place]:
-            if self.leases is not None:
-                self.leases.leave(order.after[place])
-            self.leases = None
-            self.allocator.start_layout(0, 0)
+        before, after = order.before[place], order.after[place]
+        if before != after:
+            # What the router promises while the order runs.
+            beyond = min(self.slots_beyond(before), self.slots_beyond(after))
+            self.slots.leave(after, beyond, self.own)
         self._step_with(width, order.epoch)
 
     def advance(self) -> Transformation | None:
@@ -168,19 +169,11 @@ class ElasticRuntime:
         order = transformation.order
         place = order.ranks.index(self.rank)
         if order.before[place] != order.after[place]:
-            self._share_slots()
+            seat, degree = Seat(self.chain, self.degree, self.index), self.degree
+            self.slots.share(seat, self.grown[degree], self.slots_beyond(degree))
         if self.degree < len(order.ranks):
             self._step_with(self.degree, order.epoch)
         return transformation
-
-    def _share_slots(self) -> None:
-        """Offer what the layout has beyond the worker's own slots: all of it to the anchor, the
-        first worker of the instance."""
-        self.leases = Leases(self.allocator, self.tree_cache, self.chain, self.degree, self.index)
-        if self.leases.is_anchor:
-            leasable = (self.degree - 1) * self.allocator.num_pages
-            self.allocator.start_layout(self.grown[self.degree], leasable)
-        self.allocator.open()
 
     def _step_with(self, width: int, epoch: int) -> None:
         """Run in lock-step with the block of `width` workers; alone if it is 1."""
@@ -196,20 +189,20 @@ class ElasticRuntime:
     # Joint steps
 
     def synchronise(
-        self, batch: Any, order: TransformOrder | None, ready: bool, demand: Demand
+        self, batch: Any, order: TransformOrder | None, ready: bool, requests: Requests
     ) -> list[StepRecord] | None:
         """Exchange records with the peers; None at degree 1 and while all sleep. `ready`: to enter
         what the `order` demands."""
         if self.lock_step is None:
             return None
-        leases, missing = self.leases, 0
-        if leases is not None:
-            missing = leases.missing(demand)
+        slots, claims = self.slots, None
+        if not slots.idles(any_long=self.index % self.degree == 0 and self._any_long(requests)):
+            claims = self._claims(requests)
         has_work = (
             batch is not None
             or order is not None
             or self.transformation is not None
-            or (leases is not None and leases.has_news(missing))
+            or (claims is not None and slots.has_news(claims, self.own))
         )
         records = self.lock_step.exchange(
             has_work,
@@ -218,18 +211,21 @@ class ElasticRuntime:
                 step,
                 has_work,
                 order.epoch if order is not None and ready else 0,
-                {} if leases is None else leases.offer(demand, missing),
+                SlotNews() if claims is None else slots.offer(claims, self.own, ready),
             ),
         )
-        if records is not None and leases is not None:
+        if records is not None and slots.seat is not None:
             # While a wider block is in step, the instance is a part of it.
             at = self.index % len(records) // self.degree * self.degree
             instance = records[at : at + self.degree]
-            leases.settle(instance)
-            self._copy_moved(instance[0])
+            slots.settle([record.slots for record in instance], self.own)
+            self._copy_moved(instance[0].slots)
         return records
 
-    def _copy_moved(self, anchor: StepRecord) -> None:
+    def _any_long(self, requests: Requests) -> bool:
+        return any(map(self.allocator.is_long, requests.all))
+
+    def _copy_moved(self, anchor: SlotNews) -> None:
         """Copy what the anchor of this instance moves; every worker has its shard of each slot."""
         if not len(anchor.moved_from):
             return
@@ -269,7 +265,7 @@ class ElasticRuntime:
             self.meter.rest()
 
     def _describe(
-        self, batch: Any, step: int, has_work: bool, ready: int, leases: dict[str, Any]
+        self, batch: Any, step: int, has_work: bool, ready: int, slots: SlotNews
     ) -> StepRecord:
         assert self.lock_step is not None
         pool, page = self.requests, self.allocator.page_size
@@ -286,5 +282,5 @@ class ElasticRuntime:
             scores_prompts=extend and (batch.return_logprob or batch.is_prefill_only),
             rows=rows,
             dead_rows=self.ledger.forget_dead(pool.size - pool.available_size(), pool.free_slots),
-            **leases,
+            slots=slots,
         )

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from sglang.srt.managers.scheduler import Scheduler
 
-from amoeba_sglang.worker.demand import Demand
+from amoeba_sglang.worker.requests import Requests
 from amoeba_sglang.worker.transformation import Transformation
 
 
 class Reports(Scheduler):
     """The reports of an ElasticScheduler, but for those that end something: votes and results."""
 
-    def report_long_requests(self, demand: Demand) -> None:
+    def report_long_requests(self, requests: Requests) -> None:
         """Tell the router whenever others than before wait or live here."""
         if not self.long_report.due:
             return
         is_long = self.token_to_kv_pool_allocator.is_long
-        compiling = self.grammar_manager.grammar_queue
-        here = (*demand.waiting, *compiling, *demand.live())
-        body = self.long_report.next(req.rid for req in here if is_long(req))
+        body = self.long_report.next(req.rid for req in requests.all if is_long(req))
         if body is not None:
             self.link.report("long requests", "", 0, body)
 
