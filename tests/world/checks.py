@@ -124,10 +124,14 @@ class Checks:
                     self._joint_slot(chain, degree, place, int(slot), allocator.num_pages)
                     for slot in mine
                 ]
-                if next(slots).tolist() != expected:
+                found = next(slots).tolist()
+                if found != expected:
+                    wrong = [i for i, (a, b) in enumerate(zip(found, expected)) if a != b]
                     raise Violation(
                         "a mirror is not its row",
-                        f"rank {first + place} row {row.row} in step {key} of degree {degree}",
+                        f"rank {first + place} row {row.row} in step {key} of degree {degree}: "
+                        f"{len(found)} slots for {len(expected)}, others at {wrong[:8]}: "
+                        f"{found[wrong[0]]} for {expected[wrong[0]]}",
                     )
         self._play.counts["joint steps"] += 1
 
