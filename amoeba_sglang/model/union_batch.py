@@ -39,7 +39,8 @@ def build_union(
 ) -> UnionBatch | None:
     """Build the union of one instance from its workers' records (rank order), or None if empty.
 
-    `mirrors`: of the same workers; they have heard these records (StepExecutor.hear). `size`: slots of a worker's own pool; `page`: tokens of a slot.
+    `mirrors`: of the same workers; they have heard these records (StepExecutor.hear).
+    `size`: slots of a worker's own pool; `page`: tokens of a slot.
 
     Decode rows beside prefill rows run as one-token extends. Sampling fields stay with the
     owners' own batches; `input_ids` has the right length only, since embeddings are gathered.

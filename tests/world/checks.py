@@ -60,9 +60,7 @@ class Checks:
         """What the step reads is what was written for its prefix."""
         table, shadow = worker.req_to_token_pool.req_to_token, self._play.shadow
         rows = batch.req_pool_indices_cpu.tolist()
-        for req, row, (length, new) in zip(
-            batch.reqs, rows, lengths_of_batch(batch), strict=True
-        ):
+        for req, row, (length, new) in zip(batch.reqs, rows, lengths_of_batch(batch), strict=True):
             at, known = table[row, :length].numpy().astype(np.int64), content_of(req)[:length]
             shadow.write(worker.rank, at[length - new :], known[length - new :])
             self._play.counts["tokens"] += new
@@ -126,7 +124,9 @@ class Checks:
                 ]
                 found = next(slots).tolist()
                 if found != expected:
-                    wrong = [i for i, (a, b) in enumerate(zip(found, expected)) if a != b]
+                    wrong = [
+                        i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b
+                    ]
                     raise Violation(
                         "a mirror is not its row",
                         f"rank {first + place} row {row.row} in step {key} of degree {degree}: "
@@ -226,9 +226,7 @@ class Checks:
         leased = free[free >= FIRST_LEASED]
         mine = leased[worker.runtime.chain.leased_from(worker.runtime.index, leased)]
         long = [req for req in live_requests(anchor, ()) if allocator.is_long(req)]
-        long += [
-            req for req in anchor.waiting_queue if allocator.is_long(req) and req not in long
-        ]
+        long += [req for req in anchor.waiting_queue if allocator.is_long(req) and req not in long]
         wanted = sum(allocator.slots_wanted(req) + 2 - self._held(req, allocator) for req in long)
         return max(0, min(len(mine), len(free) - wanted))
 

@@ -132,7 +132,5 @@ class History:
 
 
 def _without_defaults(event: Event) -> dict[str, object]:
-    defaults = {
-        name: field.default for name, field in type(event).__dataclass_fields__.items()
-    }
+    defaults = {name: field.default for name, field in type(event).__dataclass_fields__.items()}
     return {name: value for name, value in asdict(event).items() if value != defaults[name]}

@@ -160,9 +160,7 @@ def make_world_plane(scheduler: Any, layers: int, grown: dict[int, int]) -> Data
     return DataPlane(
         executor=executor,
         views=WorldViews(lambda: scheduler.runtime),
-        movers={
-            width: WorldMover(rank, width, allocator.num_pages) for width in chain.degrees[1:]
-        },
+        movers={width: WorldMover(rank, width, allocator.num_pages) for width in chain.degrees[1:]},
         pages=WorldPages(rank, grown),
         grown=grown,
         copy_clock=scheduler.clock.now,

@@ -24,12 +24,12 @@ from tests.world.checks import Checks, Violation
 from tests.world.clients import Clients
 from tests.world.events import Event, History
 from tests.world.faults import Faults
+from tests.world.fibers import Loop
 from tests.world.operator import Operator
 from tests.world.router import WorldRouter
 from tests.world.schedulers import Built, WorldScheduler
 from tests.world.shadow import Shadow
 from tests.world.stage import STAGE
-from tests.world.fibers import Loop
 
 # Of a message between processes, at least and beyond that at most, in seconds.
 _WIRE_S, _WIRE_MORE_S = 5e-5, 5e-4
@@ -58,9 +58,7 @@ class Play:
         allocator, setting = self.workers[0].token_to_kv_pool_allocator, built.setting
         chain = DegreeChain(self.config.degrees)
         size = allocator.num_pages + setting.grown_slots(chain.finest)
-        self.shadow = Shadow(
-            self.config.workers, self.config.group_size, chain, size, setting.page
-        )
+        self.shadow = Shadow(self.config.workers, self.config.group_size, chain, size, setting.page)
         self.snapshots: dict[int, Any] = {}
         self.faults = Faults(self)
         self._arrived_at = [0.0] * self.config.workers
@@ -135,9 +133,9 @@ class Play:
         if self.faults.explains(error):
             self.ended = str(error)
             return
-        places = [line.strip() for line in text.splitlines() if line.lstrip().startswith("File")]
-        what = f"{type(error).__name__}: {str(error)[:400]} at {places[-1] if places else '?'}"
-        self.found = Violation("a worker or the router raises", what, text)
+        frames = traceback.extract_tb(error.__traceback__)
+        kind = f"{type(error).__name__} in {frames[-1].name}"
+        self.found = Violation(kind, str(error)[:400], text)
 
     def _tick(self) -> None:
         self.route(self.router.on_tick)
@@ -240,9 +238,7 @@ class Play:
         if isinstance(output, AbortReq):
             self.checks.end(output.rid, output.finished_reason, f"worker {rank}")
         elif isinstance(output, BatchTokenIDOutput):
-            parts = zip(
-                output.rids, output.finished_reasons, output.completion_tokens, strict=True
-            )
+            parts = zip(output.rids, output.finished_reasons, output.completion_tokens, strict=True)
             for rid, reason, tokens in parts:
                 self.clients.by_rid[rid].tokens = tokens
                 if reason is not None:

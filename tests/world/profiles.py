@@ -51,8 +51,17 @@ def _small(**changes: object) -> Setting:
 PROFILES = {
     # All kinds of events, at a middling pace.
     "mixed": Profile(
-        _small(), grammar=0.1, logprobs=0.1, open=0.1, named=0.05, slow=0.5, late=0.3, refuse=0.1,
-        pause=0.1, flush=0.2, abort_all=0.05,
+        _small(),
+        grammar=0.1,
+        logprobs=0.1,
+        open=0.1,
+        named=0.05,
+        slow=0.5,
+        late=0.3,
+        refuse=0.1,
+        pause=0.1,
+        flush=0.2,
+        abort_all=0.05,
     ),
     # Hardly a moment without an order.
     "busy": Profile(_small(), seconds=10.0, change=0.05),
@@ -63,20 +72,31 @@ PROFILES = {
     # Common prefixes of long and short requests, whose ends let the tree keep what long ones had.
     "share": Profile(_small(), long=0.35, near=0.2, change=0.08, leave=0.25, texts=1),
     # KV pages of several tokens.
-    "pages": Profile(
-        _small(tokens=128, page=4), grammar=0.05, logprobs=0.1, open=0.1, change=0.08
-    ),
+    "pages": Profile(_small(tokens=128, page=4), grammar=0.05, logprobs=0.1, open=0.1, change=0.08),
     # The layout follows long requests by itself.
     "rules": Profile(
-        _small(policy="amoeba"), seconds=12.0, arrivals=5.0, change=0.0, open=0.1, grammar=0.05,
-        refuse=0.1, late=0.2,
+        _small(policy="amoeba"),
+        seconds=12.0,
+        arrivals=5.0,
+        change=0.0,
+        open=0.1,
+        grammar=0.05,
+        refuse=0.1,
+        late=0.2,
     ),
     # Rules and operators at once.
     "rivals": Profile(_small(policy="amoeba"), seconds=12.0, arrivals=5.0, change=1.0),
     # Steps of a minute beside steps of a millisecond.
     "slow": Profile(
-        _small(), seconds=40.0, arrivals=3.0, change=1.0, slow=0.1, slow_s=70.0, late=0.1,
-        late_s=5.0, near=0.2,
+        _small(),
+        seconds=40.0,
+        arrivals=3.0,
+        change=1.0,
+        slow=0.1,
+        slow_s=70.0,
+        late=0.1,
+        late_s=5.0,
+        near=0.2,
     ),
     # Grammars that compile through votes and changes.
     "grammar": Profile(_small(), grammar=0.6, long=0.5, change=0.2, arrivals=6.0),

@@ -35,9 +35,7 @@ class WorldRouter(ElasticController):
         self.metrics = NoMetrics()
         self.workers = [object()] * config.workers
         self._active_workers, self.control_message_step = list(range(config.workers)), 1
-        self.load_snapshot_reader = SimpleNamespace(
-            read_all=lambda: list(play.snapshots.values())
-        )
+        self.load_snapshot_reader = SimpleNamespace(read_all=lambda: list(play.snapshots.values()))
         self._last_refresh_time = 0.0
         self.waiting_limits = WaitingLimits(config.workers)
         self.placement = self.make_placement()
@@ -45,9 +43,7 @@ class WorldRouter(ElasticController):
         if rules is not None:
             self.placement.follow_rules(rules, self.chain, 1)
         self.cache_flush = self.make_cache_flush()
-        self.guard = SimpleNamespace(
-            stopping=False, end_server=play.end_server, check=lambda: None
-        )
+        self.guard = SimpleNamespace(stopping=False, end_server=play.end_server, check=lambda: None)
 
     def place(self, request: Any) -> None:
         self.placement.place(request)

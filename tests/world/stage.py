@@ -1,4 +1,4 @@
-"""What all parts of a world in this process share: upstream's scheduler leaves no way to pass it."""
+"""What all parts of a world share in a process: upstream's scheduler has no way to pass it."""
 
 from __future__ import annotations
 
