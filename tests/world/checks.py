@@ -250,9 +250,10 @@ class Checks:
 
     def at_rest(self) -> bool:
         """Whether nothing is under way any more."""
-        return all(worker.is_fully_idle() for worker in self._play.workers) and not any(
-            len(worker.token_to_kv_pool_allocator.leased) for worker in self._play.workers
-        )
+        workers = self._play.workers
+        pools = [worker.token_to_kv_pool_allocator for worker in workers]
+        away = any(len(pool.leased) + len(pool.lent) for pool in pools)
+        return not away and all(worker.is_fully_idle() for worker in workers)
 
     def at_the_end(self) -> None:
         """Nothing has leaked, and all agree."""

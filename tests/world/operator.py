@@ -44,9 +44,6 @@ class Operator:
         self._play.counts[f"orders answered {reply.status}"] += 1
         error = reply.body.get("error", "")
         self._play.note("answer", reply.rid, reply.status, error)
-        kind = reply.body.get("kind")
-        if reply.status == 200 and reply.body.get("outcome") == "done":
-            self._play.counts[f"{kind}s done"] += 1
 
     def _allowed(self) -> list[tuple[tuple[int, ...], int]]:
         """(ranks, degree) of all changes of the present layout."""

@@ -48,6 +48,10 @@ class WorldRouter(ElasticController):
     def place(self, request: Any) -> None:
         self.placement.place(request)
 
+    def finish(self, record: dict[str, Any]) -> None:
+        super().finish(record)
+        self.play.counts[f"{record['kind']}s {record['outcome']}"] += 1
+
     def send_to_worker(self, rank: int, message: Any) -> None:
         self.play.send(rank, message)
 
