@@ -26,7 +26,8 @@ class CacheFlush:
 
     send: to all workers. receive: reports that come within some milliseconds, each to `take`.
     answer: to the front end. busy: why, as far as the router knows, not all workers are idle.
-    now: of the server's clock. `paused`: whether generation is. Then what waits holds no KV, and does not stop a flush.
+    now: of the server's clock. `paused`: whether generation is. Then what waits holds no KV, and
+    does not stop a flush.
     """
 
     def __init__(

@@ -187,20 +187,23 @@ class ElasticController(ControlMessages, DataParallelController):
                 report: WorkerReport = sock_recv(self.reports, flags=zmq.NOBLOCK)
             except zmq.Again:
                 return
-            now = self.clock.now()
-            if report.kind == "vote":
-                accept, reason = report.body["accept"], report.body["reason"]
-                self.apply(self.operations.vote(report.rank, report.epoch, accept, reason, now))
-            elif report.kind == "long requests" and self.placement.long_requests is not None:
-                self.placement.long_requests.report(report, now)
-            elif report.kind == "idle":
-                self.cache_flush.take(report)
-            elif report.kind == "steps":
-                self.take_steps(report)
-            elif report.kind == "progress":
-                self.operations.progress(report.epoch, report.body, now)
-            elif report.kind == "done":
-                self.apply(self.operations.done(report.rank, report.epoch, report.body, now))
+            self.take_report(report)
+
+    def take_report(self, report: WorkerReport) -> None:
+        now = self.clock.now()
+        if report.kind == "vote":
+            accept, reason = report.body["accept"], report.body["reason"]
+            self.apply(self.operations.vote(report.rank, report.epoch, accept, reason, now))
+        elif report.kind == "long requests" and self.placement.long_requests is not None:
+            self.placement.long_requests.report(report, now)
+        elif report.kind == "idle":
+            self.cache_flush.take(report)
+        elif report.kind == "steps":
+            self.take_steps(report)
+        elif report.kind == "progress":
+            self.operations.progress(report.epoch, report.body, now)
+        elif report.kind == "done":
+            self.apply(self.operations.done(report.rank, report.epoch, report.body, now))
 
     def take_steps(self, report: WorkerReport) -> None:
         """A worker has measured steps."""
@@ -235,7 +238,7 @@ class ElasticController(ControlMessages, DataParallelController):
 
     def show_limits(self) -> None:
         """Tell the front end what the layout can hold now, and place what waited to know."""
-        sock_send(self.front_end, LimitsChanged(limits=asdict(self.placement.limits)))
+        self.send_to_front_end(LimitsChanged(limits=asdict(self.placement.limits)))
         self.placement.place_held()
 
     def send_order(self, order: Order) -> None:

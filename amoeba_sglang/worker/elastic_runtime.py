@@ -243,8 +243,7 @@ class ElasticRuntime:
         self._measure(batch, records)
         if records is None:
             return
-        for mirror, record in zip(self.executor.mirrors, records, strict=False):
-            mirror.forget(record.dead_rows)
+        self.executor.hear(records)
         if not any(record.rows for record in records):
             return
         self.executor.expect(records, self.transformation)
