@@ -35,7 +35,7 @@ class Checks:
         self.steps = 0
         self._turns = 0
         self._blocked: dict[int, tuple[str, float]] = {}
-        # By rank, of the last steps: (epoch, step) and the own slots of each row in it.
+        # By rank, of the last steps: which it is, and the own slots of each row in it.
         self._rows: list[deque[Any]] = [deque(maxlen=3) for _ in play.workers]
         self._since = 0.0
 
@@ -96,7 +96,12 @@ class Checks:
 
     def remember_rows(self, rank: int, record: Any) -> None:
         """What the owner has when it goes on from telling its peers."""
-        self._rows[rank].append(((record.epoch, record.step), self._rows_now(rank, record)))
+        self._rows[rank].append((self._step_of(record), self._rows_now(rank, record)))
+
+    @staticmethod
+    def _step_of(record: Any) -> tuple[int, int, int]:
+        """Steps are counted anew when a change is over."""
+        return record.epoch, record.step, record.boundary
 
     def _rows_now(self, rank: int, record: Any) -> dict[int, np.ndarray]:
         worker = self._play.workers[rank]
@@ -112,7 +117,7 @@ class Checks:
         worker = self._play.workers[first]
         chain, allocator = worker.runtime.chain, worker.token_to_kv_pool_allocator
         for place, record in enumerate(members):
-            key = record.epoch, record.step
+            key = self._step_of(record)
             # An owner that has not gone on yet still has what it told.
             told = [rows for known, rows in self._rows[first + place] if known == key]
             rows = told[0] if told else self._rows_now(first + place, record)
