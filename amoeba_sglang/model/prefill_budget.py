@@ -76,7 +76,8 @@ class ElasticPrefillBudget(PrefillBudget):
 
     def has_capacity(self) -> bool:
         # Nothing is known yet of whom is considered next.
-        return self._room_for_long() > 0 or min(self._total_for_short(), self._now_for_short()) > 0
+        for_long = self._ledger.beyond and self._room_for_long() > 0
+        return for_long or min(self._total_for_short(), self._now_for_short()) > 0
 
     def check_prefill(self, *, total_tokens, chunk_limit, **kwargs):
         if not self._long:

@@ -19,6 +19,11 @@ _AUDIT_EVERY = 50
 _BLOCKED_S = 0.3
 
 
+def _key(record: Any) -> tuple[int, int, int]:
+    """Of a step: an epoch counts its steps from 0 again when its change is over."""
+    return record.epoch, record.step, record.boundary
+
+
 class Violation(Exception):
     """An invariant is broken. `kind` names it, the same for the same fault."""
 
@@ -35,7 +40,7 @@ class Checks:
         self.steps = 0
         self._turns = 0
         self._blocked: dict[int, tuple[str, float]] = {}
-        # By rank, of the last steps: (epoch, step) and the own slots of each row in it.
+        # By rank, of the last steps: their keys and the own slots of each row in it.
         self._rows: list[deque[Any]] = [deque(maxlen=3) for _ in play.workers]
         self._since = 0.0
 
@@ -96,7 +101,7 @@ class Checks:
 
     def remember_rows(self, rank: int, record: Any) -> None:
         """What the owner has when it goes on from telling its peers."""
-        self._rows[rank].append(((record.epoch, record.step), self._rows_now(rank, record)))
+        self._rows[rank].append((_key(record), self._rows_now(rank, record)))
 
     def _rows_now(self, rank: int, record: Any) -> dict[int, np.ndarray]:
         worker = self._play.workers[rank]
@@ -112,7 +117,7 @@ class Checks:
         worker = self._play.workers[first]
         chain, allocator = worker.runtime.chain, worker.token_to_kv_pool_allocator
         for place, record in enumerate(members):
-            key = record.epoch, record.step
+            key = _key(record)
             # An owner that has not gone on yet still has what it told.
             told = [rows for known, rows in self._rows[first + place] if known == key]
             rows = told[0] if told else self._rows_now(first + place, record)
@@ -131,7 +136,7 @@ class Checks:
                         "a mirror is not its row",
                         f"rank {first + place} row {row.row} in step {key} of degree {degree}: "
                         f"{len(found)} slots for {len(expected)}, others at {wrong[:8]}: "
-                        f"{found[wrong[0]]} for {expected[wrong[0]]}",
+                        f"{[(found[at], expected[at]) for at in wrong[:1]]}",
                     )
         self._play.counts["joint steps"] += 1
 
