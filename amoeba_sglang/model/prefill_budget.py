@@ -20,6 +20,8 @@ class ElasticPrefillBudget(PrefillBudget):
         self._long_now = 0
         self._rests: dict[str, int] = {}
         self._req, self._long = None, False
+        # Whether a prompt that has begun waits. Upstream takes it for part of any batch.
+        self._parked = False
 
     def consider(self, req) -> None:
         self._req, self._long = req, self.allocator.is_long(req)
@@ -76,9 +78,12 @@ class ElasticPrefillBudget(PrefillBudget):
 
     def has_capacity(self) -> bool:
         # Nothing is known yet of whom is considered next.
-        return self._room_for_long() > 0 or min(self._total_for_short(), self._now_for_short()) > 0
+        for_long = self._ledger.beyond and self._room_for_long() > 0
+        return for_long or min(self._total_for_short(), self._now_for_short()) > 0
 
     def check_prefill(self, *, total_tokens, chunk_limit, **kwargs):
+        if self._parked:
+            return False, None
         if not self._long:
             return super().check_prefill(
                 total_tokens=total_tokens, chunk_limit=chunk_limit, **kwargs
@@ -87,17 +92,18 @@ class ElasticPrefillBudget(PrefillBudget):
         return (True, chunk_limit) if fits else (False, None)
 
     def can_allocate_prefill(self, *, paged_input, **kwargs) -> bool:
-        if self._long and self._rest(self._req) > self._room_for_long():
+        if self._parked or (self._long and self._rest(self._req) > self._room_for_long()):
             return False
         return super().can_allocate_prefill(paged_input=paged_input, **kwargs)
 
     def available_chunk_tokens(self, chunk_limit: int) -> int | None:
-        """None: the prompt, which has begun, waits with what it has."""
+        """None: the prompt, which has begun, waits with what it has, and nobody else begins."""
         wanted = chunk_limit if self._long else super().available_chunk_tokens(chunk_limit)
         # What its last slot has left costs nothing.
         slack = -self._req.kv.kv_allocated_len % self.page_size
         tokens = min(wanted, int(self.remaining_current) + slack)
-        return tokens if tokens > 0 else None
+        self._parked = tokens <= 0
+        return None if self._parked else tokens
 
     def reserve(self, extend_input_len: int, max_new_tokens: int, **kwargs) -> None:
         rest = self._rest(self._req)

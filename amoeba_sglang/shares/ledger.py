@@ -64,6 +64,12 @@ class Ledger:
     # Answers
 
     @property
+    def is_alone(self) -> bool:
+        """Whether the worker has its own slots, all of them and no others."""
+        away = len(self.lent) or self.extra.count or self._changing
+        return not away and (self.seat is None or self.seat.degree == 1)
+
+    @property
     def admits_long(self) -> bool:
         """Whether further long requests are admitted at all: not from a vote on until a change is
         over."""

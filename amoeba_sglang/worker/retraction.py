@@ -14,7 +14,7 @@ class Retraction(Scheduler):
     """Lets an ElasticScheduler retract also the last request of a batch."""
 
     def update_running_batch(self, batch: Any) -> Any:
-        if not self._reqs_finishing_inflight(batch):
+        if not (self.runtime.slots.is_alone or self._reqs_finishing_inflight(batch)):
             self.retract_last(batch)
         return super().update_running_batch(batch)
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from amoeba_sglang.layout.slots import FIRST_LEASED
-from tests.model.allocators import GROWN, LONG, SHORT, SIZE, make, request, take
+from tests.model.allocators import GROWN, LONG, SHORT, SIZE, Tree, make, request, take
 
 
 def ended(tokens=SIZE - 1):
@@ -97,6 +97,22 @@ def test_closed_extra_slots_are_withheld_however_they_become_free():
     assert take(allocator, (LONG, 3)) == [[FIRST_LEASED + 11, FIRST_LEASED + 9, 1]]
     allocator.ledger.extra.open()
     assert sorted(allocator.ledger.extra.free.tolist()) == list(range(SIZE + 1, SIZE + GROWN + 1))
+
+
+def test_who_evicts_what_is_yet_to_be_copied_gets_no_late_copy():
+    """The copy came over what the next owner of the slot had written."""
+    allocator, req = make(), ended()
+    (slots,) = take(allocator, (req, 4))
+    row = torch.tensor(slots)
+    allocator.prepare_checkpoint(req, row)
+    tree = Tree(allocator, row.tolist())
+    assert take(allocator, (SHORT, SIZE - 1), tree=tree) is not None
+    source, target = moves(allocator)
+    assert target.tolist() == tree.slots.tolist() == row.tolist()[3:]
+    assert source.tolist() == slots[3:]
+    assert allocator.ledger.extra.in_use == 1
+    allocator.finish_moves()
+    assert allocator.ledger.extra.in_use == 0
 
 
 def test_a_flush_forgets_what_was_to_be_copied():

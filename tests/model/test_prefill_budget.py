@@ -133,6 +133,9 @@ def test_a_prompt_that_has_begun_waits_when_nothing_is_left(long):
     req.kv.kv_allocated_len = 8
     assert budget.available_chunk_tokens(8) is None
     allocator.free(taken[:4])
+    # Upstream would count it among a batch of others.
+    assert not admits(budget, request(1, prompt=1))
+    budget.consider(req)
     assert budget.available_chunk_tokens(8) == 4
 
 

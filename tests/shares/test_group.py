@@ -17,7 +17,7 @@ takes_back = st.tuples(st.just("take back"), st.just(0), st.just(0), st.just(0))
 events = st.one_of(requests, requests, requests, orders, waits, waits, aborts, takes_back)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 @given(st.sampled_from([1, 3]), st.lists(events, max_size=40))
 def test_every_accepted_request_ends_and_every_slot_comes_home(page, history):
     group = Group(page)

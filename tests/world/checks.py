@@ -7,16 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from amoeba_sglang.layout.locations import slots_filled, slots_of
+from amoeba_sglang.layout.locations import slots_of
 from amoeba_sglang.layout.slots import FIRST_LEASED
 from amoeba_sglang.worker.batch_rows import lengths_of_batch
-from amoeba_sglang.worker.slots import batched_requests, live_requests
+from amoeba_sglang.worker.requests import Requests, batched_requests
 from tests.world.shadow import content_of
 
 # The owners of all slots of a worker are looked at so often, in turns of its loop.
 _AUDIT_EVERY = 50
 # Nobody heads a queue for longer while all that it needs is free, in virtual seconds: some steps.
 _BLOCKED_S = 0.3
+
+
+def _key(record: Any) -> tuple[int, int, int]:
+    """Of a step: an epoch counts its steps from 0 again when its change is over."""
+    return record.epoch, record.step, record.boundary
 
 
 class Violation(Exception):
@@ -35,7 +40,7 @@ class Checks:
         self.steps = 0
         self._turns = 0
         self._blocked: dict[int, tuple[str, float]] = {}
-        # By rank, of the last steps: which it is, and the own slots of each row in it.
+        # By rank, of the last steps: their keys and the own slots of each row in it.
         self._rows: list[deque[Any]] = [deque(maxlen=3) for _ in play.workers]
         self._since = 0.0
 
@@ -86,9 +91,9 @@ class Checks:
             )
 
     def _count_rare(self, worker: Any, batch: Any) -> None:
-        counts, allocator = self._play.counts, worker.token_to_kv_pool_allocator
-        counts["steps with leases"] += bool(len(allocator.leased))
-        counts["steps with grown slots in use"] += bool(allocator.extra_in_use)
+        counts, ledger = self._play.counts, worker.token_to_kv_pool_allocator.ledger
+        counts["steps with leases"] += bool(len(ledger.extra.leased))
+        counts["steps with extra slots in use"] += bool(ledger.extra.in_use)
         counts["steps in mid-change"] += worker.runtime.transformation is not None
         counts["steps that prefill"] += batch.forward_mode.is_extend()
 
@@ -96,12 +101,7 @@ class Checks:
 
     def remember_rows(self, rank: int, record: Any) -> None:
         """What the owner has when it goes on from telling its peers."""
-        self._rows[rank].append((self._step_of(record), self._rows_now(rank, record)))
-
-    @staticmethod
-    def _step_of(record: Any) -> tuple[int, int, int]:
-        """Steps are counted anew when a change is over."""
-        return record.epoch, record.step, record.boundary
+        self._rows[rank].append((_key(record), self._rows_now(rank, record)))
 
     def _rows_now(self, rank: int, record: Any) -> dict[int, np.ndarray]:
         worker = self._play.workers[rank]
@@ -117,7 +117,7 @@ class Checks:
         worker = self._play.workers[first]
         chain, allocator = worker.runtime.chain, worker.token_to_kv_pool_allocator
         for place, record in enumerate(members):
-            key = self._step_of(record)
+            key = _key(record)
             # An owner that has not gone on yet still has what it told.
             told = [rows for known, rows in self._rows[first + place] if known == key]
             rows = told[0] if told else self._rows_now(first + place, record)
@@ -136,7 +136,7 @@ class Checks:
                         "a mirror is not its row",
                         f"rank {first + place} row {row.row} in step {key} of degree {degree}: "
                         f"{len(found)} slots for {len(expected)}, others at {wrong[:8]}: "
-                        f"{found[wrong[0]]} for {expected[wrong[0]]}",
+                        f"{[(found[at], expected[at]) for at in wrong[:1]]}",
                     )
         self._play.counts["joint steps"] += 1
 
@@ -203,52 +203,52 @@ class Checks:
             return False
         allocator = worker.token_to_kv_pool_allocator
         page = allocator.page_size
-        live = [req for req in live_requests(worker, ()) if req is not head]
+        live = [req for req in Requests(worker).live if req is not head]
         if len(live) >= worker.max_running_requests:
             return False
         coming = {True: 0, False: 0}
         for req in live:
-            more = allocator.slots_wanted(req) - slots_filled(req.kv.kv_allocated_len, page)
+            more = allocator.claim(req, req.kv.kv_allocated_len).rest(page)
             coming[allocator.is_long(req)] += more
         own = (allocator.available_size() + worker.tree_cache.evictable_size()) // page
         own -= coming[False]
-        extra = len(allocator.free_extra) - coming[True]
+        extra = allocator.ledger.extra.free_count - coming[True]
         if extra < 0:
             own, extra = own + extra, 0
         own += self._idle_lent(worker)
         room = own + (extra if allocator.is_long(head) else 0)
-        return allocator.slots_wanted(head) + 2 <= room
+        return allocator.claim(head, 0).rest(page) + 2 <= room
 
     def _idle_lent(self, worker: Any) -> int:
         """Own slots that are lent, lie free at the anchor, and that its long requests would not
         need if they used all its other extra slots first."""
-        lent, degree = worker.token_to_kv_pool_allocator.lent, worker.runtime.degree
+        lent, degree = worker.token_to_kv_pool_allocator.ledger.lent, worker.runtime.degree
         if not len(lent) or degree == 1:
             return 0
         anchor = self._play.workers[worker.rank // degree * degree]
         allocator = anchor.token_to_kv_pool_allocator
-        free = allocator.free_extra.numpy()
+        free = allocator.ledger.extra.free
         leased = free[free >= FIRST_LEASED]
         mine = leased[worker.runtime.chain.leased_from(worker.runtime.index, leased)]
-        long = [req for req in live_requests(anchor, ()) if allocator.is_long(req)]
-        long += [req for req in anchor.waiting_queue if allocator.is_long(req) and req not in long]
-        wanted = sum(allocator.slots_wanted(req) + 2 - self._held(req, allocator) for req in long)
+        long = [req for req in Requests(anchor).all if allocator.is_long(req)]
+        wanted = sum(
+            allocator.claim(req, self._held(req)).rest(allocator.page_size) + 2 for req in long
+        )
         return max(0, min(len(mine), len(free) - wanted))
 
     @staticmethod
-    def _held(req: Any, allocator: Any) -> int:
-        if req.kv is None or not req.kv.holds_kv:
-            return 0
-        return slots_filled(req.kv.kv_allocated_len, allocator.page_size)
+    def _held(req: Any) -> int:
+        return req.kv.kv_allocated_len if req.kv is not None and req.kv.holds_kv else 0
 
     def _describe(self, worker: Any, req: Any) -> str:
         allocator = worker.token_to_kv_pool_allocator
+        ledger = allocator.ledger
         return (
             f"rank {worker.rank} {req.rid}, {allocator.tokens_wanted(req)} tokens, long "
             f"{allocator.is_long(req)}: degree {worker.runtime.degree}, own free "
             f"{allocator.available_size()}, evictable {worker.tree_cache.evictable_size()}, extra "
-            f"free {len(allocator.free_extra)}, leased {len(allocator.leased)}, lent "
-            f"{len(allocator.lent)}, batch_is_full {worker.running_batch.batch_is_full}"
+            f"free {ledger.extra.free_count}, leased {len(ledger.extra.leased)}, lent "
+            f"{len(ledger.lent)}, batch_is_full {worker.running_batch.batch_is_full}"
         )
 
     # The end
@@ -256,8 +256,8 @@ class Checks:
     def at_rest(self) -> bool:
         """Whether nothing is under way any more."""
         workers = self._play.workers
-        pools = [worker.token_to_kv_pool_allocator for worker in workers]
-        away = any(len(pool.leased) + len(pool.lent) for pool in pools)
+        ledgers = [worker.token_to_kv_pool_allocator.ledger for worker in workers]
+        away = any(len(one.extra.leased) + len(one.lent) for one in ledgers)
         return not away and all(worker.is_fully_idle() for worker in workers)
 
     def at_the_end(self) -> None:
@@ -269,7 +269,8 @@ class Checks:
         for worker in self._play.workers:
             self._audit(worker)
             allocator, pool = worker.token_to_kv_pool_allocator, worker.req_to_token_pool
-            away = len(allocator.lent), len(allocator.leased), len(allocator.withheld)
+            lent, extra = allocator.ledger.lent, allocator.ledger.extra
+            away = len(lent), len(extra.leased), len(extra.withheld)
             if any(away):
                 raise Violation("slots are not home", f"rank {worker.rank}: {away}")
             rows = pool.size - pool.available_size()

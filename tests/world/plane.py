@@ -99,7 +99,8 @@ class WorldViews:
     def copy_slots(self, source: Sequence[int], target: Sequence[int], staging_bytes: int) -> None:
         runtime = self._runtime()
         if runtime.index % runtime.degree == 0:
-            taken, put = (ids.numpy() for ids in runtime.allocator.moves)
+            moves = runtime.slots.moves
+            taken, put = moves.source, moves.target
             STAGE.play.shadow.copy(runtime.rank, taken, put)
             STAGE.play.counts["slots copied"] += len(taken)
         STAGE.play.sleep(_SLOT_SECONDS * len(source))
