@@ -19,6 +19,7 @@ from sglang.utils import TypeBasedDispatcher
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.messages import TransformOrder
+from amoeba_sglang.reports import Done, Vote
 from amoeba_sglang.router.limits import Capacity
 from amoeba_sglang.worker.audit import RequestEvents
 from amoeba_sglang.worker.batch_rows import extends
@@ -62,7 +63,6 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Sche
         self.order_received = 0.0
         self.long_report = LongReport()
         self.shown_capacity = self.max_total_num_tokens
-        self.entered: dict[str, float] = {}
         self.audits = os.environ.get("AMOEBA_AUDIT") == "1"
         self.request_events = RequestEvents()
         self.step_events: dict[str, int] = {}
@@ -164,8 +164,10 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Sche
             self.stand_down()
         else:
             self.prepared = order
-        body = {"accept": not reason, "reason": reason}
-        self.link.report("vote", order.operation_id, order.epoch, body)
+        accept = not reason
+        self.link.send(
+            Vote(rank=self.runtime.rank, epoch=order.epoch, accept=accept, reason=reason)
+        )
 
     def stand_down(self) -> None:
         """The order will not be carried out: long requests may be admitted again."""
@@ -252,10 +254,9 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Sche
         step_seconds = self.runtime.step_clock.slowest_seconds
         self.runtime.enter(order)
         self.follow_capacity()
-        self.entered = {
-            "lockstep_seconds": self.clock.now() - self.order_received,
-            "step_seconds": step_seconds,
-        }
+        report = self.runtime.transformation.report
+        report.lockstep_seconds = self.clock.now() - self.order_received
+        report.step_seconds = step_seconds
 
     def advance(self, planned: tuple[Any, Any]) -> None:
         """Move the next layers of a transformation under way, and report how far it is."""
@@ -273,12 +274,9 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Sche
         self.follow_capacity()
         if self.audits:
             self.log_digest("after")
-        body = {
-            **self.entered,
-            "seconds": self.clock.now() - self.order_received,
-            **ended.report.figures(),
-        }
-        self.link.report("done", ended.order.operation_id, ended.order.epoch, body)
+        ended.report.seconds = self.clock.now() - self.order_received
+        done = Done(rank=self.runtime.rank, epoch=ended.order.epoch, report=ended.report)
+        self.link.send(done)
 
     def on_idle(self) -> None:
         if not self.runtime.may_sleep():
