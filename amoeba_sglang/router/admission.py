@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
+from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.policy import Decision, LongRequest, RequestSize, View
 from amoeba_sglang.policy.prefix_book import PrefixBook
+from amoeba_sglang.router.calibration import Calibration
 from amoeba_sglang.router.effects import Refuse, Send
 from amoeba_sglang.router.layout_keeper import FixedLayout
 from amoeba_sglang.router.limits import fits, rank_refusal
@@ -40,15 +42,22 @@ class Admission:
         self,
         terms: Terms,
         rules: FixedLayout,
+        *,
         operations: Operations,
+        calibration: Calibration,
         loads: LoadBook,
         longs: LongBook,
         queue: LongQueue,
     ) -> None:
         self.queue, self.held = queue, LongQueue()
-        self._terms, self._rules, self._operations = terms, rules, operations
+        self._terms, self._rules = terms, rules
+        self._operations, self._calibration = operations, calibration
         self._loads, self._longs = loads, longs
         self._placed = 0
+        # What every rank holds in these two layouts, which change far more rarely than requests
+        # come.
+        self._promised_in: tuple[Layout, Layout] | None = None
+        self._promised: tuple[int, ...] = ()
         self._prefixes = PrefixBook()
 
     @property
@@ -168,11 +177,13 @@ class Admission:
         """Ranks that can hold a request now and after the transformation that may be running."""
         if self._terms.truncates:
             return tuple(range(self._terms.workers))
-        operations = self._operations
-        promised = self._terms.capacity.promised(operations.layout, operations.target)
+        layouts = self._operations.layout, self._operations.target
+        if layouts != self._promised_in:
+            self._promised_in = layouts
+            self._promised = self._terms.capacity.promised(*layouts)
         return tuple(
             rank
-            for rank, tokens in enumerate(promised)
+            for rank, tokens in enumerate(self._promised)
             if fits(size.prompt_tokens, size.output_tokens, tokens)
         )
 
@@ -180,7 +191,7 @@ class Admission:
         """The rank that the policy picks of those that can hold the request."""
         view = View(
             self._operations.layout.instances, self._loads.loads, self._placed, able,
-            self._rules.reserved, self._rules.table, self._prefixes.find(request.token_ids),
+            self._rules.reserved, self._calibration.table, self._prefixes.find(request.token_ids),
         )  # fmt: skip
         decision = self._terms.policy.place(request.size, view)
         self._placed += 1

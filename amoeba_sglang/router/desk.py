@@ -72,13 +72,18 @@ class Desk:
         self._loads, self._longs = LoadBook(terms.workers), LongBook(terms.workers, now)
         self._calibration = Calibration(terms.capacity, terms.max_rows, terms.saved_table)
         queue, rules = LongQueue(), terms.policy.layout
-        self._rules = FixedLayout() if rules is None else LayoutKeeper(
-            rules, terms.chain, terms.initial_degree, now, operations=self.operations,
-            calibration=self._calibration, longs=self._longs, queue=queue,
-        )  # fmt: skip
-        self._admission = Admission(
-            terms, self._rules, self.operations, self._loads, self._longs, queue
+        books: dict[str, Any] = {
+            "operations": self.operations,
+            "calibration": self._calibration,
+            "longs": self._longs,
+            "queue": queue,
+        }
+        self._rules = (
+            FixedLayout()
+            if rules is None
+            else LayoutKeeper(rules, terms.chain, terms.initial_degree, now, **books)
         )
+        self._admission = Admission(terms, self._rules, loads=self._loads, **books)
         self._flush = CacheFlush(terms.workers)
         self._paused = self._open = False
         self._later: deque[Event] = deque()
@@ -103,6 +108,11 @@ class Desk:
             LongRequestsHere: self._long_requests_here,
             IdleAnswer: self._idle_answer,
         }
+
+    @property
+    def base(self) -> int:
+        """The degree of instances without long requests."""
+        return self._rules.base
 
     @property
     def limits(self) -> RequestLimits:

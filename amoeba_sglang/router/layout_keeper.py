@@ -20,7 +20,6 @@ from amoeba_sglang.policy import (
     WorkerLoad,
 )
 from amoeba_sglang.policy.setting import SETTING
-from amoeba_sglang.policy.throughput import ThroughputTable
 from amoeba_sglang.policy.traffic import TrafficBook
 from amoeba_sglang.router.calibration import Calibration
 from amoeba_sglang.router.limits import Capacity, RequestLimits
@@ -46,7 +45,6 @@ class FixedLayout:
     base = 1
     arrivals = 0
     reserved: frozenset[int] = frozenset()
-    table: ThroughputTable | None = None
 
     def limits(self, capacity: Capacity, layout: Layout) -> RequestLimits:
         """What requests may have while `layout` runs."""
@@ -107,11 +105,6 @@ class LayoutKeeper(FixedLayout):
         self._numbers = itertools.count(1)
         self._decisions: deque[tuple[float, str, str]] = deque(maxlen=_DECISIONS_KEPT)
 
-    @property
-    def table(self) -> ThroughputTable | None:
-        """What steps cost, None until it is known."""
-        return self._calibration.table
-
     def limits(self, capacity: Capacity, layout: Layout) -> RequestLimits:
         return RequestLimits.of_all_layouts(capacity)
 
@@ -131,7 +124,8 @@ class LayoutKeeper(FixedLayout):
         return Scene(
             self._chain, self._operations.layout, self.base, loads, self._longs.counts,
             self._longs.quiet_since, heads, len(self._queue), self._pinned, self._refused, now,
-            self.table, self._traffic.classes(now), self._traffic.evidence(now), self._base_since,
+            self._calibration.table, self._traffic.classes(now), self._traffic.evidence(now),
+            self._base_since,
         )  # fmt: skip
 
     def arrive(self, size: RequestSize, degree: int, now: float) -> None:

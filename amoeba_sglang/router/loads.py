@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from amoeba_sglang.policy.base import WorkerLoad
 
 # What is sent to a worker is there for its next look after so long.
-_DELIVERY_S = 0.002
+DELIVERY_S = 0.002
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class LoadBook:
             self._loads[rank] = WorkerLoad(
                 snapshot.running, snapshot.waiting, snapshot.tokens, snapshot.to_prefill
             )
-            counted = snapshot.taken_at - _DELIVERY_S
+            counted = snapshot.taken_at - DELIVERY_S
             self._sent[rank] = [one for one in self._sent[rank] if one[0] > counted]
             for _, prompt_tokens in self._sent[rank]:
                 self._count(rank, prompt_tokens)

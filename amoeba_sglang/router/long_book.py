@@ -21,7 +21,7 @@ class LongBook:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        return tuple(len(s.keys() | t) for s, t in zip(self._sent, self._seen, strict=True))
+        return tuple(map(self._count, range(len(self._sent))))
 
     @property
     def quiet_since(self) -> tuple[float, ...]:
@@ -43,7 +43,7 @@ class LongBook:
     ) -> None:
         """The long requests that `rank` has, waiting or running: all of them. `ended`: those that
         have come and gone."""
-        had = self.counts[rank]
+        had = self._count(rank)
         for request_id in (*request_ids, *ended):
             self._sent[rank].pop(request_id, None)
         self._seen[rank] = set(request_ids)
@@ -58,18 +58,23 @@ class LongBook:
     def forget_unseen(self, now: float) -> None:
         """Drop what was sent long ago and never confirmed."""
         for rank, sent in enumerate(self._sent):
-            had = self.counts[rank]
-            for request_id in [key for key, at in sent.items() if now - at > UNSEEN_S]:
-                del sent[request_id]
-            self._note_end(rank, had, now)
+            lost = [request_id for request_id, at in sent.items() if now - at > UNSEEN_S]
+            if lost:
+                had = self._count(rank)
+                for request_id in lost:
+                    del sent[request_id]
+                self._note_end(rank, had, now)
 
     def start_layout(self, ranks: Collection[int], now: float) -> None:
         """The instances of `ranks` are new."""
         for rank in ranks:
             self._quiet_since[rank] = now
 
+    def _count(self, rank: int) -> int:
+        return len(self._sent[rank].keys() | self._seen[rank])
+
     def _note_end(self, rank: int, had: int, now: float) -> None:
-        if had and not self.counts[rank]:
+        if had and not self._count(rank):
             self._quiet_since[rank] = now
         here, tokens = self._sent[rank].keys() | self._seen[rank], self._tokens[rank]
         for request_id in [key for key in tokens if key not in here]:
