@@ -10,14 +10,11 @@ from http import HTTPStatus
 from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.policy import Decision, LongRequest, RequestSize, View
 from amoeba_sglang.policy.prefix_book import PrefixBook
-from amoeba_sglang.router.calibration import Calibration
+from amoeba_sglang.router.books import Books
 from amoeba_sglang.router.effects import Refuse, Send
 from amoeba_sglang.router.layout_keeper import FixedLayout
 from amoeba_sglang.router.limits import fits, rank_refusal
-from amoeba_sglang.router.loads import LoadBook
-from amoeba_sglang.router.long_book import LongBook
 from amoeba_sglang.router.long_queue import LongQueue, Waiting
-from amoeba_sglang.router.operation import Operations
 from amoeba_sglang.router.request import Request
 from amoeba_sglang.router.terms import Terms
 
@@ -32,38 +29,16 @@ class Wait:
 
 
 class Admission:
-    """Sends requests by a policy. None that waits is dropped without an answer.
+    """Sends requests by a policy. None that waits is dropped without an answer."""
 
-    `queue`: long requests that wait for the rules of the layout to make room. `held`: requests that
-    only the end of the running transformation decides.
-    """
-
-    def __init__(
-        self,
-        terms: Terms,
-        rules: FixedLayout,
-        *,
-        operations: Operations,
-        calibration: Calibration,
-        loads: LoadBook,
-        longs: LongBook,
-        queue: LongQueue,
-    ) -> None:
-        self.queue, self.held = queue, LongQueue()
-        self._terms, self._rules = terms, rules
-        self._operations, self._calibration = operations, calibration
-        self._loads, self._longs = loads, longs
+    def __init__(self, terms: Terms, rules: FixedLayout, books: Books) -> None:
+        self._terms, self._rules, self._books = terms, rules, books
         self._placed = 0
         # What every rank holds in these two layouts, which change far more rarely than requests
         # come.
         self._promised_in: tuple[Layout, Layout] | None = None
         self._promised: tuple[int, ...] = ()
         self._prefixes = PrefixBook()
-
-    @property
-    def waiting(self) -> int:
-        """Requests that no worker has."""
-        return len(self.held) + len(self.queue)
 
     def submit(self, request: Request, now: float) -> Send | Wait | Refuse:
         """Find a home for a request that has come, or comes again."""
@@ -79,10 +54,10 @@ class Admission:
         if able:
             rank = able[0] if request.rank is not None else self._choose(request, able)
             return self._send(rank, request, now)
-        if degree is not None and self._operations.running is not None:
+        if degree is not None and self._books.operations.running is not None:
             reason = "the end of a transformation decides whether it can be served"
-            return self._wait(self.held, request, degree, reason, now)
-        limits = self._rules.limits(self._terms.capacity, self._operations.layout)
+            return self._wait(self._books.held, request, degree, reason, now)
+        limits = self._rules.limits(self._terms.capacity, self._books.operations.layout)
         refusal = limits.refusal(size.prompt_tokens, size.output_tokens)
         return _bad(request, refusal or self._rank_refusal(request))
 
@@ -94,16 +69,16 @@ class Admission:
     def admit(self, now: float) -> list[Send]:
         """Send all that have room now; the first of a degree that has none stops the others."""
         sent: list[Send] = []
-        for head in self.queue.heads():
+        for head in self._books.queue.heads():
             waiting: Waiting | None = head
             while waiting is not None and (send := self._admit_one(waiting, now)):
                 sent.append(send)
-                waiting = self.queue.head(head.long.degree)
+                waiting = self._books.queue.head(head.long.degree)
         return sent
 
     def look_again(self, now: float) -> list[Send | Refuse]:
         """An operation has ended: see to what waited to know how."""
-        return self._submit_again(self.held.take(lambda waiting: True), now)
+        return self._submit_again(self._books.held.take(lambda waiting: True), now)
 
     def place_short(self, now: float) -> list[Send | Refuse]:
         """See to what waits although instances of the base degree hold it by now."""
@@ -112,12 +87,12 @@ class Admission:
             fits_base = waiting.long.degree <= self._rules.base
             return fits_base and bool(self._able_ranks(waiting.request.size))
 
-        return self._submit_again(self.queue.take(is_short), now)
+        return self._submit_again(self._books.queue.take(is_short), now)
 
     def expire(self, now: float) -> list[Refuse]:
         """Answer what has waited too long."""
         limits, refused = self._terms.waiting, []
-        for line in (self.queue, self.held):
+        for line in (self._books.queue, self._books.held):
             for waiting in line.expired(now, limits.longest_wait_s):
                 long = waiting.long
                 reason = (
@@ -131,13 +106,13 @@ class Admission:
         """Take out those that wait: no worker knows them."""
         return [
             waiting.request
-            for line in (self.held, self.queue)
+            for line in (self._books.held, self._books.queue)
             for waiting in line.take(lambda waiting: names(waiting.request.rid))
         ]
 
     def _queue_up(self, request: Request, degree: int, now: float) -> Send | Wait | Refuse:
-        answer = self._wait(self.queue, request, degree, "", now)
-        head = self.queue.head(degree)
+        answer = self._wait(self._books.queue, request, degree, "", now)
+        head = self._books.queue.head(degree)
         if isinstance(answer, Wait) and head is not None and head.request is request:
             return self._admit_one(head, now) or Wait(head.reason)
         return answer
@@ -159,25 +134,25 @@ class Admission:
 
     def _admit_one(self, waiting: Waiting, now: float) -> Send | None:
         able = self._able_ranks(waiting.request.size)
-        decision = self._rules.admit(waiting.long, self._loads.loads, able, now)
+        decision = self._rules.admit(waiting.long, able, now)
         if isinstance(decision, Decision):
-            self.queue.remove(waiting)
+            self._books.queue.remove(waiting)
             return self._send(decision.rank, waiting.request, now)
         waiting.reason = decision.reason
         return None
 
     def _send(self, rank: int, request: Request, now: float) -> Send:
-        self._loads.add(rank, request.prompt_tokens, now)
+        self._books.loads.add(rank, request.prompt_tokens, now)
         degree = self.degree_of(request)
         if degree is not None and degree > 1 and not self._terms.truncates:
-            self._longs.send(rank, request.rid, request.tokens, now)
+            self._books.longs.send(rank, request.rid, request.tokens, now)
         return Send(rank, request)
 
     def _able_ranks(self, size: RequestSize) -> tuple[int, ...]:
         """Ranks that can hold a request now and after the transformation that may be running."""
         if self._terms.truncates:
             return tuple(range(self._terms.workers))
-        layouts = self._operations.layout, self._operations.target
+        layouts = self._books.operations.layout, self._books.operations.target
         if layouts != self._promised_in:
             self._promised_in = layouts
             self._promised = self._terms.capacity.promised(*layouts)
@@ -189,9 +164,10 @@ class Admission:
 
     def _choose(self, request: Request, able: tuple[int, ...]) -> int:
         """The rank that the policy picks of those that can hold the request."""
+        books, cached = self._books, self._prefixes.find(request.token_ids)
         view = View(
-            self._operations.layout.instances, self._loads.loads, self._placed, able,
-            self._rules.reserved, self._calibration.table, self._prefixes.find(request.token_ids),
+            books.operations.layout.instances, books.loads.loads, self._placed, able,
+            self._rules.reserved, books.calibration.table, cached,
         )  # fmt: skip
         decision = self._terms.policy.place(request.size, view)
         self._placed += 1
@@ -202,7 +178,7 @@ class Admission:
     def _rank_refusal(self, request: Request) -> str:
         rank = request.rank
         assert rank is not None
-        tokens = self._terms.capacity.by_rank(self._operations.layout)[rank]
+        tokens = self._terms.capacity.by_rank(self._books.operations.layout)[rank]
         return rank_refusal(rank, request.prompt_tokens, request.output_tokens, tokens)
 
 

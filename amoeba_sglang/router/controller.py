@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 import zmq
-from sglang.srt.environ import envs
 from sglang.srt.managers.data_parallel_controller import DataParallelController
 from sglang.srt.managers.io_struct import FlushCacheReqInput, ShutdownReq, sock_recv, sock_send
 from sglang.srt.runtime_context import get_observability, get_serving
@@ -17,19 +16,14 @@ from amoeba_sglang.clock import Clock
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.layout.partition import Layout
-from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.messages import AdminReply, AdminRequest, IdleQuestion, LimitsChanged
-from amoeba_sglang.policy import POLICIES
 from amoeba_sglang.router import effects, translation
 from amoeba_sglang.router.desk import Desk
 from amoeba_sglang.router.effects import Effect
 from amoeba_sglang.router.events import Arrival, Event, LoadsRead, Opened, Tick, TransformAsked
 from amoeba_sglang.router.guard import Guard
-from amoeba_sglang.router.limits import Capacity
 from amoeba_sglang.router.metrics import NoMetrics, RouterMetrics
-from amoeba_sglang.router.terms import Terms
 from amoeba_sglang.router.transform_request import TransformRequest
-from amoeba_sglang.router.waiting_limits import WaitingLimits
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +47,7 @@ class ElasticController(DataParallelController):
         # when a request came would see no load ever.
         self.load_snapshot_reader.read_all()
         truncates = get_serving().allow_auto_truncate
-        terms = make_terms(config, self._scheduler_init_infos[0], truncates)
+        terms = translation.to_terms(config, self._scheduler_init_infos[0], truncates)
         self.desk = Desk(terms, Layout.uniform(config.workers, 1), self.clock.now())
         self.metrics = (
             RouterMetrics(terms.capacity) if get_observability().enable_metrics else NoMetrics()
@@ -186,26 +180,3 @@ class ElasticController(DataParallelController):
 
     def send_to_front_end(self, message: Any) -> None:
         sock_send(self.front_end, message)
-
-
-def make_terms(config: AmoebaConfig, worker: dict[str, Any], truncates: bool) -> Terms:
-    """What a desk needs to know of a server; `worker`: the init info that all workers gave."""
-    waiting_s = envs.SGLANG_REQ_WAITING_TIMEOUT.get()
-    emulation = config.emulation
-    return Terms(
-        policy=POLICIES[config.policy],
-        chain=DegreeChain(config.degrees),
-        capacity=Capacity(**worker["capacity"]),
-        waiting=WaitingLimits(
-            config.workers, worker["max_queued"], waiting_s if waiting_s > 0 else None
-        ),
-        workers=config.workers,
-        layers=config.layers,
-        initial_degree=config.initial_degree,
-        max_rows=worker["max_rows"],
-        prepare_timeout_s=config.prepare_timeout_s,
-        finish_timeout_s=config.finish_timeout_s,
-        truncates=truncates,
-        saved_table=config.throughput_table,
-        emulation=None if emulation is None else emulation.describe(),
-    )

@@ -22,6 +22,7 @@ from amoeba_sglang.reports import (
 from amoeba_sglang.router import weight_access
 from amoeba_sglang.router.admission import Admission, Wait
 from amoeba_sglang.router.binding import stranded
+from amoeba_sglang.router.books import Books
 from amoeba_sglang.router.cache_flush import CacheFlush
 from amoeba_sglang.router.calibration import Calibration
 from amoeba_sglang.router.effects import (
@@ -51,7 +52,6 @@ from amoeba_sglang.router.layout_keeper import FixedLayout, LayoutKeeper
 from amoeba_sglang.router.limits import RequestLimits
 from amoeba_sglang.router.loads import LoadBook
 from amoeba_sglang.router.long_book import LongBook
-from amoeba_sglang.router.long_queue import LongQueue
 from amoeba_sglang.router.operation import Operations
 from amoeba_sglang.router.state import describe_loads, describe_server, late_share
 from amoeba_sglang.router.terms import Terms
@@ -68,22 +68,19 @@ class Desk:
         self.operations = Operations(
             terms.chain, layout, terms.layers, terms.prepare_timeout_s, terms.finish_timeout_s
         )
-        self._terms = terms
-        self._loads, self._longs = LoadBook(terms.workers), LongBook(terms.workers, now)
-        self._calibration = Calibration(terms.capacity, terms.max_rows, terms.saved_table)
-        queue, rules = LongQueue(), terms.policy.layout
-        books: dict[str, Any] = {
-            "operations": self.operations,
-            "calibration": self._calibration,
-            "longs": self._longs,
-            "queue": queue,
-        }
+        self._terms, rules = terms, terms.policy.layout
+        self._books = books = Books(
+            self.operations,
+            Calibration(terms.capacity, terms.max_rows, terms.saved_table),
+            LoadBook(terms.workers),
+            LongBook(terms.workers, now),
+        )
         self._rules = (
             FixedLayout()
             if rules is None
-            else LayoutKeeper(rules, terms.chain, terms.initial_degree, now, **books)
+            else LayoutKeeper(rules, terms.chain, terms.initial_degree, books, now)
         )
-        self._admission = Admission(terms, self._rules, loads=self._loads, **books)
+        self._admission = Admission(terms, self._rules, books)
         self._flush = CacheFlush(terms.workers)
         self._paused = self._open = False
         self._later: deque[Event] = deque()
@@ -143,7 +140,7 @@ class Desk:
         return [] if isinstance(verdict, Wait) else [verdict]
 
     def _abort(self, event: Abort, now: float) -> list[Effect]:
-        self._longs.abort(event.names)
+        self._books.longs.abort(event.names)
         named = self._admission.abort(event.names)
         ends = [Cancel(request, event.payload) for request in named]
         return [*ends, Forward(event.payload)]
@@ -151,8 +148,8 @@ class Desk:
     # Questions and control requests
 
     def _state_asked(self, event: StateAsked, now: float) -> list[Effect]:
-        body = describe_server(self._terms, self.operations, self._loads.snapshots)
-        body["throughput"] = self._calibration.describe()
+        body = describe_server(self._terms, self.operations, self._books.loads.snapshots)
+        body["throughput"] = self._books.calibration.describe()
         if self._terms.emulation is not None:
             late = late_share(self._device_times.values())
             body["EMULATED"] = {**self._terms.emulation, "late_share": late}
@@ -160,8 +157,10 @@ class Desk:
         return [Answer(event.waiter, 200, body)]
 
     def _load_asked(self, event: LoadAsked, now: float) -> list[Effect]:
-        waiting = [waiting.long for waiting in self._admission.queue]
-        return [Answer(event.waiter, 200, {"loads": describe_loads(self._loads.loads, waiting)})]
+        waiting = [waiting.long for waiting in self._books.queue]
+        return [
+            Answer(event.waiter, 200, {"loads": describe_loads(self._books.loads.loads, waiting)})
+        ]
 
     def _transform_asked(self, event: TransformAsked, now: float) -> list[Effect]:
         return self._submit(event.transform, event.waiter, now)
@@ -189,20 +188,20 @@ class Desk:
 
         In a paused server what waits holds no KV, and does not stop a flush.
         """
-        running, waiting = self.operations.running, self._admission.waiting
+        running, waiting = self.operations.running, self._books.waiting
         if running is not None:
             return f"operation {running['operation_id']} is running"
         if self._paused:
             return None
         if waiting:
             return f"{waiting} requests wait in the router"
-        busy = [rank for rank, load in enumerate(self._loads.loads) if load.requests]
+        busy = [rank for rank, load in enumerate(self._books.loads.loads) if load.requests]
         return f"ranks {busy} are busy" if busy else None
 
     # Reports
 
     def _loads_read(self, event: LoadsRead, now: float) -> list[Effect]:
-        self._loads.update(event.snapshots)
+        self._books.loads.update(event.snapshots)
         return []
 
     def _progress(self, progress: Progress, now: float) -> list[Effect]:
@@ -210,13 +209,13 @@ class Desk:
         return []
 
     def _steps_measured(self, report: StepsMeasured, now: float) -> list[Effect]:
-        self._calibration.add(report.sums)
+        self._books.calibration.add(report.sums)
         if report.late_seconds is not None and report.busy_seconds is not None:
             self._device_times[report.rank] = report.late_seconds, report.busy_seconds
         return []
 
     def _long_requests_here(self, report: LongRequestsHere, now: float) -> list[Effect]:
-        self._longs.report(report.rank, report.request_ids, report.ended, now)
+        self._books.longs.report(report.rank, report.request_ids, report.ended, now)
         return [] if self._flush.asking else [*self._admission.admit(now)]
 
     def _idle_answer(self, answer: IdleAnswer, now: float) -> list[Effect]:
@@ -232,7 +231,7 @@ class Desk:
     def _tick(self, event: Tick, now: float) -> list[Effect]:
         effects = self._settled(self.operations.tick(now), now)
         effects += self._admission.expire(now)
-        self._longs.forget_unseen(now)
+        self._books.longs.forget_unseen(now)
         if self._open and not self._flush.asking:
             effects += self._follow_rules(now)
         return effects
@@ -240,7 +239,7 @@ class Desk:
     def _follow_rules(self, now: float) -> list[Effect]:
         """Place what has room, and start the transformation that the rules want."""
         effects: list[Effect] = [*self._admission.admit(now)]
-        transform = self._rules.next_change(self._loads.loads, now)
+        transform = self._rules.next_change(now)
         effects += self._admission.place_short(now)
         if transform is not None:
             started = self._submit(transform, "", now)
@@ -251,10 +250,7 @@ class Desk:
     def _submit(self, transform: TransformRequest, waiter: str, now: float) -> list[Effect]:
         target, objection = self.operations.would_reach(transform), None
         if target is not None:
-            objection = stranded(
-                self._terms.capacity, self.operations.layout, target, self._longs,
-                self._admission.queue,
-            )  # fmt: skip
+            objection = stranded(self._terms.capacity, self._books, target)
         effects = self.operations.submit(transform, waiter, now, objection)
         return self._settled(effects, now)
 
@@ -267,9 +263,9 @@ class Desk:
                 continue
             record = effect.record
             if record.outcome == "done":
-                self._longs.start_layout(record.ranks, now)
+                self._books.longs.start_layout(record.ranks, now)
             self._rules.finished(record, now)
-            self._calibration.finished(record)
+            self._books.calibration.finished(record)
             if record.outcome != "unchanged":
                 found += [Limits(self.limits), *self._admission.look_again(now)]
         return found

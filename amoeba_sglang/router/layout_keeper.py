@@ -17,15 +17,11 @@ from amoeba_sglang.policy import (
     LongRequest,
     RequestSize,
     Scene,
-    WorkerLoad,
 )
 from amoeba_sglang.policy.setting import SETTING
 from amoeba_sglang.policy.traffic import TrafficBook
-from amoeba_sglang.router.calibration import Calibration
+from amoeba_sglang.router.books import Books
 from amoeba_sglang.router.limits import Capacity, RequestLimits
-from amoeba_sglang.router.long_book import LongBook
-from amoeba_sglang.router.long_queue import LongQueue
-from amoeba_sglang.router.operation import Operations
 from amoeba_sglang.router.record import Record
 from amoeba_sglang.router.transform_request import TransformRequest
 
@@ -57,13 +53,11 @@ class FixedLayout:
         """Whether `admit` decides where a request goes; `able`: ranks that can hold it now."""
         return False
 
-    def admit(
-        self, long: LongRequest, loads: tuple[WorkerLoad, ...], able: tuple[int, ...], now: float
-    ) -> Decision | Hold:
+    def admit(self, long: LongRequest, able: tuple[int, ...], now: float) -> Decision | Hold:
         """The home of a request that is for the rules, or why it waits."""
         raise AssertionError("nothing waits for rules that do not exist")
 
-    def next_change(self, loads: tuple[WorkerLoad, ...], now: float) -> TransformRequest | None:
+    def next_change(self, now: float) -> TransformRequest | None:
         """A transformation to start now, or None."""
         return None
 
@@ -84,21 +78,11 @@ class LayoutKeeper(FixedLayout):
     """
 
     def __init__(
-        self,
-        rules: LayoutRules,
-        chain: DegreeChain,
-        base: int,
-        now: float,
-        *,
-        operations: Operations,
-        calibration: Calibration,
-        longs: LongBook,
-        queue: LongQueue,
+        self, rules: LayoutRules, chain: DegreeChain, base: int, books: Books, now: float
     ) -> None:
         self.base, self._base_since, self._base_due = base, now, now
         self._traffic = TrafficBook(SETTING.traffic_s)
-        self._rules, self._chain, self._operations = rules, chain, operations
-        self._calibration, self._longs, self._queue = calibration, longs, queue
+        self._rules, self._chain, self._books = rules, chain, books
         self._pinned: frozenset[int] = frozenset()
         self._refused: dict[tuple[tuple[int, ...], int], float] = {}
         self._delays: dict[tuple[tuple[int, ...], int], float] = {}
@@ -111,7 +95,7 @@ class LayoutKeeper(FixedLayout):
     @property
     def reserved(self) -> frozenset[int]:
         """Ranks of instances that a long request has made, or lives in."""
-        instances = self._operations.layout.instances
+        instances = self._books.operations.layout.instances
         return frozenset(
             rank
             for ranks in instances
@@ -119,12 +103,13 @@ class LayoutKeeper(FixedLayout):
             for rank in ranks
         )
 
-    def scene(self, loads: tuple[WorkerLoad, ...], now: float) -> Scene:
-        heads = tuple(waiting.long for waiting in self._queue.heads())
+    def scene(self, now: float) -> Scene:
+        books, longs = self._books, self._books.longs
+        heads = tuple(waiting.long for waiting in books.queue.heads())
         return Scene(
-            self._chain, self._operations.layout, self.base, loads, self._longs.counts,
-            self._longs.quiet_since, heads, len(self._queue), self._pinned, self._refused, now,
-            self._calibration.table, self._traffic.classes(now), self._traffic.evidence(now),
+            self._chain, books.operations.layout, self.base, books.loads.loads, longs.counts,
+            longs.quiet_since, heads, len(books.queue), self._pinned, self._refused, now,
+            books.calibration.table, self._traffic.classes(now), self._traffic.evidence(now),
             self._base_since,
         )  # fmt: skip
 
@@ -134,26 +119,24 @@ class LayoutKeeper(FixedLayout):
 
     def is_for_rules(self, degree: int, able: Sequence[int]) -> bool:
         """If no instance of the base degree holds the request, or if none does now."""
-        if len(able) == self._operations.layout.workers:
+        if len(able) == self._books.operations.layout.workers:
             return False
         return not able or degree > self.base
 
-    def admit(
-        self, long: LongRequest, loads: tuple[WorkerLoad, ...], able: tuple[int, ...], now: float
-    ) -> Decision | Hold:
-        decision = self._rules.admit(long, self.scene(loads, now), able)
+    def admit(self, long: LongRequest, able: tuple[int, ...], now: float) -> Decision | Hold:
+        decision = self._rules.admit(long, self.scene(now), able)
         if isinstance(decision, Decision):
             what = f"request {long.request_id} goes to rank {decision.rank}"
             self._trace(what, decision.reason, now)
         return decision
 
-    def next_change(self, loads: tuple[WorkerLoad, ...], now: float) -> TransformRequest | None:
-        if self._operations.running is not None:
+    def next_change(self, now: float) -> TransformRequest | None:
+        if self._books.operations.running is not None:
             return None
         if now >= self._base_due:
             self._base_due = now + _BASE_SECONDS
-            self._choose_base(self.scene(loads, now))
-        change = self._rules.change(self.scene(loads, now))
+            self._choose_base(self.scene(now))
+        change = self._rules.change(self.scene(now))
         if change is None:
             return None
         self._trace(f"ranks {list(change.ranks)} to degree {change.degree}", change.reason, now)
@@ -186,8 +169,8 @@ class LayoutKeeper(FixedLayout):
 
     def describe(self, now: float) -> dict[str, Any]:
         return {
-            "waiting": self._queue.describe(now),
-            "long_requests": list(self._longs.counts),
+            "waiting": self._books.queue.describe(now),
+            "long_requests": list(self._books.longs.counts),
             "pinned": sorted(self._pinned),
             "base_degree": self.base,
             "decisions": [

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
 
+from sglang.srt.environ import envs
 from sglang.srt.managers.io_struct import (
     AbortReq,
     ContinueGenerationReqInput,
@@ -18,7 +19,10 @@ from sglang.srt.managers.io_struct import (
 )
 
 from amoeba_sglang.clock import Clock
+from amoeba_sglang.config import AmoebaConfig
+from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.messages import AdminRequest, TransformOrder, WeightsRefused
+from amoeba_sglang.policy import POLICIES
 from amoeba_sglang.router.effects import Order, RefuseControl
 from amoeba_sglang.router.events import (
     Abort,
@@ -30,9 +34,12 @@ from amoeba_sglang.router.events import (
     TransformAsked,
     WeightsAsked,
 )
+from amoeba_sglang.router.limits import Capacity
 from amoeba_sglang.router.loads import Snapshot
 from amoeba_sglang.router.request import Request
+from amoeba_sglang.router.terms import Terms
 from amoeba_sglang.router.transform_request import TransformRequest
+from amoeba_sglang.router.waiting_limits import WaitingLimits
 
 _ERRORS = {
     HTTPStatus.BAD_REQUEST: "BadRequestError",
@@ -48,6 +55,29 @@ JUDGED = (
     PauseGenerationReqInput,
     ContinueGenerationReqInput,
 )
+
+
+def to_terms(config: AmoebaConfig, worker: dict[str, Any], truncates: bool) -> Terms:
+    """What a desk needs to know of a server; `worker`: the init info that all workers gave."""
+    waiting_s = envs.SGLANG_REQ_WAITING_TIMEOUT.get()
+    emulation = config.emulation
+    return Terms(
+        policy=POLICIES[config.policy],
+        chain=DegreeChain(config.degrees),
+        capacity=Capacity(**worker["capacity"]),
+        waiting=WaitingLimits(
+            config.workers, worker["max_queued"], waiting_s if waiting_s > 0 else None
+        ),
+        workers=config.workers,
+        layers=config.layers,
+        initial_degree=config.initial_degree,
+        max_rows=worker["max_rows"],
+        prepare_timeout_s=config.prepare_timeout_s,
+        finish_timeout_s=config.finish_timeout_s,
+        truncates=truncates,
+        saved_table=config.throughput_table,
+        emulation=None if emulation is None else emulation.describe(),
+    )
 
 
 def to_request(message: Any) -> Request:

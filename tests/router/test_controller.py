@@ -42,7 +42,7 @@ from amoeba_sglang.reports import (
     TransformReport,
     Vote,
 )
-from amoeba_sglang.router import controller, translation
+from amoeba_sglang.router import translation
 from amoeba_sglang.router.controller import ElasticController
 from amoeba_sglang.router.desk import Desk
 from amoeba_sglang.router.effects import End, RefuseControl
@@ -229,7 +229,7 @@ def test_the_desk_is_told_what_the_server_is(seconds, expected):
     config = build_config(flags, 2, 2, ModelHeads(12, 4, 30, 1000, 2048), 1, "/run")
     worker = {"capacity": asdict(CAPACITY), "max_rows": 64, "max_queued": 7}
     with envs.SGLANG_REQ_WAITING_TIMEOUT.override(seconds):
-        terms = controller.make_terms(config, worker, truncates=False)
+        terms = translation.to_terms(config, worker, truncates=False)
     assert terms.waiting == WaitingLimits(4, 7, expected)
     assert (terms.workers, terms.layers, terms.chain.degrees) == (4, 30, (1, 2))
     assert terms.capacity == CAPACITY and terms.policy.layout is None

@@ -19,7 +19,7 @@ def merged(*degrees):
 
 
 def held(case):
-    return case.desk._admission.waiting
+    return case.desk._books.waiting
 
 
 def test_a_long_request_goes_to_an_anchor_only_and_a_short_one_anywhere():
