@@ -55,9 +55,8 @@ class ElasticRuntime:
         self.ledger = RowLedger()
         self.protocol = WorkerProtocol(rank)
         self.transformation: Transformation | None = None
-        # Of the order that is carried out: when COMMIT came, when the block was met, and seconds of
-        # the slowest step meanwhile.
-        self._committed = self._met = self._slowest_step = 0.0
+        # When COMMIT came.
+        self._committed = 0.0
 
     @property
     def degree(self) -> int:
@@ -128,7 +127,7 @@ class ElasticRuntime:
 
     def enter(self, order: TransformOrder, committed: float) -> None:
         """Leave the instance and meet the whole block of the order. `committed`: when it came."""
-        self._committed, self._slowest_step = committed, self.step_clock.slowest_seconds
+        self._committed, slowest_step = committed, self.step_clock.slowest_seconds
         self.step_clock.meet()
         place, width = order.ranks.index(self.rank), len(order.ranks)
         self.transformation = Transformation(
@@ -148,20 +147,14 @@ class ElasticRuntime:
             copy_clock=self.plane.copy_clock,
         )
         self.transformation.enter()
-        self._met = self.clock.now()
+        report = self.transformation.report
+        report.lockstep_seconds = self.clock.now() - committed
+        report.step_seconds = slowest_step
         before, after = order.before[place], order.after[place]
         if before != after:
             # What the router promises while the order runs.
             beyond = min(self.slots_beyond(before), self.slots_beyond(after))
             self.slots.leave(after, beyond, self.own)
-
-    def times(self) -> dict[str, float]:
-        """Seconds of the transformation that has just ended, as of a "done" report."""
-        return {
-            "seconds": self.clock.now() - self._committed,
-            "lockstep_seconds": self._met - self._committed,
-            "step_seconds": self._slowest_step,
-        }
 
     def advance(self) -> bool:
         """Move the next layers of the transformation under way; whether it has ended."""
@@ -171,6 +164,7 @@ class ElasticRuntime:
         if not transformation.finished:
             return False
         self.transformation = None
+        transformation.report.seconds = self.clock.now() - self._committed
         order = transformation.order
         place = order.ranks.index(self.rank)
         if order.before[place] != order.after[place]:

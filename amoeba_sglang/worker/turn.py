@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from amoeba_sglang.messages import TransformOrder
+from amoeba_sglang.reports import Done, Vote
 from amoeba_sglang.worker import protocol
 from amoeba_sglang.worker.requests import Requests
 
@@ -38,8 +39,8 @@ class Turn:
             case protocol.AskVerdict():
                 return runtime.verdict
             case protocol.Vote(order, reason):
-                body = {"accept": not reason, "reason": reason}
-                self._scheduler.link.report("vote", order.operation_id, order.epoch, body)
+                vote = Vote(rank=runtime.rank, epoch=order.epoch, accept=not reason, reason=reason)
+                self._scheduler.link.send(vote)
             case protocol.StandDown():
                 runtime.stand_down()
             case protocol.Approach(ranks):
@@ -110,7 +111,6 @@ class Turn:
             scheduler.report_progress(under_way)
             return None
         scheduler.log_digest("after")
-        order = under_way.order
-        figures = {**runtime.times(), **under_way.report.figures()}
-        scheduler.link.report("done", order.operation_id, order.epoch, figures)
+        done = Done(rank=runtime.rank, epoch=under_way.order.epoch, report=under_way.report)
+        scheduler.link.send(done)
         return runtime.degree

@@ -9,6 +9,7 @@ import numpy as np
 
 from amoeba_sglang.layout.locations import slots_of
 from amoeba_sglang.layout.slots import FIRST_LEASED
+from amoeba_sglang.reports import Report, Vote
 from amoeba_sglang.worker.batch_rows import lengths_of_batch
 from amoeba_sglang.worker.requests import Requests, batched_requests
 from tests.world.shadow import content_of
@@ -82,7 +83,7 @@ class Checks:
         router, rank = self._play.router, worker.rank
         operations = router.operations
         layouts = (operations.layout, operations.target)
-        promised = min(router.capacity.by_rank(layout)[rank] for layout in layouts)
+        promised = min(worker.capacity.by_rank(layout)[rank] for layout in layouts)
         if worker.max_req_len < promised:
             raise Violation(
                 "one promise",
@@ -174,12 +175,10 @@ class Checks:
         else:
             raise Violation("an accepted request ends with an error", what)
 
-    def hear(self, rank: int, kind: str, body: dict[str, Any]) -> None:
+    def hear(self, report: Report) -> None:
         """A worker tells the router something."""
-        if kind == "vote":
-            self._play.counts["votes yes" if body["accept"] else "votes no"] += 1
-        elif kind == "done":
-            self._play.counts["done"] += 1
+        if isinstance(report, Vote):
+            self._play.counts["votes yes" if report.accept else "votes no"] += 1
 
     # Who waits
 
