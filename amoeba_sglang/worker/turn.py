@@ -70,13 +70,13 @@ class Turn:
         return None
 
     def _consider(self, order: TransformOrder) -> str | None:
-        refusal = self._refusal(order)
+        refusal = self.refusal(order)
         if refusal is not None:
             return refusal
         self._runtime.prepare(order, self.requests)
         return self._runtime.verdict
 
-    def _refusal(self, order: TransformOrder) -> str | None:
+    def refusal(self, order: TransformOrder) -> str | None:
         """Why this worker cannot take part, or None."""
         scheduler, rank = self._scheduler, self._runtime.rank
         place = order.ranks.index(rank)
