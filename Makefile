@@ -14,7 +14,7 @@ STARTED := $(shell date +%s)
 # make reaches it, not a shell that would leave it behind.
 SCREEN := @exec $(PYTHON) -m amoeba_sglang.screen
 
-.PHONY: setup model serve test lint bench fresh world
+.PHONY: setup model serve test lint bench fresh world world-mutants
 
 setup: $(VENV)/.patched $(MODEL)/config.json
 	@echo "Set up in $$(( $$(date +%s) - $(STARTED) )) s. Next: make serve, or make test."
@@ -75,3 +75,7 @@ world: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev
 	@$(BIN)/python -W ignore -m tests.world --seeds $(SEEDS) --workers $(WORKERS) \
 	  $(if $(PROFILE),--profile $(PROFILE)) $(if $(MUTANT),--mutant $(MUTANT)) \
 	  $(if $(RESUME),--resume $(RESUME)) $(ARGS)
+
+# Whether the world finds faults that are put into the code; LIST=1 prints them.
+world-mutants: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev
+	@$(BIN)/python -W ignore -m tests.world.hunt $(if $(LIST),--list) $(ARGS)

@@ -43,7 +43,8 @@ class Checks:
         self._blocked: dict[int, tuple[str, float]] = {}
         # By rank, of the last steps: their keys and the own slots of each row in it.
         self._rows: list[deque[Any]] = [deque(maxlen=3) for _ in play.workers]
-        self._since = 0.0
+        # By anchor: the epoch, and what is lacking still after the last round of records.
+        self._unmet: dict[int, tuple[int, int]] = {}
 
     # After every turn of a worker's loop
 
@@ -99,6 +100,17 @@ class Checks:
         counts["steps that prefill"] += batch.forward_mode.is_extend()
 
     # Between the workers
+
+    def hear_loans(self, anchor: int, records: list[Any]) -> None:
+        """Peers lend no more than what was lacking a round ago and has not come since."""
+        lent = sum(len(record.slots.lent) for record in records)
+        epoch, unmet = self._unmet.get(anchor, (0, 0))
+        if epoch == records[0].epoch and lent > unmet:
+            raise Violation("more is lent than is lacking", f"rank {anchor}: {lent} for {unmet}")
+        self._unmet[anchor] = records[0].epoch, max(0, records[0].slots.wanted - lent)
+        self._play.counts["loans"] += lent > 0
+        self._play.counts["loans that come home"] += len(records[0].slots.returned) > 0
+        self._play.counts["recalls"] += any(record.slots.wanted for record in records[1:])
 
     def remember_rows(self, rank: int, record: Any) -> None:
         """What the owner has when it goes on from telling its peers."""
