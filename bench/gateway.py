@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from amoeba_sglang.ports import free_port
+from bench.free_port import free_port
 from bench.servers import PORTS, Server
 
 _REGISTER_TIMEOUT_S = 60.0
