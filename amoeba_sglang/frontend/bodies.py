@@ -10,8 +10,9 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 from sglang.srt.entrypoints.http_server import validate_json_request
 
+from amoeba_sglang.errors import show
 from amoeba_sglang.frontend.sampling_checks import MOST_TOKENS
-from amoeba_sglang.frontend.values import require_ids, require_range, show
+from amoeba_sglang.frontend.values import require_ids, require_range
 from amoeba_sglang.supported import SESSION_PARAMS
 
 # /v1/responses has begun its stream before it looks at its own.
