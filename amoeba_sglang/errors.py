@@ -1,4 +1,4 @@
-"""Typed errors for users, and how their texts show values. Broken invariants are asserts instead."""
+"""Typed errors for users, and how they show values. A broken invariant of ours is an assert."""
 
 from __future__ import annotations
 

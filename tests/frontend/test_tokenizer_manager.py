@@ -87,8 +87,6 @@ def test_what_no_layout_holds_is_refused(manager):
     manager._validate_one_request(request(max_new_tokens=8), [1] * 90)
     with pytest.raises(ValueError, match="99 tokens"):
         manager._validate_one_request(request(max_new_tokens=9), [1] * 90)
-    with pytest.raises(ValueError, match="beam_width"):
-        manager._validate_one_request(request(beam_width=2), [1])
     manager.allow_auto_truncate = True
     manager._validate_one_request(request(max_new_tokens=9), [1] * 90)
 
@@ -98,6 +96,8 @@ def test_what_could_end_a_worker_is_refused(manager):
         manager._validate_one_request(request(), [1, 1000])
     with pytest.raises(ValueError, match="n 5: .*4"):
         manager.generate_request(request(n=5))
+    with pytest.raises(ValueError, match="beam_width 2: .*beam search"):
+        manager.generate_request(request(beam_width=2))
 
 
 def test_a_stream_that_has_ended_aborts_nobody_who_has_its_id_now(manager, monkeypatch):
