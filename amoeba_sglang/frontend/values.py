@@ -25,9 +25,9 @@ def require_range(field: str, value: float, least: float, most: float) -> None:
 
 def require_ids(field: str, ids: Iterable[Any], vocabulary: int) -> None:
     """Raise InvalidRequest unless all are token ids of a model of that vocabulary."""
-    wrong = next((i for i in ids if type(i) is not int or not 0 <= i < vocabulary), None)
-    if wrong is not None:
-        raise refuse(field, wrong, f"token ids are integers from 0 to {vocabulary - 1}")
+    for one in ids:
+        if type(one) is not int or not 0 <= one < vocabulary:
+            raise refuse(field, one, f"token ids are integers from 0 to {vocabulary - 1}")
 
 
 def require_prompt_ids(field: str, ids: Sequence[int], vocabulary: int) -> None:
