@@ -23,8 +23,8 @@ from typing import Any
 from bench import results_file
 from bench.equality import percentile
 from bench.load import new_session
+from bench.plots import draw_stagger
 from bench.servers import Server
-from bench.stagger_figures import draw
 
 WAYS = {"staggered": "auto", "all at once": "0"}
 # Of what the server says of a transformation.
@@ -99,7 +99,7 @@ def main() -> None:
         f"stagger_n{options.workers}{options.name}",
         {"settings": vars(options), **_summarise(sessions, options.workers)},
     )
-    draw(path)
+    draw_stagger(path)
 
 
 def fill_caches(server: Server, options: argparse.Namespace) -> None:
