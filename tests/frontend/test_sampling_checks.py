@@ -66,6 +66,8 @@ def test_every_number_has_a_range_and_a_type(field, what):
         ("ebnf", "(" * 100),
         ("structural_tag", "["),
         ("ignore_eos", "yes"),
+        ("watermark", {"key": "x"}),
+        ("watermark", True),
         ("custom_params", [1]),
         ("custom_params", {"__sglang_reasoning_end_token_ids": [VOCABULARY]}),
         # SGLang's own fields.
