@@ -15,8 +15,8 @@ import tempfile
 from typing import Any
 
 from bench import results_file
-from bench.servers import MODEL, Server
-from bench.tiny_qwen3 import make_tiny_qwen3
+from serving.servers import MODEL, Server
+from serving.tiny_qwen3 import make_tiny_qwen3
 
 COMMON = ("--dtype", "float32", "--max-total-tokens", "4096", "--chunked-prefill-size", "512")
 

@@ -22,6 +22,7 @@ from amoeba_sglang.patch.target import find_target
 
 HERE = Path(__file__).resolve().parents[1]
 CACHE = Path(".cache/ratio")
+_CODE = ("amoeba_sglang", "patches", "bench", "serving")
 _LAUNCHER = """#!/bin/sh
 # Without safe paths `-m` would find the modules of the current directory first.
 export PYTHONSAFEPATH=1 PYTHONPATH="{path}"
@@ -63,7 +64,7 @@ def find_commit(revision: str, where: Path = HERE) -> str:
 
 def require_committed(where: Path = HERE) -> None:
     """Refuse a checkout whose code no commit names: pairs are kept by commit."""
-    changed = git("status", "--porcelain", "--", "amoeba_sglang", "patches", "bench", where=where)
+    changed = git("status", "--porcelain", "--", *_CODE, where=where)
     # The results of benches are no code, and this one writes some.
     files = [line[3:] for line in changed.splitlines()]
     files = [file for file in files if not file.startswith(("bench/results/", "bench/figures/"))]

@@ -25,8 +25,8 @@ from typing import Any
 
 from bench import results_file
 from bench.equality import TOURS
-from bench.load import chat_prompts, new_session, run_clients, stream_chat
-from bench.servers import Server
+from serving.load import chat_prompts, new_session, run_clients, stream_chat
+from serving.servers import Server
 
 EVENTS = ("prefill", "decode", "arrived", "finished", "aborted", "retracted")
 TOLERANCE = 1e-4

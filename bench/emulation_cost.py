@@ -20,7 +20,7 @@ import psutil
 
 from bench import results_file
 from bench.footprint import private_bytes, role
-from bench.servers import Server
+from serving.servers import Server
 
 PROMPT = 200
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from bench import results_file
-from bench.load import Stream, chat_prompts, run_clients
-from bench.servers import Server
+from serving.load import Stream, chat_prompts, run_clients
+from serving.servers import Server
 
 TOURS: dict[int, list[tuple[list[int], int]]] = {
     2: [([0, 1], 2), ([0, 1], 1)],

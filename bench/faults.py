@@ -6,8 +6,8 @@ import argparse
 import time
 
 from bench import results_file
-from bench.fault_cases import FLAGS, MOMENTS, SIGNALS, run_fault
-from bench.servers import Server
+from serving.fault_cases import FLAGS, MOMENTS, SIGNALS, run_fault
+from serving.servers import Server
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from amoeba_sglang.memory.host import HostMemory
-from bench.servers import Server
+from serving.servers import Server
 
 _ROLES = {
     "sglang::scheduler": "worker",

@@ -10,7 +10,7 @@ from typing import Any
 from amoeba_sglang.platform import cpu_bindings, threads_per_worker
 from bench import results_file
 from bench.footprint import cpu_percent, sample
-from bench.servers import Server
+from serving.servers import Server
 
 
 def main() -> None:

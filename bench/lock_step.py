@@ -18,9 +18,9 @@ import time
 from typing import Any
 
 from bench import results_file
-from bench.load import new_session
-from bench.servers import Server
 from bench.stagger import stream_tokens
+from serving.load import new_session
+from serving.servers import Server
 
 _CHUNK, _CHUNKS, _STREAMS = 512, 4, 2
 _PROMPT, _TOKENS = 200, 4000

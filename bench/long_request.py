@@ -18,7 +18,7 @@ from bench import results_file
 from bench.accuracy import compare
 from bench.footprint import Mapping, mappings, memory_file
 from bench.idle import stock_environment
-from bench.servers import Server
+from serving.servers import Server
 
 POOL = 512
 SHORTS, SHORT_OUTPUT, LONG_OUTPUT = 8, 24, 16

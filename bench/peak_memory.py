@@ -18,8 +18,8 @@ from typing import Any
 
 from bench import results_file
 from bench.footprint import memory_file, private_bytes
-from bench.load import chat_prompts, run_clients
-from bench.servers import Server
+from serving.load import chat_prompts, run_clients
+from serving.servers import Server
 
 _ROUNDS, _SPAN_S = 5, 12.0
 

@@ -37,8 +37,8 @@ from bench.pairs import (
     judge,
     median_interval,
 )
-from bench.servers import MODEL, Server
 from bench.throughput import ServingLoad, run_bench_serving
+from serving.servers import MODEL, Server
 
 KINDS = {
     "prefill": ServingLoad(input_len=512, output_len=2, num_prompts=16),

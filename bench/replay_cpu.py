@@ -37,9 +37,9 @@ from bench.replay import (
 )
 from bench.replay_client import OneServer
 from bench.restarts import RestartedServer
-from bench.servers import MODEL, Server
 from bench.simulation.replayed import batching_of, measured_mechanism, simulate_replay
 from bench.trace import Workload
+from serving.servers import MODEL, Server
 
 POOL, REFERENCE_POOL = 512, 16384
 POLICIES = ("amoeba", "round_robin", "least_load")

@@ -18,11 +18,11 @@ from typing import Any
 
 from bench import results_file
 from bench.footprint import growth, sample
-from bench.servers import MODEL, Server
-from bench.shallow_model import make_shallow
 from bench.soak_load import Gaps, Sizes, SoakLoad
 from bench.soak_probe import probe_decode, probe_prefill
 from bench.soak_walk import Walk
+from serving.servers import MODEL, Server
+from serving.shallow_model import make_shallow
 
 SAMPLE_EVERY = 20
 REPORT_EVERY = 10

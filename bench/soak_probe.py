@@ -12,8 +12,8 @@ from typing import Any
 
 import aiohttp
 
-from bench.load import new_session
-from bench.servers import Server
+from serving.load import new_session
+from serving.servers import Server
 
 CHUNK_TOKENS = 512
 PROMPT_CHUNKS = 5

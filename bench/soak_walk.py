@@ -11,8 +11,8 @@ import numpy as np
 
 from amoeba_sglang.layout.partition import Layout, LayoutError
 from amoeba_sglang.layout.slots import DegreeChain
-from bench.servers import Server
 from bench.soak_load import Gaps
+from serving.servers import Server
 
 BEFORE_S = 5.0
 STEP_PERCENTILE = 95

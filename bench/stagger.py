@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from bench import results_file
-from bench.load import new_session
 from bench.plots import draw_stagger
-from bench.servers import Server
+from serving.load import new_session
+from serving.servers import Server
 
 WAYS = {"staggered": "auto", "all at once": "0"}
 # Of what the server says of a transformation.

@@ -19,7 +19,7 @@ from typing import Any
 
 from bench import results_file
 from bench.idle import stock_environment
-from bench.servers import MODEL, Server
+from serving.servers import MODEL, Server
 
 CASES = ("dp", "tp", "tp-gloo")
 KEPT = ("output_throughput", "mean_ttft_ms", "median_itl_ms", "p99_itl_ms", "completed", "duration")

@@ -9,7 +9,7 @@ import argparse
 import statistics
 
 from bench import results_file
-from bench.servers import Server
+from serving.servers import Server
 
 
 def main() -> None:

@@ -23,11 +23,11 @@ from bench.replay import load_prompts, measure
 from bench.replay_client import OneServer
 from bench.replay_cpu import BODY
 from bench.replay_metrics import Objective
-from bench.servers import MODEL, Server
 from bench.simulate import degrees_of
 from bench.simulation.mechanisms import mechanisms
 from bench.simulation.replayed import batching_of, simulate_replay
 from bench.trace import Recipe, Workload, read_trace
+from serving.servers import MODEL, Server
 
 CHUNK_TOKENS = 512
 # More than a worker of 96 GB holds.

@@ -26,8 +26,8 @@ from bench.hostile.ranges import Bounds
 from bench.hostile.report import figures, summarise
 from bench.hostile.run import Plan, Run
 from bench.hostile.schema import read_routes
-from bench.servers import Server
 from bench.soak import choose_model
+from serving.servers import Server
 
 POOL, CHUNK = 4096, 2048
 VOCABULARY = 49152

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from bench.load import Stream, chat_prompts, new_session, run_clients, stream_chat
-from bench.servers import Server
+from serving.load import Stream, chat_prompts, new_session, run_clients, stream_chat
+from serving.servers import Server
 
 OUTPUT = 48
 _PAUSE_S = 0.1

@@ -17,7 +17,7 @@ from bench.hostile.bodies import GENERATING
 from bench.hostile.cases import Case, encode, shorten
 from bench.hostile.client import new_client, send, send_plain
 from bench.hostile.oracle import Reply, Verdict, judge
-from bench.servers import Server
+from serving.servers import Server
 
 PHASES = ("degree 1", "merged", "changes")
 _LAST = 12

@@ -110,7 +110,9 @@ def test_no_repository_and_no_git_say_so(tmp_path, monkeypatch):
         find_commit("HEAD", tmp_path)
 
 
-@pytest.mark.parametrize("file", ["amoeba_sglang/patch.py", "patches/new", "bench/new.py"])
+@pytest.mark.parametrize(
+    "file", ["amoeba_sglang/patch.py", "patches/new", "bench/new.py", "serving/new.py"]
+)
 def test_changes_that_no_commit_names_are_refused(repository, file):
     require_committed(repository)
     write_tree(repository, {file: "changed\n", "bench/results/ratio.json": "{}\n"})

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from amoeba_sglang.frontend.endpoints import REFUSED, REFUSED_METHODS
-from bench.servers import Server
+from serving.servers import Server
 from tests.e2e.conftest import split_all
 
 WORKERS = 2

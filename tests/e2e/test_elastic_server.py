@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from bench.load import chat_prompts, new_session, run_clients, stream_chat
+from serving.load import chat_prompts, new_session, run_clients, stream_chat
 from tests.e2e.conftest import LAYOUT_TOUR
 
 

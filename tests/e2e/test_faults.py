@@ -5,10 +5,10 @@ import os
 import signal
 import time
 
-from bench.fault_cases import FLAGS, run_fault
-from bench.fault_clients import Ending, request
-from bench.load import new_session
-from bench.servers import Server
+from serving.fault_cases import FLAGS, run_fault
+from serving.fault_clients import Ending, request
+from serving.load import new_session
+from serving.servers import Server
 
 WORKERS = 2
 

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bench.gateway import Gateway
-from bench.servers import MODEL
+from serving.gateway import Gateway
+from serving.servers import MODEL
 from tests.e2e.conftest import AUTOMATIC_POOL as POOL
 
 LONG_KEY = {"X-SMG-Routing-Key": "long-0"}

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bench.long_request import WeightMemory, score
-from bench.servers import Server
+from serving.servers import Server
 from tests.e2e.conftest import LAYERS, split_all
 
 POOL = 512

@@ -8,7 +8,7 @@ import pytest
 
 from amoeba_sglang.launch_server import KV_PAGE
 from bench.long_request import score
-from bench.servers import Server
+from serving.servers import Server
 from tests.e2e.conftest import split_all
 
 POOL, OUTPUT = 512, 200

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bench.servers import Server
+from serving.servers import Server
 from tests.e2e.conftest import split_all
 
 # Together they leave no own slot of rank 0 free, and the prompt takes many chunks.

@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from bench.load import chat_prompts, new_session, run_clients, stream_chat
-from bench.servers import Server
+from serving.load import chat_prompts, new_session, run_clients, stream_chat
+from serving.servers import Server
 from tests.e2e.conftest import LAYERS
 
 _RETRACTED = re.compile(r"#retracted_reqs: (\d+)")

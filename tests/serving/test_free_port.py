@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from bench import free_port as module
-from bench.free_port import free_port
+from serving import free_port as module
+from serving.free_port import free_port
 
 
 def test_no_outgoing_connection_can_take_it(tmp_path, monkeypatch):

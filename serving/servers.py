@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from amoeba_sglang.platform import NAME, VARIABLE
-from bench.free_port import free_port
+from serving.free_port import free_port
 
 MODEL = os.environ.get("AMOEBA_TEST_MODEL", ".cache/models/smollm2-135m-kv4")
 START_TIMEOUT_S = 420.0
