@@ -14,7 +14,7 @@ STARTED := $(shell date +%s)
 # make reaches it, not a shell that would leave it behind.
 SCREEN := @exec $(PYTHON) -m amoeba_sglang.screen
 
-.PHONY: setup model serve test lint bench ratio fresh
+.PHONY: setup model serve test lint bench ratio fresh world
 
 setup: $(VENV)/.patched $(MODEL)/config.json
 	@echo "Set up in $$(( $$(date +%s) - $(STARTED) )) s. Next: make serve, or make test."
@@ -70,3 +70,12 @@ ratio: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev
 # Everything again on a bare Debian 12; see tests/bare/fresh_root.sh. Needs root and debootstrap.
 fresh:
 	tests/bare/fresh_root.sh $(STAGES)
+
+# Real workers and the real router in one process over a virtual clock; see tests/world/__main__.py.
+# SEEDS is a half-open range; without PROFILE all of them. MUTANT=name plays with a fault in the code.
+SEEDS ?= 0:20
+WORKERS ?= 2
+world: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev
+	@$(BIN)/python -W ignore -m tests.world --seeds $(SEEDS) --workers $(WORKERS) \
+	  $(if $(PROFILE),--profile $(PROFILE)) $(if $(MUTANT),--mutant $(MUTANT)) \
+	  $(if $(RESUME),--resume $(RESUME)) $(ARGS)

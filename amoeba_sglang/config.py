@@ -73,8 +73,9 @@ class AmoebaConfig:
 
     @property
     def finish_timeout_s(self) -> float:
-        """Seconds of the server's clock from COMMIT, or from a move of layers, to the next sign of a worker: it
-        may have a step to end and put the others off for one more, each within the watchdog's."""
+        """Seconds of the server's clock from COMMIT, or from a move of layers, to the next sign of
+        a worker: it may have a step to end and put the others off for one more, each within the
+        watchdog's."""
         return 2 * self.watchdog_timeout_s / self.dilation
 
     @property

@@ -89,6 +89,10 @@ class RowMirror:
         buffer[known:count] = slots
         return buffer[:count]
 
+    def slots(self, row: int, count: int) -> np.ndarray:
+        """The first `count` slots of a row that has been told so far, int64."""
+        return self._rows[row][:count]
+
     def forget(self, rows: Collection[int]) -> None:
         for row in rows:
             self._rows.pop(row, None)

@@ -1,4 +1,4 @@
-"""What a prefill pass may admit: long requests are offered extra slots, short ones never."""
+"""What a prefill pass may admit: the answers of an allocator's ledger, in upstream's words."""
 
 from __future__ import annotations
 
@@ -6,63 +6,110 @@ from sglang.srt.mem_cache.prefill_budget import PrefillBudget
 
 
 class ElasticPrefillBudget(PrefillBudget):
-    """Upstream's budget over the own slots, and one over the free extra slots of an
-    ElasticAllocator. What a closed one has left belongs to the long requests that hold KV already.
+    """Short requests as upstream admits them, by estimates; long ones by all that they may take.
+
+    Upstream's two offsets count what short requests are given in this pass or are expected to take.
     """
 
     def __init__(self, allocator, tree_cache, *, num_mixed_decode_tokens=0):
         super().__init__(allocator, tree_cache, num_mixed_decode_tokens=num_mixed_decode_tokens)
-        # The extra part of upstream's two offsets; the free ones are counted anew each time, since
-        # a preemption frees some.
-        self._total_extra = self._current_extra = 0
-        self._running_extra: dict[str, float] = {}
-        self._long = self._held_back = False
+        self._ledger = allocator.ledger
+        # Slots that those who run, or were admitted in this pass, may still take in their lives.
+        self._short_rest = self._long_rest = 0
+        # Slots that long ones are given in this pass.
+        self._long_now = 0
+        self._rests: dict[str, int] = {}
+        self._req, self._long = None, False
+        # Whether a prompt that has begun waits. Upstream takes it for part of any batch.
+        self._parked = False
 
     def consider(self, req) -> None:
-        self._long = self.allocator.is_long(req)
+        self._req, self._long = req, self.allocator.is_long(req)
+
+    def _rest(self, req) -> int:
+        """Slots that it may still take; upstream has just locked its prefix if it has none yet."""
         holds_kv = req.kv is not None and req.kv.holds_kv
-        self._held_back = self._long and self.allocator.closed and not holds_kv
+        held = req.kv.kv_allocated_len if holds_kv else req.prefix_len
+        return self.allocator.claim(req, held).rest(self.page_size)
 
     def reserve_running(self, req, tokens: float) -> None:
-        taken = min(tokens, self._free_total) if self.allocator.is_long(req) else 0
-        self._running_extra[req.rid] = taken
-        self._total_extra += taken
-        self.total_offset += tokens - taken
+        rest = self._rests[req.rid] = self._rest(req)
+        if self.allocator.is_long(req):
+            self._long_rest += rest
+        else:
+            self._short_rest += rest
+            self.total_offset += tokens
 
     def release_running(self, req, tokens: float) -> None:
-        taken = self._running_extra.pop(req.rid)
-        self._total_extra -= taken
-        self.total_offset -= tokens - taken
+        rest = self._rests.pop(req.rid)
+        if self.allocator.is_long(req):
+            self._long_rest -= rest
+        else:
+            self._short_rest -= rest
+            self.total_offset -= tokens
+
+    @property
+    def _own_room(self) -> int:
+        return self._available_and_evictable() // self.page_size
+
+    def _room_for_long(self) -> int:
+        return self._ledger.room_for_long(self._own_room, self._short_rest, self._long_rest)
 
     @property
     def remaining_total(self):
-        if self._held_back:
-            return 0
-        return super().remaining_total + (self._free_total if self._long else 0)
+        if self._long:
+            return self._room_for_long() * self.page_size
+        return self._total_for_short()
+
+    def _total_for_short(self) -> float:
+        room = self._ledger.room_for_short(self._own_room, self._long_rest)
+        return room * self.page_size - self.total_offset
 
     @property
     def remaining_current(self):
-        return super().remaining_current + (self._free_current if self._long else 0)
+        if not self._long:
+            return self._now_for_short()
+        extra = self._ledger.extra.free_count - self._long_now
+        return super().remaining_current + extra * self.page_size
 
-    @property
-    def _free_total(self) -> float:
-        return self._free_extra - self._total_extra
+    def _now_for_short(self) -> float:
+        overflow = max(0, self._long_now - self._ledger.extra.free_count)
+        return super().remaining_current - overflow * self.page_size
 
-    @property
-    def _free_current(self) -> float:
-        return self._free_extra - self._current_extra
+    def has_capacity(self) -> bool:
+        # Nothing is known yet of whom is considered next.
+        for_long = self._ledger.beyond and self._room_for_long() > 0
+        return for_long or min(self._total_for_short(), self._now_for_short()) > 0
 
-    @property
-    def _free_extra(self) -> int:
-        return len(self.allocator.free_extra) * self.page_size
+    def check_prefill(self, *, total_tokens, chunk_limit, **kwargs):
+        if self._parked:
+            return False, None
+        if not self._long:
+            return super().check_prefill(
+                total_tokens=total_tokens, chunk_limit=chunk_limit, **kwargs
+            )
+        fits = self._rest(self._req) <= self._room_for_long()
+        return (True, chunk_limit) if fits else (False, None)
+
+    def can_allocate_prefill(self, *, paged_input, **kwargs) -> bool:
+        if self._parked or (self._long and self._rest(self._req) > self._room_for_long()):
+            return False
+        return super().can_allocate_prefill(paged_input=paged_input, **kwargs)
+
+    def available_chunk_tokens(self, chunk_limit: int) -> int | None:
+        """None: the prompt, which has begun, waits with what it has, and nobody else begins."""
+        wanted = chunk_limit if self._long else super().available_chunk_tokens(chunk_limit)
+        # What its last slot has left costs nothing.
+        slack = -self._req.kv.kv_allocated_len % self.page_size
+        tokens = min(wanted, int(self.remaining_current) + slack)
+        self._parked = tokens <= 0
+        return None if self._parked else tokens
 
     def reserve(self, extend_input_len: int, max_new_tokens: int, **kwargs) -> None:
-        total, current = self.total_offset, self.current_offset
-        super().reserve(extend_input_len, max_new_tokens, **kwargs)
+        rest = self._rest(self._req)
         if self._long:
-            taken = min(self.total_offset - total, self._free_total)
-            self._total_extra += taken
-            self.total_offset -= taken
-            taken = min(self.current_offset - current, self._free_current)
-            self._current_extra += taken
-            self.current_offset -= taken
+            self._long_rest += rest
+            self._long_now += self.ceil_paged_tokens(extend_input_len) // self.page_size
+        else:
+            self._short_rest += rest
+            super().reserve(extend_input_len, max_new_tokens, **kwargs)

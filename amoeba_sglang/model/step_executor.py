@@ -60,6 +60,17 @@ class StepExecutor(ABC):
         assert self._expected is None, "the previous joint step never ran"
         self._expected = records, move
 
+    def hear(self, records: list[StepRecord]) -> None:
+        """Let the mirrors follow the rows of all workers in step, by rank; before `expect`.
+
+        Also of those that this step does not compute together with, since a transformation may turn
+        round: owners take everything that they have told for known.
+        """
+        for mirror, record in zip(self.mirrors, records, strict=False):
+            mirror.forget(record.dead_rows)
+            for row in record.rows:
+                mirror.apply(row.row, row.known, row.slots)
+
     def forget(self) -> None:
         """Drop what is known of the peers' rows, when the instance changes."""
         for mirror in self.mirrors:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from amoeba_sglang.device.step_work import StepWork
+from amoeba_sglang.shares.news import SlotNews
 
-_HEADER = 15
+_HEADER = 16
 _ROW = 5
-
-
-def _no_slots() -> np.ndarray:
-    return np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -46,11 +43,7 @@ class StepRecord:
     order: epoch of the transformation this worker is ready to perform, 0 for none.
     extend: the rows are (also) prefill rows. scores_prompts: logits of more than the last token of
     each row are wanted. dead_rows: rows that peers may forget.
-    slots_missing: slots that the anchor would lease from the first `lenders` workers of its
-    instance, 0 for all. slots_lent: local slots that this worker lends to the anchor from now on;
-    slots_returned: leases that the anchor gives back, by its ids; int64 [n].
-    moved_from, moved_to: the anchor's ids of slots whose KV all workers of the instance copy before
-    they compute; int64 [n], no slot twice.
+    slots: what the worker says about the slots of its instance.
     """
 
     epoch: int
@@ -63,12 +56,7 @@ class StepRecord:
     scores_prompts: bool = False
     rows: tuple[Row, ...] = ()
     dead_rows: tuple[int, ...] = ()
-    slots_missing: int = 0
-    lenders: int = 0
-    slots_lent: np.ndarray = field(default_factory=_no_slots)
-    slots_returned: np.ndarray = field(default_factory=_no_slots)
-    moved_from: np.ndarray = field(default_factory=_no_slots)
-    moved_to: np.ndarray = field(default_factory=_no_slots)
+    slots: SlotNews = SlotNews()
 
     @property
     def tokens(self) -> int:
@@ -76,6 +64,7 @@ class StepRecord:
 
     def encode(self) -> np.ndarray:
         """One int64 vector: header, rows, dead rows, slots of the rows, lent, returned, moved."""
+        news = self.slots
         header = [
             self.epoch,
             self.step,
@@ -87,26 +76,27 @@ class StepRecord:
             self.scores_prompts,
             len(self.rows),
             len(self.dead_rows),
-            self.slots_missing,
-            self.lenders,
-            len(self.slots_lent),
-            len(self.slots_returned),
-            len(self.moved_from),
+            news.wanted,
+            news.since,
+            news.lenders,
+            len(news.lent),
+            len(news.returned),
+            len(news.moved_from),
         ]
         words = [
             w for r in self.rows for w in (r.row, r.seq_len, r.extend_len, r.known, len(r.slots))
         ]
         head = np.array([*header, *words, *self.dead_rows], dtype=np.int64)
         slots = (r.slots for r in self.rows)
-        leases = (self.slots_lent, self.slots_returned, self.moved_from, self.moved_to)
-        return np.concatenate([head, *slots, *leases])
+        changes = (news.lent, news.returned, news.moved_from, news.moved_to)
+        return np.concatenate([head, *slots, *changes])
 
     @classmethod
     def decode(cls, words: np.ndarray) -> StepRecord:
         """Inverse of `encode`; slot vectors are views of `words`."""
         (
-            epoch, step, first, boundary, work, order, extend, scores, rows, dead, missing, lenders,
-            lent, returned, moved,
+            epoch, step, first, boundary, work, order, extend, scores, rows, dead,
+            wanted, since, lenders, lent, returned, moved,
         ) = words[:_HEADER].tolist()  # fmt: skip
         at = _HEADER + rows * _ROW
         dead_rows = tuple(words[at : at + dead].tolist())
@@ -119,10 +109,10 @@ class StepRecord:
             at += count
         ends = np.cumsum([at, lent, returned, moved, moved])
         assert ends[-1] == len(words), f"record of {len(words)} words, parsed {ends[-1]}"
+        changes = (words[start:end] for start, end in itertools.pairwise(ends.tolist()))
         return cls(
             epoch, step, first, boundary, bool(work), order, bool(extend), bool(scores),
-            tuple(parsed), dead_rows, missing, lenders,
-            *(words[start:end] for start, end in itertools.pairwise(ends.tolist())),
+            tuple(parsed), dead_rows, SlotNews(wanted, since, lenders, *changes),
         )  # fmt: skip
 
 

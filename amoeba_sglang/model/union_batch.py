@@ -39,6 +39,7 @@ def build_union(
 ) -> UnionBatch | None:
     """Build the union of one instance from its workers' records (rank order), or None if empty.
 
+    `mirrors`: of the same workers; they have heard these records (StepExecutor.hear).
     `size`: slots of a worker's own pool; `page`: tokens of a slot.
 
     Decode rows beside prefill rows run as one-token extends. Sampling fields stay with the
@@ -49,7 +50,7 @@ def build_union(
     extend_lens: list[int] = []
     for index, (record, mirror) in enumerate(zip(records, mirrors, strict=True)):
         for row in record.rows:
-            local = mirror.apply(row.row, row.known, row.slots)
+            local = mirror.slots(row.row, row.known + len(row.slots))
             slots.append(chain.joint_slots_of_ids(degree, index, local, size))
             seq_lens.append(row.seq_len)
             extend_lens.append(row.extend_len)

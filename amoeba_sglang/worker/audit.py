@@ -14,7 +14,8 @@ from amoeba_sglang.layout.locations import slots_of
 from amoeba_sglang.model.kv_pool import ElasticKVPool
 from amoeba_sglang.model.layer_shards import LayerShards
 from amoeba_sglang.worker.batch_rows import extends
-from amoeba_sglang.worker.slots import free_slots, live_requests
+from amoeba_sglang.worker.requests import Requests
+from amoeba_sglang.worker.slots import free_slots
 
 
 def audit(scheduler: Any, planned: Iterable[Any]) -> list[str]:
@@ -27,9 +28,10 @@ def audit(scheduler: Any, planned: Iterable[Any]) -> list[str]:
     when slots are wrong.
     """
     allocator = scheduler.token_to_kv_pool_allocator
+    ledger, extra = allocator.ledger, allocator.ledger.extra
     table = scheduler.req_to_token_pool.req_to_token
-    leased = np.sort(allocator.leased.cpu().numpy())
-    top = allocator.num_pages + allocator.grown
+    leased = np.sort(extra.leased)
+    top = allocator.num_pages + extra.grown
 
     def dense(ids: np.ndarray) -> np.ndarray:
         """Ids with the leased ones, which have gaps, numbered on from the grown ones."""
@@ -42,17 +44,18 @@ def audit(scheduler: Any, planned: Iterable[Any]) -> list[str]:
         str(req.rid): held(
             table[req.kv.req_pool_idx, req.kv.cache_protected_len : req.kv.kv_allocated_len]
         )
-        for req in live_requests(scheduler, planned)
+        for req in Requests(scheduler, planned).live
     }
     # Ended requests leave their slots when all workers have copied what the tree keeps of them.
-    owned["of tokens that move"] = dense(allocator.moves[0].cpu().numpy())
-    free = torch.cat([free_slots(allocator), allocator.free_extra, allocator.withheld])
+    owned["of tokens that move"] = dense(ledger.moves.source)
+    owned["kept for an order"] = dense(ledger.kept)
+    free = np.concatenate([free_slots(allocator).cpu().numpy(), extra.free, extra.withheld])
     return audit_slots(
         size=top + len(leased),
-        free=dense(free.cpu().numpy()),
+        free=dense(free),
         tree=held(scheduler.tree_cache.all_values_flatten()),
         requests=owned,
-        leased=allocator.lent.cpu().numpy(),
+        leased=ledger.lent,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,17 +10,19 @@ from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.device.step_work import StepWork
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.messages import TransformOrder
-from amoeba_sglang.model.kv_allocator import ElasticAllocator
+from amoeba_sglang.model.kv_allocator import ElasticAllocator, OwnPool
 from amoeba_sglang.model.mirror import RowLedger
-from amoeba_sglang.model.step_record import StepRecord, work_of_records
+from amoeba_sglang.model.step_record import StepRecord, require_agreement, work_of_records
 from amoeba_sglang.plan.pace import Pace
-from amoeba_sglang.plan.relocation import kept_width
+from amoeba_sglang.shares.claims import Claims
+from amoeba_sglang.shares.departure import Order
+from amoeba_sglang.shares.news import SlotNews
+from amoeba_sglang.shares.refuge import kept_width
+from amoeba_sglang.shares.seat import Seat
 from amoeba_sglang.worker.batch_rows import extends, lengths_of_batch, rows_of_batch
 from amoeba_sglang.worker.data_plane import DataPlane
-from amoeba_sglang.worker.demand import Demand
-from amoeba_sglang.worker.leases import Leases
-from amoeba_sglang.worker.lock_step import LockStep
-from amoeba_sglang.worker.relocation import Relocation
+from amoeba_sglang.worker.protocol import Exchange, State, WorkerProtocol
+from amoeba_sglang.worker.requests import Requests, claims_of
 from amoeba_sglang.worker.slots import live_slots
 from amoeba_sglang.worker.step_clock import StepClock
 from amoeba_sglang.worker.step_meter import StepMeter
@@ -40,7 +41,8 @@ class ElasticRuntime:
         self.index = rank % config.group_size
         self.allocator: ElasticAllocator = scheduler.token_to_kv_pool_allocator
         self.requests = scheduler.req_to_token_pool
-        self.tree_cache = scheduler.tree_cache
+        self.slots, self.own = self.allocator.ledger, OwnPool(self.allocator, scheduler.tree_cache)
+        self.slots.share(Seat(self.chain, 1, self.index), grown=0, beyond=0)
         self.pool = scheduler.tp_worker.model_runner.token_to_kv_pool
         self.progress = surroundings.share_words()
         self.groups = surroundings.connect(self.chain, self.pool.device, self.progress)
@@ -51,9 +53,10 @@ class ElasticRuntime:
         self.meter = StepMeter(self.executor.lag, self.clock.now)
         self.bell = surroundings.bell(rank)
         self.ledger = RowLedger()
-        self.leases: Leases | None = None
-        self.lock_step: LockStep | None = None
+        self.protocol = WorkerProtocol(rank)
         self.transformation: Transformation | None = None
+        # When COMMIT came.
+        self._committed = 0.0
 
     @property
     def degree(self) -> int:
@@ -62,10 +65,10 @@ class ElasticRuntime:
     def may_sleep(self) -> bool:
         """Whether no peer waits for this worker. A ring meant for an earlier instance is dropped,
         or it would wake the idle poller for ever."""
-        if self.lock_step is None:
+        state = self.protocol.state
+        if state is State.ALONE:
             self.bell.rung((0, 0))
-            return True
-        return self.lock_step.asleep
+        return state in (State.ALONE, State.ASLEEP)
 
     # Transformations
 
@@ -78,59 +81,53 @@ class ElasticRuntime:
         pages = self.plane.pages
         return None if pages is None else pages.refusal(before, after)
 
-    def strangers(self, order: TransformOrder) -> list[int]:
-        """Ranks of the block of the order that are not in step with this worker yet."""
-        own = (self.rank,) if self.lock_step is None else self.lock_step.ranks
-        return [rank for rank in order.ranks if rank not in own]
-
-    def approach(self, order: TransformOrder) -> None:
+    def approach(self, ranks: tuple[int, ...]) -> None:
         """Let the planned step begin late, nearer to those that it will be in step with."""
-        if self.lock_step is not None and self.lock_step.ranks[0] != self.rank:
-            return
-        seconds = self.step_clock.delay(self.strangers(order))
+        seconds = self.step_clock.delay(ranks)
         if seconds:
             self.clock.sleep(seconds)
             self.step_clock.start_late()
 
-    def prepare(self, order: TransformOrder, live: list[Any]) -> None:
-        """Get ready to vote, which takes that nothing of this worker's `live` requests is on slots
+    def prepare(self, order: TransformOrder, requests: Requests) -> None:
+        """Get ready to vote, which takes a refuge for what this worker's requests have on slots
         that the order takes away. `verdict` says when."""
         place = order.ranks.index(self.rank)
         before, after = order.before[place], order.after[place]
-        if before == after or self.leases is None or not self.leases.is_anchor:
+        if before == after or self.index % before:
             return
         width = kept_width(before, after, self.index)
-        self.leases.relocation = Relocation(
-            self.allocator,
-            self.tree_cache,
-            self.chain,
-            range(self.index, self.index + width),
-            self.requests.req_to_token,
-            self.ledger.forget,
-            live,
-            self.config.layers,
-            2 * self.config.layers,
+        layers = self.config.layers
+        self.slots.prepare(
+            Order(range(self.rank, self.rank + width), layers, 2 * layers),
+            self._claims(requests),
+            self.own,
         )
 
     @property
     def verdict(self) -> str | None:
         """Of what `prepare` began: None while undecided, "" for yes, else why not."""
-        relocation = None if self.leases is None else self.leases.relocation
-        return "" if relocation is None else relocation.verdict
+        return self.slots.verdict
 
-    def must_wait(self, live: Callable[[], list[Any]]) -> bool:
+    def must_wait(self, requests: Requests) -> bool:
         """Whether a step now could use up, before the change begins, what that will need."""
-        relocation = None if self.leases is None else self.leases.relocation
-        return relocation is not None and relocation.verdict == "" and relocation.runs_short(live())
+        return self.slots.has_voted and self.slots.runs_short(self._claims(requests))
 
     def stand_down(self) -> None:
         """Inverse of `prepare`: the order will not be carried out."""
-        if self.leases is not None:
-            self.leases.relocation = None
-        self.allocator.open()
+        self.slots.stand_down(self.own)
 
-    def enter(self, order: TransformOrder) -> None:
-        """Leave the instance and step together with the whole block of the order from now on."""
+    def _claims(self, requests: Requests) -> Claims:
+        return claims_of(requests, self.allocator, self.requests.req_to_token, self.ledger.forget)
+
+    def slots_beyond(self, degree: int) -> int:
+        """Slots beyond its own that a request of this worker may have at a degree."""
+        if self.index % degree:
+            return 0
+        return self.grown[degree] + (degree - 1) * self.allocator.num_pages
+
+    def enter(self, order: TransformOrder, committed: float) -> None:
+        """Leave the instance and meet the whole block of the order. `committed`: when it came."""
+        self._committed, slowest_step = committed, self.step_clock.slowest_seconds
         self.step_clock.meet()
         place, width = order.ranks.index(self.rank), len(order.ranks)
         self.transformation = Transformation(
@@ -150,86 +147,68 @@ class ElasticRuntime:
             copy_clock=self.plane.copy_clock,
         )
         self.transformation.enter()
-        if order.before[place] != order.after[place]:
-            if self.leases is not None:
-                self.leases.leave(order.after[place])
-            self.leases = None
-            self.allocator.start_layout(0, 0)
-        self._step_with(width, order.epoch)
+        report = self.transformation.report
+        report.lockstep_seconds = self.clock.now() - committed
+        report.step_seconds = slowest_step
+        before, after = order.before[place], order.after[place]
+        if before != after:
+            # What the router promises while the order runs.
+            beyond = min(self.slots_beyond(before), self.slots_beyond(after))
+            self.slots.leave(after, beyond, self.own)
 
-    def advance(self) -> Transformation | None:
-        """Move the next layers of the transformation under way; returns it when it has ended."""
+    def advance(self) -> bool:
+        """Move the next layers of the transformation under way; whether it has ended."""
         transformation = self.transformation
         assert transformation is not None
         transformation.advance(live_slots(self.allocator))
         if not transformation.finished:
-            return None
+            return False
         self.transformation = None
+        transformation.report.seconds = self.clock.now() - self._committed
         order = transformation.order
         place = order.ranks.index(self.rank)
         if order.before[place] != order.after[place]:
-            self._share_slots()
-        if self.degree < len(order.ranks):
-            self._step_with(self.degree, order.epoch)
-        return transformation
+            seat, degree = Seat(self.chain, self.degree, self.index), self.degree
+            self.slots.share(seat, self.grown[degree], self.slots_beyond(degree))
+        return True
 
-    def _share_slots(self) -> None:
-        """Offer what the layout has beyond the worker's own slots: all of it to the anchor, the
-        first worker of the instance."""
-        self.leases = Leases(self.allocator, self.tree_cache, self.chain, self.degree, self.index)
-        if self.leases.is_anchor:
-            leasable = (self.degree - 1) * self.allocator.num_pages
-            self.allocator.start_layout(self.grown[self.degree], leasable)
-        self.allocator.open()
-
-    def _step_with(self, width: int, epoch: int) -> None:
-        """Run in lock-step with the block of `width` workers; alone if it is 1."""
+    def join(self, epoch: int, ranks: tuple[int, ...]) -> None:
+        """Step together with `ranks` from now on: nobody knows anybody's rows yet."""
         self.ledger.clear()
         self.executor.forget()
-        self.lock_step = None
-        if width > 1:
-            first = self.rank // width * width
-            ranks = tuple(range(first, first + width))
-            transport = self.groups.transports[width]
-            self.lock_step = LockStep(epoch, ranks, self.rank, transport, self.bell)
+        if len(ranks) > 1:
+            self.groups.transports[len(ranks)].phase = f"the joint steps of epoch {epoch}"
 
     # Joint steps
 
-    def synchronise(
-        self, batch: Any, order: TransformOrder | None, ready: bool, demand: Demand
-    ) -> list[StepRecord] | None:
-        """Exchange records with the peers; None at degree 1 and while all sleep. `ready`: to enter
-        what the `order` demands."""
-        if self.lock_step is None:
-            return None
-        leases, missing = self.leases, 0
-        if leases is not None:
-            missing = leases.missing(demand)
-        has_work = (
-            batch is not None
-            or order is not None
-            or self.transformation is not None
-            or (leases is not None and leases.has_news(missing))
-        )
-        records = self.lock_step.exchange(
-            has_work,
-            lambda step: self._describe(
-                batch,
-                step,
-                has_work,
-                order.epoch if order is not None and ready else 0,
-                {} if leases is None else leases.offer(demand, missing),
-            ),
-        )
-        if records is not None and leases is not None:
+    def has_news(self, requests: Requests) -> bool:
+        """Whether peers must hear of this worker's slots although it has no rows to run."""
+        claims = self._claims_if_any(requests)
+        return claims is not None and self.slots.has_news(claims, self.own)
+
+    def exchange(self, step: Exchange, batch: Any, requests: Requests) -> list[StepRecord]:
+        """Exchange records with the peers, and let slots change hands as they say; by rank."""
+        claims, slots = self._claims_if_any(requests), self.slots
+        news = SlotNews() if claims is None else slots.offer(claims, self.own, bool(step.ready))
+        group = self.groups.transports[len(self.protocol.ranks)]
+        words = group.exchange(self._describe(batch, step, news).encode())
+        records = [StepRecord.decode(w) for w in words]
+        require_agreement(records)
+        if slots.seat is not None:
             # While a wider block is in step, the instance is a part of it.
             at = self.index % len(records) // self.degree * self.degree
             instance = records[at : at + self.degree]
-            leases.settle(instance)
-            self._copy_moved(instance[0])
+            slots.settle([record.slots for record in instance], self.own)
+            self._copy_moved(instance[0].slots)
         return records
 
-    def _copy_moved(self, anchor: StepRecord) -> None:
+    def _claims_if_any(self, requests: Requests) -> Claims | None:
+        """None while there is nothing to say of slots: they cost a walk over all requests."""
+        anchor = self.index % self.degree == 0
+        any_long = anchor and any(map(self.allocator.is_long, requests.all))
+        return None if self.slots.idles(any_long=any_long) else self._claims(requests)
+
+    def _copy_moved(self, anchor: SlotNews) -> None:
         """Copy what the anchor of this instance moves; every worker has its shard of each slot."""
         if not len(anchor.moved_from):
             return
@@ -247,8 +226,7 @@ class ElasticRuntime:
         self._measure(batch, records)
         if records is None:
             return
-        for mirror, record in zip(self.executor.mirrors, records, strict=False):
-            mirror.forget(record.dead_rows)
+        self.executor.hear(records)
         if not any(record.rows for record in records):
             return
         self.executor.expect(records, self.transformation)
@@ -268,23 +246,20 @@ class ElasticRuntime:
         else:
             self.meter.rest()
 
-    def _describe(
-        self, batch: Any, step: int, has_work: bool, ready: int, leases: dict[str, Any]
-    ) -> StepRecord:
-        assert self.lock_step is not None
+    def _describe(self, batch: Any, step: Exchange, slots: SlotNews) -> StepRecord:
         pool, page = self.requests, self.allocator.page_size
         rows = () if batch is None else rows_of_batch(batch, pool, self.ledger, page)
         extend = extends(batch)
         return StepRecord(
-            epoch=self.lock_step.epoch,
-            step=step,
-            first_rank=self.lock_step.ranks[0],
+            epoch=step.epoch,
+            step=step.step,
+            first_rank=self.protocol.ranks[0],
             boundary=-1 if self.transformation is None else self.transformation.boundary.b,
-            has_work=has_work,
-            order=ready,
+            has_work=step.has_work,
+            order=step.ready,
             extend=extend,
             scores_prompts=extend and (batch.return_logprob or batch.is_prefill_only),
             rows=rows,
             dead_rows=self.ledger.forget_dead(pool.size - pool.available_size(), pool.free_slots),
-            **leases,
+            slots=slots,
         )

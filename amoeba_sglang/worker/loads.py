@@ -14,7 +14,7 @@ from sglang.srt.managers.load_snapshot import LoadSnapshot
 from sglang.srt.managers.scheduler_components.load_inquirer import SchedulerLoadInquirer
 
 from amoeba_sglang.worker.pool_stats import capacity_tokens
-from amoeba_sglang.worker.slots import batched_requests
+from amoeba_sglang.worker.requests import batched_requests
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

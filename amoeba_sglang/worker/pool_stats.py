@@ -13,13 +13,14 @@ from sglang.srt.managers.scheduler_components.pool_stats_observer import (
 
 def capacity_tokens(allocator: Any) -> int:
     """Tokens of an ElasticAllocator's own slots, grown and leased ones, without those lent."""
-    own = allocator.num_pages - len(allocator.lent)
-    return (own + allocator.grown + len(allocator.leased)) * allocator.page_size
+    ledger = allocator.ledger
+    return (allocator.num_pages - len(ledger.lent) + ledger.extra.count) * allocator.page_size
 
 
 def free_extra_tokens(allocator: Any) -> int:
     """Tokens of the grown and leased slots that no request has."""
-    return (len(allocator.free_extra) + len(allocator.withheld)) * allocator.page_size
+    extra = allocator.ledger.extra
+    return (extra.count - extra.in_use) * allocator.page_size
 
 
 @dataclass

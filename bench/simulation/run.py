@@ -96,12 +96,11 @@ class Run:
         self.hosts = [
             Host(
                 self.clock, contender.policy, contender.mechanism, batching, workers, layout,
-                lambda request, now, number=number: self._end(request, number),
+                finished=lambda request, now, number=number: self._end(request, number),
+                refused=lambda request, number=number: self._refuse(number),
             )
             for number in range(hosts)
         ]  # fmt: skip
-        degrees = self.hosts[0].chain.degrees if layout is None else set(layout.degrees)
-        self.held = sorted((contender.mechanism.tokens[d], d) for d in degrees)
         self.rejected = 0
 
     def play(self, endless: bool = False) -> Outcome:
@@ -128,11 +127,6 @@ class Run:
         request = Request(
             number, now, work.prompts[number], work.outputs[number], work.long[number]
         )
-        degree = next((d for tokens, d in self.held if tokens >= request.tokens), None)
-        if degree is None:
-            self.rejected += 1
-            return
-        request.degree = degree
         host = min(range(len(self.hosts)), key=self.open.__getitem__)
         self.open[host] += 1
         self.hosts[host].arrive(request, now)
@@ -140,6 +134,10 @@ class Run:
     def _end(self, request: Request, host: int) -> None:
         self.open[host] -= 1
         self.done.append(request)
+
+    def _refuse(self, host: int) -> None:
+        self.open[host] -= 1
+        self.rejected += 1
 
     def _outcome(self, now: float) -> Outcome:
         short = [r.first - r.arrival for r in self.done if not r.long]

@@ -9,18 +9,33 @@ import torch
 from sglang.srt.mem_cache.allocator.paged import PagedTokenToKVPoolAllocator
 
 from amoeba_sglang.layout.locations import slots_filled
+from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.model.kv_allocator import ElasticAllocator
+from amoeba_sglang.shares.seat import Seat
 
 SIZE = 10
 """Own slots."""
 GROWN = 6
+CHAIN = DegreeChain((1, 2, 4))
 
 
 def make(grown=GROWN, need_sort=False, kind=ElasticAllocator, page=1):
     allocator = kind(SIZE * page, page, torch.float32, "cpu", None, need_sort)
     if kind is ElasticAllocator:
-        allocator.start_layout(grown, 0)
+        share(allocator, grown)
     return allocator
+
+
+def share(allocator, grown, degree=2, worker=0):
+    """Begin a layout in which the worker has so many grown slots, or may lease."""
+    beyond = grown + (degree - 1) * SIZE
+    allocator.ledger.share(Seat(CHAIN, degree, worker), grown, beyond)
+
+
+def regrow(allocator, grown):
+    """Another layout with so many grown slots and no leases."""
+    allocator.ledger.leave(1, 0, None)
+    share(allocator, grown)
 
 
 def upstreams(page=1):
@@ -50,6 +65,8 @@ def request(tokens, prompt=1):
             req_pool_idx=0,
             holds_kv=True,
         ),
+        prefix_len=0,
+        to_finish=None,
         finished=lambda: False,
     )
 

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from amoeba_sglang.layout.locations import slots_filled, slots_of
-from tests.model.allocators import GROWN, LONG, SHORT, SIZE, Tree, make, request, take, upstreams
+from tests.model.allocators import (
+    GROWN,
+    LONG,
+    SHORT,
+    SIZE,
+    Tree,
+    make,
+    regrow,
+    request,
+    take,
+    upstreams,
+)
 
 
 class AnyHistory(RuleBasedStateMachine):
@@ -40,7 +51,7 @@ class AnyHistory(RuleBasedStateMachine):
             self.held.append(row)
 
     def _allocate(self, rows, tokens):
-        grown, free = len(self.allocator.free_extra), self.allocator.available_size()
+        grown, free = self.allocator.ledger.extra.free_count, self.allocator.available_size()
         free = (free + self.tree.evictable_size()) // self.page
         need = 0
         for (req, old), count in zip(rows, tokens, strict=True):
@@ -88,7 +99,7 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(grown=st.integers(0, GROWN))
     def flush_and_regrow(self, grown):
         self.allocator.clear()
-        self.allocator.start_layout(grown, 0)
+        regrow(self.allocator, grown)
         self.tree.slots, self.held, self.deferred = self.tree.slots[:0], [], []
 
     def _slots(self, row):
@@ -99,11 +110,11 @@ class AnyHistory(RuleBasedStateMachine):
     def every_slot_has_one_owner(self):
         allocator = self.allocator
         own = allocator.get_all_free_pages().tolist()
-        grown = allocator.free_extra.tolist()
+        grown = allocator.ledger.extra.free.tolist()
         assert all(slot <= SIZE for slot in own) and all(slot > SIZE for slot in grown)
         held = [slot for _, row in self.held for slot in self._slots(row)]
         owned = [*own, *grown, *held, *self.deferred, *self.tree.slots.tolist()]
-        assert sorted(owned) == list(range(1, SIZE + allocator.grown + 1))
+        assert sorted(owned) == list(range(1, SIZE + allocator.ledger.extra.grown + 1))
 
     @invariant()
     def short_requests_and_the_tree_hold_no_grown_slot(self):

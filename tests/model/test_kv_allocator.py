@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.model.allocators import GROWN, LONG, SHORT, SIZE, Tree, make, request, take
+from tests.model.allocators import (
+    GROWN,
+    LONG,
+    SHORT,
+    SIZE,
+    Tree,
+    make,
+    regrow,
+    request,
+    share,
+    take,
+)  # fmt: skip
 
 
 def test_a_request_is_long_if_upstream_could_not_admit_it_to_the_own_slots():
@@ -20,7 +31,7 @@ def test_short_requests_never_get_a_grown_slot():
     (slots,) = take(allocator, (SHORT, SIZE))
     assert sorted(slots) == list(range(1, SIZE + 1))
     assert take(allocator, (SHORT, 1)) is None
-    assert allocator.extra_in_use == 0
+    assert allocator.ledger.extra.in_use == 0
 
 
 def test_a_long_request_takes_grown_slots_first_and_then_own_ones():
@@ -46,7 +57,7 @@ def test_an_allocation_that_does_not_fit_takes_nothing():
     assert take(allocator, (LONG, 5), (SHORT, SIZE + 1)) is None
     assert take(allocator, (LONG, SIZE + GROWN + 1)) is None
     assert allocator.available_size() == SIZE
-    assert allocator.extra_in_use == 0
+    assert allocator.ledger.extra.in_use == 0
     (slots,) = take(allocator, (LONG, SIZE + GROWN))
     assert sorted(slots) == list(range(1, SIZE + GROWN + 1))
 
@@ -66,23 +77,23 @@ def test_freed_slots_return_to_their_class(need_sort):
     allocator = make(need_sort=need_sort)
     (slots,) = take(allocator, (LONG, GROWN + 4))
     allocator.free(torch.tensor(slots[3:8]))
-    assert allocator.extra_in_use == 3
+    assert allocator.ledger.extra.in_use == 3
     assert allocator.available_size() == SIZE - 2
     allocator.free_group_begin()
     allocator.free(torch.tensor(slots[:3]))
     allocator.free(torch.tensor(slots[8:]))
-    assert allocator.extra_in_use == 3
+    assert allocator.ledger.extra.in_use == 3
     allocator.free_group_end()
-    assert allocator.extra_in_use == 0
+    assert allocator.ledger.extra.in_use == 0
     assert allocator.available_size() == SIZE
-    assert sorted(allocator.free_extra.tolist()) == list(range(SIZE + 1, SIZE + GROWN + 1))
+    assert sorted(allocator.ledger.extra.free.tolist()) == list(range(SIZE + 1, SIZE + GROWN + 1))
 
 
 def test_a_flush_restores_both_classes():
     allocator = make()
     take(allocator, (LONG, GROWN + 2), (SHORT, 3))
     allocator.clear()
-    assert allocator.extra_in_use == 0
+    assert allocator.ledger.extra.in_use == 0
     (slots,) = take(allocator, (LONG, SIZE + GROWN))
     assert sorted(slots) == list(range(1, SIZE + GROWN + 1))
 
@@ -92,11 +103,11 @@ def test_grown_slots_in_use_cannot_be_taken_away():
     (slots,) = take(allocator, (LONG, 1))
     for count in (0, 2 * GROWN):
         with pytest.raises(AssertionError, match="1 grown slots are in use"):
-            allocator.start_layout(count, 0)
+            share(allocator, count)
     allocator.free(torch.tensor(slots))
-    allocator.start_layout(2, 0)
-    assert allocator.free_extra.tolist() == [SIZE + 1, SIZE + 2]
-    allocator.start_layout(0, 0)
+    share(allocator, 2)
+    assert allocator.ledger.extra.free.tolist() == [SIZE + 1, SIZE + 2]
+    regrow(allocator, 0)
     assert take(allocator, (LONG, SIZE + 1)) is None
 
 
@@ -111,7 +122,7 @@ def test_a_row_goes_on_in_its_last_slot():
     assert first == [10]
     assert second == [53, 54, 55, 56, 57]
     assert allocator.available_size() == 4 * (SIZE - 2)
-    assert allocator.extra_in_use == 4
+    assert allocator.ledger.extra.in_use == 4
     (more,) = take(allocator, (short, 3), last=[10])
     assert more == [11, 12, 13]
 
@@ -146,9 +157,14 @@ def test_only_decoding_requests_whose_last_slot_is_full_need_another():
         assert fits == (tokens == 4)
 
 
-def test_an_output_may_be_as_long_as_own_and_grown_slots_allow():
+def test_an_output_may_be_as_long_as_own_grown_and_leased_slots_allow():
     clip = {"sliding_window_size": None, "chunk_size": None, "token_capacity": SIZE}
-    assert make(grown=0).max_new_tokens_for_memory(3, 99, **clip) == SIZE - 3 - 2
-    assert make().max_new_tokens_for_memory(3, 99, **clip) == SIZE + GROWN - 3 - 2
+    peers = SIZE
+    assert make().max_new_tokens_for_memory(3, 99, **clip) == SIZE + GROWN + peers - 3 - 2
     clip["token_capacity"] = 4 * SIZE
-    assert make(page=4).max_new_tokens_for_memory(3, 99, **clip) == 4 * (SIZE + GROWN) - 4 - 5
+    tokens = 4 * (SIZE + GROWN + peers)
+    assert make(page=4).max_new_tokens_for_memory(3, 999, **clip) == tokens - 4 - 5
+    alone = make()
+    alone.ledger.leave(1, 0, None)
+    clip["token_capacity"] = SIZE
+    assert alone.max_new_tokens_for_memory(3, 99, **clip) == SIZE - 3 - 2

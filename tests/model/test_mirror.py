@@ -10,7 +10,11 @@ from amoeba_sglang.layout.locations import (
     slots_filled,
     slots_of,
 )
+from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.model.mirror import RowLedger, RowMirror
+from amoeba_sglang.model.step_executor import StepExecutor
+from amoeba_sglang.model.step_record import Row, StepRecord
+from amoeba_sglang.model.union_batch import build_union
 
 
 class Owner:
@@ -134,3 +138,38 @@ def test_a_reused_row_number_is_sent_whole():
     ledger = RowLedger()
     ledger.advance(1, 1, 0, 0, 100)
     assert ledger.advance(1, 2, 0, 5, 6) == 0
+
+
+class Rows(StepExecutor):
+    """Computes nothing."""
+
+    def __init__(self):
+        super().__init__([], 0)
+        self.mirrors = [RowMirror(), RowMirror()]
+
+    def forward(self, own):
+        """Nothing."""
+
+    def follow(self):
+        """Nothing."""
+
+    def synchronize(self):
+        """Nothing."""
+
+
+def test_a_step_that_is_not_computed_together_is_heard_all_the_same():
+    """The last layers of a split had moved, steps ran alone, and then the KV could not grow: on
+    the way back peers computed with slots that they had never been told."""
+
+    def told(row, known, slots):
+        slots = np.array(slots, dtype=np.int64)
+        rows = (Row(row, known + len(slots), len(slots), known, slots),)
+        return StepRecord(epoch=1, step=0, first_rank=0, boundary=8, has_work=True, rows=rows)
+
+    executor, nothing = Rows(), StepRecord(1, 0, 0, 8, False)
+    executor.hear([nothing, told(3, 0, [11, 12])])
+    executor.hear([nothing, told(3, 2, [7])])
+    executor.hear([nothing, told(3, 3, [9])])
+    chain = DegreeChain((1, 2))
+    union = build_union([nothing, told(3, 3, [9])], executor.mirrors, chain, 2, 64, 1)
+    assert union.slots[0].tolist() == chain.joint_slots(2, 1, np.array([11, 12, 7, 9])).tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,14 +17,17 @@ FIRST = torch.tensor([-1])
 
 
 def budget_of(allocator, running=()):
+    """With (request, upstream's estimate of what it takes still) for each that runs."""
     budget = allocator.create_prefill_budget(Tree(allocator))
     for req, tokens in running:
         budget.reserve_running(req, tokens)
     return budget
 
 
-def admits(budget, req, extend, output):
+def admits(budget, req, clip=4096):
     """Upstream's sequence for one request of the waiting queue (PrefillAdder.add_one_req)."""
+    extend = len(req.origin_input_ids)
+    output = min(req.sampling_params.max_new_tokens, clip)
     budget.consider(req)
     fits, _ = budget.check_prefill(
         extend_input_len=extend,
@@ -38,40 +42,71 @@ def admits(budget, req, extend, output):
     return fits
 
 
+def short(tokens, prompt=1):
+    return request(tokens, prompt)
+
+
 def test_the_longest_short_request_is_admitted_and_its_next_size_needs_grown_slots():
-    prompt, output = 3, make().request_tokens - 3
-    assert admits(budget_of(make()), SHORT, prompt, output)
-    assert not admits(budget_of(make(grown=0)), LONG, prompt, output + 1)
-    assert admits(budget_of(make()), LONG, prompt, output + 1)
+    assert admits(budget_of(make()), SHORT)
+    assert not admits(budget_of(make(grown=0)), request(SIZE + 1))
+    assert admits(budget_of(make()), request(SIZE + 1))
 
 
 def test_a_short_request_is_never_admitted_on_account_of_grown_slots():
     allocator = make()
     allocator.alloc(4)
-    assert not admits(budget_of(allocator), SHORT, 4, 1)
-    assert admits(budget_of(allocator), LONG, 4, 1)
-    assert admits(budget_of(allocator), SHORT, 3, 1)
+    assert not admits(budget_of(allocator), short(5, prompt=4))
+    assert admits(budget_of(allocator), short(4, prompt=3))
+    assert admits(budget_of(allocator), request(SIZE - 4 + GROWN))
+
+
+def test_a_long_request_is_admitted_with_all_that_it_may_ever_take():
+    """Upstream counts 4,096 tokens of output at most: it ran out alone, beside a peer whose pool
+    was not used."""
+    allocator = make()
+    assert admits(budget_of(allocator), request(SIZE + GROWN), clip=3)
+    assert not admits(budget_of(allocator), request(SIZE + GROWN + 1), clip=3)
+    running = request(SIZE - 1)
+    assert not admits(budget_of(allocator, [(running, 3)]), request(SIZE), clip=3)
+
+
+def test_a_long_request_gets_no_own_slot_that_a_short_one_may_still_take():
+    allocator = make()
+    for estimate in (0, 3):
+        budget = budget_of(allocator, [(SHORT, estimate)])
+        assert not admits(budget, request(SIZE + GROWN - 2))
+    # Of the grown ones no short request takes any.
+    crowd = [(short(SIZE - 2), 1) for _ in range(3)]
+    budget = budget_of(make(grown=SIZE), crowd)
+    assert admits(budget, request(SIZE))
 
 
 def test_running_long_requests_do_not_eat_the_own_budget_while_grown_slots_last():
-    assert admits(budget_of(make(), [(LONG, GROWN)]), SHORT, 4, 4)
-    assert not admits(budget_of(make(), [(LONG, GROWN + 1)]), SHORT, 4, 4)
-    assert not admits(budget_of(make(), [(SHORT, 1)]), SHORT, 4, 4)
-    # What two running ones keep back together is more than the grown slots.
-    assert not admits(budget_of(make(), [(LONG, GROWN), (LONG, 1)]), SHORT, 4, 4)
+    grown = 20
+    for tokens, fits in ((grown, True), (grown + 1, False)):
+        running = request(tokens)
+        assert admits(budget_of(make(grown), [(running, 1)]), SHORT) == fits
+    crowd = [(request(grown - SIZE), 1), (request(SIZE + 1), 1)]
+    assert not admits(budget_of(make(grown), crowd), SHORT)
 
 
 def test_admitted_long_requests_take_grown_slots_out_of_the_budget_first():
-    budget = budget_of(make())
-    assert admits(budget, LONG, 2, GROWN - 3)
-    assert admits(budget, SHORT, 4, 3)
-    assert not admits(budget, LONG, 1, 0)
-    budget = budget_of(make())
-    assert admits(budget, LONG, 4, GROWN - 3)
-    assert not admits(budget, SHORT, 4, 4)
+    budget = budget_of(make(grown=20))
+    assert admits(budget, request(20))
+    assert admits(budget, SHORT)
+    assert not admits(budget, request(SIZE - 1))
+    budget = budget_of(make(grown=20))
+    assert admits(budget, request(21))
+    assert not admits(budget, SHORT)
 
 
-def test_the_next_chunk_of_a_long_prompt_counts_on_grown_slots():
+def test_nobody_is_full_while_short_requests_have_room():
+    budget = budget_of(make(grown=20))
+    assert admits(budget, request(20))
+    assert budget.has_capacity()
+
+
+def test_the_next_chunk_of_a_long_prompt_takes_what_there_is():
     allocator = make()
     allocator.alloc(SIZE)
     budget = budget_of(allocator)
@@ -79,18 +114,37 @@ def test_the_next_chunk_of_a_long_prompt_counts_on_grown_slots():
     assert budget.has_capacity()
     assert budget.available_chunk_tokens(99) == GROWN
     budget.reserve(3, 0, is_chunked_continuation=True)
-    assert budget.remaining_current == budget.remaining_total == GROWN - 4
+    assert budget.remaining_current == GROWN - 3
     budget.consider(SHORT)
     assert not budget.has_capacity()
+
+
+@pytest.mark.parametrize("long", [True, False])
+def test_a_prompt_that_has_begun_waits_when_nothing_is_left(long):
+    """Upstream asks for a whole chunk then, and ended the server since there was none."""
+    allocator = make(page=4)
+    taken = allocator.alloc(4 * SIZE)
+    allocator.ledger.extra.take(GROWN)
+    req = request(4 * (SIZE + 1) if long else 4 * (SIZE - 2), prompt=20)
+    req.kv.kv_allocated_len = 6
+    budget = budget_of(allocator)
+    budget.consider(req)
+    assert budget.available_chunk_tokens(8) == 2
+    req.kv.kv_allocated_len = 8
+    assert budget.available_chunk_tokens(8) is None
+    allocator.free(taken[:4])
+    # Upstream would count it among a batch of others.
+    assert not admits(budget, request(1, prompt=1))
+    budget.consider(req)
+    assert budget.available_chunk_tokens(8) == 4
 
 
 def test_a_preempted_request_gives_back_what_it_had_reserved_of_each_class():
     """Preemption took a long request's share of grown slots out of the own ones."""
     allocator = make()
-    allocator.alloc(SIZE - 2)
     preempted = request(SIZE + GROWN)
-    budget = budget_of(allocator, [(preempted, GROWN + 1), (LONG, 0)])
-    before = budget_of(allocator)
+    budget = budget_of(allocator, [(preempted, GROWN + 1), (SHORT, 1)])
+    before = budget_of(allocator, [(SHORT, 1)])
     budget.release_running(preempted, GROWN + 1)
     for req in (SHORT, LONG):
         budget.consider(req)
@@ -136,10 +190,10 @@ def test_the_grown_slots_of_a_preempted_request_can_be_had_at_once():
     preempted = request(SIZE + GROWN)
     held = allocator.alloc_for_requests(Tree(allocator), [preempted], [GROWN], FIRST)
     budget = budget_of(allocator, [(preempted, 4)])
-    assert not admits(budget, LONG, GROWN, SIZE - 2)
+    assert not admits(budget, request(SIZE + GROWN))
     budget.release_running(preempted, 4)
     allocator.free(held)
-    assert admits(budget, LONG, GROWN, SIZE - 2)
+    assert admits(budget, request(SIZE + GROWN))
 
 
 @given(

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from amoeba_sglang.layout.locations import slots_filled
 from amoeba_sglang.model.step_record import Row, StepRecord, require_agreement
+from amoeba_sglang.shares.news import LIVE, NOBODY, SlotNews
 
 words = st.integers(0, 2**40)
 slots = st.lists(words, max_size=5).map(lambda values: np.array(values, np.int64))
@@ -23,6 +24,22 @@ def rows(draw):
     return Row(draw(st.integers(0, 4096)), seq_len, extend, known, np.array(slots, np.int64))
 
 
+news = st.builds(
+    SlotNews,
+    wanted=words,
+    since=st.sampled_from([LIVE, 7, NOBODY]),
+    lenders=st.integers(0, 64),
+    lent=slots,
+    returned=slots,
+).flatmap(
+    lambda one: st.lists(st.tuples(words, words), max_size=5).map(
+        lambda moves: replace(
+            one,
+            moved_from=np.array([a for a, _ in moves], np.int64),
+            moved_to=np.array([b for _, b in moves], np.int64),
+        )
+    )
+)
 records = st.builds(
     StepRecord,
     epoch=words,
@@ -35,18 +52,7 @@ records = st.builds(
     scores_prompts=st.booleans(),
     rows=st.lists(rows(), max_size=5).map(tuple),
     dead_rows=st.lists(words, max_size=5).map(tuple),
-    slots_missing=words,
-    lenders=st.integers(0, 64),
-    slots_lent=slots,
-    slots_returned=slots,
-).flatmap(
-    lambda record: st.lists(st.tuples(words, words), max_size=5).map(
-        lambda moves: replace(
-            record,
-            moved_from=np.array([a for a, _ in moves], np.int64),
-            moved_to=np.array([b for _, b in moves], np.int64),
-        )
-    )
+    slots=news,
 )
 
 
@@ -62,12 +68,12 @@ def test_decode_inverts_encode(record):
         "order",
         "extend",
         "scores_prompts",
-        "slots_missing",
-        "lenders",
     ):
         assert getattr(again, name) == getattr(record, name)
-    for name in ("slots_lent", "slots_returned", "moved_from", "moved_to"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(record, name))
+    for one in fields(SlotNews):
+        np.testing.assert_array_equal(
+            getattr(again.slots, one.name), getattr(record.slots, one.name)
+        )
     assert again.dead_rows == record.dead_rows
     assert again.tokens == record.tokens
     assert len(again.rows) == len(record.rows)

@@ -1,57 +1,77 @@
-"""The workers of an instance without their schedulers: allocators, leases and records."""
+"""The workers of an instance without their schedulers: allocators, ledgers and records."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
-from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.model.kv_allocator import OwnPool
 from amoeba_sglang.model.step_record import StepRecord
-from amoeba_sglang.worker.demand import Demand
-from amoeba_sglang.worker.leases import Leases
-from tests.model.allocators import Tree, make, request
+from amoeba_sglang.shares.news import SlotNews
+from amoeba_sglang.worker.requests import Requests, claims_of
+from tests.model.allocators import CHAIN, GROWN, SIZE, Tree, make, request, share
 
-SIZE, GROWN = 10, 6
 PAGES = (1, 16)
 """Tokens of a slot."""
-CHAIN = DegreeChain((1, 2, 4))
+MOST = SIZE * 4 + GROWN
 
 
 class Instance:
-    """The leases of all workers of one instance; `first`: index of its anchor in the group."""
+    """All workers of one instance; `first`: index of its anchor in the group."""
 
     def __init__(self, degree, first=0, page=1):
         self.degree, self.first, self.page = degree, first, page
-        self.allocators = [make(grown=GROWN if i == 0 else 0, page=page) for i in range(degree)]
-        self.allocators[0].leasable = (degree - 1) * SIZE
+        self.allocators = [make(grown=0, page=page) for _ in range(degree)]
+        for place, allocator in enumerate(self.allocators):
+            share(allocator, 0 if place else GROWN, degree, first + place)
+        self.ledgers = [allocator.ledger for allocator in self.allocators]
         self.trees = [Tree(allocator) for allocator in self.allocators]
-        self.leases = [
-            Leases(allocator, tree, CHAIN, degree, first + place)
-            for place, (allocator, tree) in enumerate(zip(self.allocators, self.trees, strict=True))
-        ]
+        self.pools = [OwnPool(*both) for both in zip(self.allocators, self.trees, strict=True)]
+        self.table = torch.zeros((8, MOST * page), dtype=torch.int32)
+        self.told = []
         self.waiting = [[] for _ in range(degree)]
         self.live = [[] for _ in range(degree)]
         self.ending = []
 
-    def step(self):
+    def requests(self, place):
+        """What its scheduler has."""
+        running = SimpleNamespace(reqs=self.live[place])
+        scheduler = SimpleNamespace(
+            waiting_queue=self.waiting[place], running_batch=running, last_batch=None,
+            result_queue=[], chunked_req=None, _pending_chunked_abort_req=None,
+            grammar_manager=SimpleNamespace(grammar_queue=[]),
+        )  # fmt: skip
+        return Requests(scheduler)
+
+    def claims(self, place):
+        for req in self.live[place]:
+            req.to_finish = "aborted" if req in self.ending else None
+        allocator = self.allocators[place]
+        return claims_of(self.requests(place), allocator, self.table, self.told.append)
+
+    def step(self, leaving=False):
         """One exchange of records; whether it had to take place."""
-        demands = [
-            Demand(waiting, lambda i=i: self.live[i], lambda req: req in self.ending)
-            for i, waiting in enumerate(self.waiting)
+        claims = [self.claims(place) for place in range(self.degree)]
+        parts = list(zip(self.ledgers, claims, self.pools, strict=True))
+        news = [ledger.has_news(claim, pool) for ledger, claim, pool in parts]
+        idle = [
+            ledger.idles(any(c.long for c in (*claim.live, *claim.waiting)))
+            for ledger, claim, _ in parts
         ]
-        missing = [
-            lease.missing(demand) for lease, demand in zip(self.leases, demands, strict=True)
-        ]
-        news = [lease.has_news(count) for lease, count in zip(self.leases, missing, strict=True)]
         records = [
             StepRecord.decode(
-                StepRecord(1, 1, 0, 1, has_work=news[i], **lease.offer(demand, missing[i])).encode()
+                StepRecord(
+                    1, 1, 0, 1, news[i],
+                    slots=SlotNews() if idle[i] else ledger.offer(claim, pool, leaving),
+                ).encode()
             )
-            for i, (lease, demand) in enumerate(zip(self.leases, demands, strict=True))
-        ]
-        for lease in self.leases:
-            lease.settle(records)
-        self.copy(records[0])
+            for i, (ledger, claim, pool) in enumerate(parts)
+        ]  # fmt: skip
+        for ledger, _, pool in parts:
+            ledger.settle([record.slots for record in records], pool)
+        self.copy(records[0].slots)
         return any(news)
 
     def copy(self, anchor):
@@ -59,24 +79,37 @@ class Instance:
         if len(anchor.moved_from):
             self.allocators[0].finish_moves()
 
+    def leave(self, after):
+        for ledger, pool in zip(self.ledgers, self.pools, strict=True):
+            ledger.leave(after, 0, pool)
+
     def check(self):
         """Every joint slot of the instance is in exactly one list of one worker."""
-        anchor, held = self.allocators[0], []
-        for place, allocator in enumerate(self.allocators):
-            ids = torch.cat(
-                [allocator.free_pages, allocator.free_extra, allocator.withheld, *self.used(place)]
-            ).numpy()
+        held = []
+        for place, (allocator, ledger) in enumerate(
+            zip(self.allocators, self.ledgers, strict=True)
+        ):
+            extra, own = ledger.extra, allocator.get_all_free_pages().numpy()
+            ids = np.concatenate(
+                [own, extra.free, extra.withheld, ledger.kept, *map(np.asarray, self.used(place))]
+            )
             held.append(CHAIN.joint_slots_of_ids(self.degree, self.first + place, ids, SIZE))
         slots = np.sort(np.concatenate(held))
+        anchor = self.ledgers[0].extra
         everything = np.arange(self.degree, self.degree * (SIZE + 1) + anchor.grown)
         np.testing.assert_array_equal(slots, everything)
-        lent = sum(len(allocator.lent) for allocator in self.allocators)
-        assert lent == len(anchor.leased)
+        assert sum(len(ledger.lent) for ledger in self.ledgers) == len(anchor.leased)
 
     def used(self, place):
-        """Slots of the worker that hold tokens, as tensors."""
+        """Slots of the worker that hold tokens, as arrays."""
         return []
 
 
 def long_request(tokens):
-    return request(tokens, prompt=1)
+    return waiting(request(tokens, prompt=1))
+
+
+def waiting(req):
+    """A request that holds no KV yet."""
+    req.kv.holds_kv = False
+    return req

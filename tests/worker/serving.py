@@ -6,12 +6,10 @@ import numpy as np
 import torch
 
 from amoeba_sglang.layout.locations import slots_of
-from amoeba_sglang.plan.relocation import kept_width
-from amoeba_sglang.worker.relocation import Relocation
-from tests.model.allocators import request
-from tests.worker.instances import CHAIN, GROWN, SIZE, Instance
-
-MOST = SIZE * 4 + GROWN
+from amoeba_sglang.shares.departure import Order
+from amoeba_sglang.shares.refuge import kept_width
+from tests.model.allocators import CHAIN, GROWN, SIZE, request
+from tests.worker.instances import Instance
 
 
 class Serving(Instance):
@@ -19,8 +17,7 @@ class Serving(Instance):
 
     def __init__(self, degree, first=0, page=1):
         super().__init__(degree, first, page)
-        self.table = torch.zeros((8, MOST * page), dtype=torch.int32)
-        self.memory, self.told, self.before_step = {}, [], lambda: None
+        self.memory, self.before_step = {}, lambda: None
         self.next_token = 1
 
     def grow(self, req, tokens):
@@ -31,7 +28,7 @@ class Serving(Instance):
         if slots is None:
             return False
         if req not in self.live[0]:
-            req.kv.req_pool_idx = len(self.live[0])
+            req.kv.req_pool_idx, req.kv.holds_kv = len(self.live[0]), True
             self.live[0].append(req)
         self.table[req.kv.req_pool_idx, start : start + tokens] = slots.int()
         req.kv.kv_allocated_len += tokens
@@ -72,33 +69,28 @@ class Serving(Instance):
                 self.memory[new * self.page + offset] = token
         super().copy(anchor)
 
+    def begin(self, after, vote_tokens=0, change_tokens=0):
+        """PREPARE at the anchor."""
+        width = kept_width(self.degree, after, self.first)
+        order = Order(range(self.first, self.first + width), vote_tokens, change_tokens)
+        self.ledgers[0].prepare(order, self.claims(0), self.pools[0])
+
     def prepare(self, after, headroom=0):
         """PREPARE at the anchor, then steps until it can vote: the verdict."""
-        width = kept_width(self.degree, after, self.first)
-        relocation = Relocation(
-            self.allocators[0],
-            self.trees[0],
-            CHAIN,
-            range(self.first, self.first + width),
-            self.table,
-            self.told.append,
-            self.live[0],
-            0,
-            headroom,
-        )
-        self.leases[0].relocation = relocation
+        self.begin(after, 0, headroom)
         for _ in range(12):
-            if relocation.verdict is not None:
-                return relocation.verdict
+            if self.ledgers[0].verdict is not None:
+                return self.ledgers[0].verdict
             self.before_step()
             assert self.step(), "peers must not fall asleep before the vote"
             self.check()
         return None
 
-    def leave(self, after):
-        for lease, allocator in zip(self.leases, self.allocators, strict=True):
-            lease.leave(after)
-            allocator.start_layout(0, 0)
+    def commit(self, after):
+        """The step in which the order that was voted for is carried out."""
+        self.step(leaving=True)
+        self.check()
+        self.leave(after)
 
     def stays(self, location, after):
         """Whether a joint location is of a worker that stays with the anchor."""
@@ -108,6 +100,9 @@ class Serving(Instance):
         home, _ = CHAIN.home(self.degree, slot)
         return home < kept_width(self.degree, after, self.first)
 
+    def stand_down(self):
+        self.ledgers[0].stand_down(self.pools[0])
+
 
 CHANGES = [(2, 0, 1), (2, 0, 4), (2, 2, 4), (4, 0, 2), (4, 0, 1)]
 
@@ -115,7 +110,7 @@ CHANGES = [(2, 0, 1), (2, 0, 4), (2, 2, 4), (4, 0, 2), (4, 0, 1)]
 def fill(world, place, slots):
     """Give so many own slots of a worker to somebody who keeps them."""
     page = world.page
-    taken = torch.from_numpy(slots_of(world.allocators[place].alloc(slots * page).numpy(), page))
+    taken = slots_of(world.allocators[place].alloc(slots * page).numpy(), page)
     world.used = lambda at, used=world.used: [*used(at), *([taken] if at == place else [])]
 
 
@@ -137,9 +132,5 @@ def compute_chunk(world, req):
     if left:
         budget = world.allocators[0].create_prefill_budget(world.trees[0])
         budget.consider(req)
-        assert world.grow(req, min(left, budget.available_chunk_tokens(world.page)))
-
-
-def stand_down(world):
-    world.leases[0].relocation = None
-    world.allocators[0].open()
+        tokens = budget.available_chunk_tokens(world.page)
+        assert tokens is not None and world.grow(req, min(left, tokens))

@@ -35,6 +35,7 @@ def loads(monkeypatch):
         known["token_to_kv_pool_allocator"] = make()
         scheduler = SimpleNamespace(
             running_batch=running, last_batch=last, chunked_req=chunked, received_at=8.0,
+            _pending_chunked_abort_req=None,
             result_queue=[(one, None) for one in launched],
         )  # fmt: skip
         found = ElasticLoadInquirer.around(SchedulerLoadInquirer(**known), scheduler).get_loads()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sglang.srt.managers.scheduler_components.pool_stats_observer import (
@@ -29,11 +29,15 @@ def observe(allocator, evictable=0):
     return ElasticPoolStatsObserver.around(upstream).get_pool_stats()
 
 
+def lend(allocator, count):
+    allocator.ledger.lent = allocator.take_own(count).numpy()
+
+
 @pytest.mark.parametrize("page", [1, 16])
 def test_a_request_on_grown_slots_is_counted(page):
     """4,500 tokens decoded at degree 2, and the log, /amoeba/state and the metrics said 0."""
     allocator = make(page=page)
-    allocator.take_extra(4)
+    allocator.ledger.extra.take(4)
     stats = observe(allocator)
     assert (stats.full_num_used, stats.full_capacity) == (4 * page, (SIZE + GROWN) * page)
     assert stats.full_token_usage == pytest.approx(4 / (SIZE + GROWN))
@@ -42,7 +46,7 @@ def test_a_request_on_grown_slots_is_counted(page):
 
 def test_upstream_s_sum_of_own_slots_still_holds():
     allocator = make()
-    allocator.take_extra(3)
+    allocator.ledger.extra.take(3)
     allocator.take_own(2)
     stats = observe(allocator, evictable=1)
     assert stats.full_available_size == SIZE - 2
@@ -55,8 +59,8 @@ def test_upstream_s_sum_of_own_slots_still_holds():
 
 def test_lent_slots_are_the_anchor_s():
     lender, anchor = make(grown=0), make()
-    lent = lender.lend(4)
-    anchor.lease(FIRST_LEASED + torch.arange(len(lent)))
+    lend(lender, 4)
+    anchor.ledger.extra.lease(FIRST_LEASED + np.arange(4))
     assert (observe(lender).full_num_used, capacity_tokens(lender)) == (0, SIZE - 4)
     assert (observe(anchor).full_num_used, capacity_tokens(anchor)) == (0, SIZE + GROWN + 4)
 
@@ -65,11 +69,11 @@ def test_lent_slots_are_the_anchor_s():
 @given(st.integers(0, SIZE), st.integers(0, SIZE), st.integers(0, GROWN), st.booleans())
 def test_used_and_free_are_all_that_there_is(lent, own, extra, closed):
     allocator = make()
-    allocator.lend(lent)
+    lend(allocator, lent)
     own = 0 if allocator.take_own(own) is None else own
-    allocator.take_extra(extra)
+    allocator.ledger.extra.take(extra)
     if closed:
-        allocator.close(lambda ids: ids % 2 == 0)
+        allocator.ledger.extra.close(lambda ids: ids % 2 == 0)
     stats = observe(allocator)
     assert stats.full_num_used == own + extra
     assert 0 <= stats.full_token_usage <= 1

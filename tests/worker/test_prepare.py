@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 
 from amoeba_sglang.layout.slots import FIRST_LEASED
-from amoeba_sglang.plan.relocation import kept_width
-from amoeba_sglang.worker.relocation import Relocation
-from tests.model.allocators import request
-from tests.worker.instances import CHAIN, GROWN, PAGES, SIZE, long_request
-from tests.worker.serving import CHANGES, Serving, compute_chunk, halfway, stand_down
+from amoeba_sglang.shares.refuge import kept_width
+from tests.model.allocators import GROWN, SIZE, request
+from tests.worker.instances import PAGES, long_request
+from tests.worker.serving import CHANGES, Serving, compute_chunk, halfway
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -23,7 +22,7 @@ def test_a_long_prompt_gets_its_next_chunk_whatever_is_prepared(page, degree, fi
     verdict = world.prepare(after)
     assert verdict if kept_width(degree, after, first) == 1 else verdict == ""
     if verdict:
-        stand_down(world)
+        world.stand_down()
     while len(world.row(req)) < GROWN * page:
         compute_chunk(world, req)
         world.step()
@@ -31,6 +30,7 @@ def test_a_long_prompt_gets_its_next_chunk_whatever_is_prepared(page, degree, fi
     if verdict:
         assert sorted(world.slots(req).tolist()) == list(range(SIZE + 1, SIZE + GROWN + 1))
     else:
+        world.step(leaving=True)
         assert all(world.stays(slot, after) for slot in world.joint(world.row(req)))
 
 
@@ -54,7 +54,7 @@ def test_an_undecided_prepare_changes_no_allocation_and_no_admission():
         world.before_step = note
         if prepared:
             assert "10 own" not in world.prepare(2)
-            stand_down(world)
+            world.stand_down()
             note()
         while len(noted) < len(notes[True]):
             note()
@@ -74,7 +74,7 @@ def test_no_further_long_request_is_admitted_between_the_decision_and_its_end():
     assert budget.remaining_total == 0
     budget.consider(short)
     assert budget.remaining_total == SIZE
-    stand_down(world)
+    world.stand_down()
     budget.consider(new)
     assert budget.remaining_total == SIZE + GROWN
 
@@ -84,63 +84,53 @@ def test_slots_of_the_step_that_is_planned_do_not_move():
     world = Serving(4)
     req = long_request(SIZE + GROWN)
     assert world.grow(req, 3)
-    planned, moved = [], []
-
-    def plan():
-        assert world.grow(req, 1)
-        planned.append(world.joint(world.row(req))[-1])
-
-    def copy(anchor, copy=world.copy):
-        slots = world.joint_slots(anchor.moved_from).tolist()
-        assert planned[-1] not in slots
-        moved.extend(slots)
-        copy(anchor)
-
-    world.before_step, world.copy = plan, copy
     assert world.prepare(2, headroom=4) == ""
-    assert len(moved) == len(planned) + 3 - 1, "all but the one planned last"
+    before = world.joint(world.row(req))
+    assert world.grow(req, 1)
+    planned = world.joint(world.row(req))[-1]
+    world.step(leaving=True)
+    after = world.joint(world.row(req))
+    assert after[-1] == planned and not set(after[:-1]) & set(before)
 
 
 @pytest.mark.parametrize("agreed", [False, True])
 def test_peers_get_back_what_they_lent_for_an_order_that_is_not_carried_out(agreed):
     world, req = halfway(4, 0, 1, GROWN - 1, peers=0 if agreed else SIZE - 2)
     assert (world.prepare(2) == "") == agreed
-    assert len(world.allocators[1].lent)
-    stand_down(world)
-    world.step()
-    world.check()
-    used = int((world.slots(req) >= FIRST_LEASED).sum())
-    assert used == (GROWN - 1 if agreed else 0)
-    assert len(world.allocators[1].lent) == used
+    assert len(world.ledgers[1].lent)
+    world.stand_down()
+    for _ in range(3):
+        world.step()
+        world.check()
+    assert world.slots(req).max() < FIRST_LEASED, "nothing has moved"
+    # The request lives and may need more than the one grown slot that is left.
+    lacking = SIZE - (GROWN - 1) - 1
+    assert sum(len(ledger.lent) for ledger in world.ledgers) == lacking
 
 
 def test_long_requests_wait_for_a_late_commit_before_they_use_up_what_the_change_needs():
     world, req = halfway(4, 0, 1, GROWN)
-    world.leases[0].relocation = relocation = Relocation(
-        world.allocators[0], world.trees[0], CHAIN, range(2), world.table, world.told.append,
-        world.live[0], vote_tokens=2, change_tokens=1,
-    )  # fmt: skip
-    while relocation.verdict is None:
+    world.begin(2, vote_tokens=2, change_tokens=1)
+    ledger = world.ledgers[0]
+    while ledger.verdict is None:
         assert world.step()
-    assert relocation.verdict == ""
-    left = len(world.allocators[0].free_extra)
+    assert ledger.verdict == ""
+    left = ledger.extra.free_count
     for _ in range(left - 1):
-        assert not relocation.runs_short(world.live[0])
+        assert not ledger.runs_short(world.claims(0))
         assert world.grow(req, 1)
-    assert not relocation.runs_short(world.live[0])
-    world.allocators[0].take_extra(1)
-    assert relocation.runs_short(world.live[0])
+    assert not ledger.runs_short(world.claims(0))
+    ledger.extra.take(1)
+    assert ledger.runs_short(world.claims(0))
 
 
-def test_from_prepare_on_long_requests_get_only_slots_that_stay_until_it_is_taken_back():
+def test_from_the_vote_on_long_requests_get_only_slots_that_stay_until_it_is_taken_back():
     world = Serving(2)
-    anchor = world.allocators[0]
     req = long_request(SIZE + GROWN)
     assert world.prepare(1) == ""
     assert world.grow(req, 3)
     assert world.row(req).max() <= SIZE
-    world.leases[0].relocation = None
-    anchor.open()
+    world.stand_down()
     assert world.grow(req, GROWN)
-    assert not len(anchor.free_extra)
+    assert not world.ledgers[0].extra.free_count
     world.check()

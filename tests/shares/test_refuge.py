@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.plan.relocation import Refuge, kept_width
+from amoeba_sglang.shares.refuge import Refuge, kept_width
 
 counts = st.integers(0, 100)
 

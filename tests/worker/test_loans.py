@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.model.allocators import request
-from tests.worker.instances import GROWN, PAGES, SIZE, Instance, long_request
+from tests.model.allocators import GROWN, SIZE, request
+from tests.worker.instances import PAGES, Instance, long_request, waiting
 
 
 def instance_with_leases(page=1):
@@ -28,22 +28,22 @@ def test_the_anchor_gets_what_its_waiting_request_lacks_and_returns_it(degree, p
     for _ in range(3):
         assert instance.step()
         instance.check()
-    assert len(anchor.free_extra) + anchor.available_size() // page >= wanted + 2
+    extra = instance.ledgers[0].extra
+    assert extra.free_count + anchor.available_size() // page == wanted
     instance.waiting[0] = []
     assert instance.step(), "the instance must not fall asleep with slots away from home"
     instance.check()
-    assert not len(anchor.leased)
+    assert not len(extra.leased)
     assert not instance.step()
 
 
 def test_short_requests_ask_for_nothing():
     instance = Instance(2)
-    instance.waiting[0] = [request(3, prompt=1)] * 5
-    instance.waiting[1] = [long_request(100)]
+    instance.waiting[0] = [waiting(request(3, prompt=1)) for _ in range(5)]
     assert not instance.step()
     instance.step()
     instance.check()
-    assert not len(instance.allocators[0].leased)
+    assert not len(instance.ledgers[0].extra.leased)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -68,11 +68,10 @@ def test_a_flush_gives_nothing_lent_away_a_second_time(page):
 
 def test_leaving_for_degree_1_ends_all_leases():
     instance = instance_with_leases()
-    for lease, allocator in zip(instance.leases, instance.allocators, strict=True):
-        lease.leave(1)
-        allocator.start_layout(0, 0)
+    instance.leave(1)
+    for allocator in instance.allocators:
         assert allocator.available_size() == SIZE
-        assert not len(allocator.free_extra)
+        assert not allocator.ledger.extra.count
 
 
 @pytest.mark.parametrize(
@@ -86,16 +85,14 @@ def test_leases_outlast_a_change_from_workers_that_stay_with_the_anchor(
     instance.waiting[0] = [long_request(SIZE * degree + GROWN - 3)]
     for _ in range(4):
         instance.step()
-    before = [allocator.lent.tolist() for allocator in instance.allocators]
+    before = [ledger.lent.tolist() for ledger in instance.ledgers]
     assert all(before[1:])
-    for lease, allocator in zip(instance.leases, instance.allocators, strict=True):
-        lease.leave(after)
-        allocator.start_layout(0, 0)
-    lent = [allocator.lent.tolist() for allocator in instance.allocators]
+    instance.leave(after)
+    lent = [ledger.lent.tolist() for ledger in instance.ledgers]
     assert lent[:staying] == before[:staying] and not any(lent[staying:])
-    anchor = instance.allocators[0]
-    assert sorted(anchor.leased.tolist()) == sorted(anchor.free_extra.tolist())
-    assert sum(map(len, lent)) == len(anchor.leased)
+    extra = instance.ledgers[0].extra
+    assert sorted(extra.leased.tolist()) == sorted(extra.free.tolist())
+    assert sum(map(len, lent)) == len(extra.leased)
 
 
 @settings(deadline=None)

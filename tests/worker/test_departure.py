@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.model.allocators import request
-from tests.worker.instances import GROWN, PAGES, SIZE, long_request
-from tests.worker.serving import CHANGES, MOST, Serving
+from tests.model.allocators import GROWN, SIZE, request
+from tests.worker.instances import MOST, PAGES, long_request
+from tests.worker.serving import CHANGES, Serving
 
 
 @settings(deadline=None, max_examples=300)
@@ -46,10 +46,12 @@ def test_after_a_yes_all_tokens_are_where_they_stay(page, change, wanted, peers,
     assert {req.rid: world.read(req) for req in world.live[0]} == before
     world.check()
     if verdict:
-        world.leases[0].relocation = None
-        anchor.open()
-        assert len(anchor.withheld) == 0
+        world.stand_down()
+        assert len(world.ledgers[0].extra.withheld) == 0
         return
+    world.step(leaving=True)
+    assert {req.rid: world.read(req) for req in world.live[0]} == before
+    world.check()
     slots = [slot for req in world.live[0] for slot in world.joint(world.row(req))]
     assert all(world.stays(slot, after) for slot in slots)
     # What comes until the change is over stays, too.
@@ -57,7 +59,7 @@ def test_after_a_yes_all_tokens_are_where_they_stay(page, change, wanted, peers,
         world.grow(req, 1)
         assert all(world.stays(slot, after) for slot in world.joint(world.row(req)))
     world.leave(after)
-    held = set(anchor.held_extra.tolist())
+    held = set(world.ledgers[0].extra.held.tolist())
     assert held == {i for req in world.live[0] for i in world.slots(req).tolist() if i > SIZE}
 
 
@@ -69,6 +71,7 @@ def test_prefixes_are_evicted_for_tokens_that_must_stay_and_no_more_of_them():
     assert world.grow(req, 4)
     world.used = lambda place: [] if place else [world.row(req), world.trees[0].slots]
     assert world.prepare(2, headroom=0) == ""
+    world.commit(2)
     assert len(world.trees[0].slots) == SIZE - 1 - 3
     assert world.row(req).max() <= SIZE
     assert world.told == [req.kv.req_pool_idx]
@@ -83,8 +86,8 @@ def test_peers_that_stay_lend_what_the_anchor_lacks_and_the_others_do_not():
     world.waiting[0] = []
     assert world.grow(req, SIZE + 5)
     assert world.prepare(2, headroom=2) == ""
-    world.leave(2)
-    assert [len(allocator.lent) > 0 for allocator in world.allocators] == [
+    world.commit(2)
+    assert [len(ledger.lent) > 0 for ledger in world.ledgers] == [
         False,
         True,
         False,
@@ -118,9 +121,9 @@ def test_a_request_that_the_smaller_instance_cannot_hold_is_refused_with_the_num
     strays = sum(not world.stays(slot, 2) for slot in world.joint(world.row(req)))
     verdict = world.prepare(2)
     if refused:
-        assert f"1 running requests longer than one worker's {SIZE} slots" in verdict
+        assert f"1 running requests longer than one worker's {SIZE} tokens" in verdict
         assert f"have {strays} tokens on slots that the change takes away" in verdict
-        assert f"workers [0, 1] have {SIZE} own slots and" in verdict
+        assert f"ranks [0, 1] have {SIZE} tokens of own slots and" in verdict
     else:
         assert verdict == ""
 
@@ -135,7 +138,7 @@ def test_an_aborted_request_is_waited_for_and_not_moved():
     world.allocators[0].free(world.row(req))
     world.live[0] = []
     assert world.step()
-    assert world.leases[0].relocation.verdict == ""
+    assert world.ledgers[0].verdict == ""
 
 
 def test_nothing_is_to_be_done_without_tokens_on_extra_slots():

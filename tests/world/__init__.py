@@ -1,0 +1,12 @@
+"""A seeded world: several real workers and the real router in one process, all else virtual.
+
+schedulers.py   N real ElasticSchedulers in one process, built once and forked for every history
+fibers.py       threads that run one at a time, over a virtual clock
+surroundings.py clocks, peers, bells, links and helpers of the workers
+plane.py        a data plane that computes nothing; shadow.py: what each slot's KV must be
+router.py       the real router without sockets; clients.py: who asks, and what must come back
+events.py       one history as a list; profiles.py and walk.py draw them from a seed
+checks.py       the invariants (DESIGN, section 12)
+history.py      runs one history; shrink.py finds the fewest events that still fail
+__main__.py     `make world`
+"""

@@ -1,0 +1,304 @@
+"""The invariants of DESIGN, section 12, looked at while a history plays."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from amoeba_sglang.layout.locations import slots_of
+from amoeba_sglang.layout.slots import FIRST_LEASED
+from amoeba_sglang.reports import Report, Vote
+from amoeba_sglang.worker.batch_rows import lengths_of_batch
+from amoeba_sglang.worker.requests import Requests, batched_requests
+from tests.world.shadow import content_of
+
+# The owners of all slots of a worker are looked at so often, in turns of its loop.
+_AUDIT_EVERY = 50
+# Nobody heads a queue for longer while all that it needs is free, in virtual seconds: some steps.
+_BLOCKED_S = 0.3
+
+
+def _key(record: Any) -> tuple[int, int, int]:
+    """Of a step: an epoch counts its steps from 0 again when its change is over."""
+    return record.epoch, record.step, record.boundary
+
+
+class Violation(Exception):
+    """An invariant is broken. `kind` names it, the same for the same fault."""
+
+    def __init__(self, kind: str, detail: str, text: str = "") -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind, self.detail, self.text = kind, detail, text
+
+
+class Checks:
+    """`steps`: engine steps with rows, of all workers."""
+
+    def __init__(self, play: Any) -> None:
+        self._play = play
+        self.steps = 0
+        self._turns = 0
+        self._blocked: dict[int, tuple[str, float]] = {}
+        # By rank, of the last steps: their keys and the own slots of each row in it.
+        self._rows: list[deque[Any]] = [deque(maxlen=3) for _ in play.workers]
+        self._since = 0.0
+
+    # After every turn of a worker's loop
+
+    def after_turn(self, worker: Any, batch: Any, running_batch: Any) -> None:
+        self._turns += 1
+        self._require_promises(worker)
+        if batch is not None:
+            self.steps += 1
+            self._require_content(worker, batch)
+            self._count_rare(worker, batch)
+        if self._turns % _AUDIT_EVERY == 0:
+            self._audit(worker, batch, running_batch)
+
+    def _audit(self, worker: Any, *planned: Any) -> None:
+        problems = worker.problems(*planned)
+        if problems:
+            raise Violation("slots have no owner or two", f"rank {worker.rank}: {problems[:4]}")
+
+    def _require_content(self, worker: Any, batch: Any) -> None:
+        """What the step reads is what was written for its prefix."""
+        table, shadow = worker.req_to_token_pool.req_to_token, self._play.shadow
+        rows = batch.req_pool_indices_cpu.tolist()
+        for req, row, (length, new) in zip(batch.reqs, rows, lengths_of_batch(batch), strict=True):
+            at, known = table[row, :length].numpy().astype(np.int64), content_of(req)[:length]
+            shadow.write(worker.rank, at[length - new :], known[length - new :])
+            self._play.counts["tokens"] += new
+            wrong = np.flatnonzero(shadow.read(worker.rank, at) != known)
+            if len(wrong):
+                raise Violation(
+                    "wrong KV",
+                    f"rank {worker.rank} {req.rid}: {len(wrong)} of {length} tokens, the first at "
+                    f"{wrong[0]}, location {at[wrong[0]]}",
+                )
+
+    def _require_promises(self, worker: Any) -> None:
+        """A worker takes what the router promises of it, before, while and after it changes."""
+        router, rank = self._play.router, worker.rank
+        operations = router.operations
+        layouts = (operations.layout, operations.target)
+        promised = min(worker.capacity.by_rank(layout)[rank] for layout in layouts)
+        if worker.max_req_len < promised:
+            raise Violation(
+                "one promise",
+                f"the router promises requests of {promised} tokens at rank {rank}, which takes "
+                f"them below {worker.max_req_len}",
+            )
+
+    def _count_rare(self, worker: Any, batch: Any) -> None:
+        counts, ledger = self._play.counts, worker.token_to_kv_pool_allocator.ledger
+        counts["steps with leases"] += bool(len(ledger.extra.leased))
+        counts["steps with extra slots in use"] += bool(ledger.extra.in_use)
+        counts["steps in mid-change"] += worker.runtime.transformation is not None
+        counts["steps that prefill"] += batch.forward_mode.is_extend()
+
+    # Between the workers
+
+    def remember_rows(self, rank: int, record: Any) -> None:
+        """What the owner has when it goes on from telling its peers."""
+        self._rows[rank].append((_key(record), self._rows_now(rank, record)))
+
+    def _rows_now(self, rank: int, record: Any) -> dict[int, np.ndarray]:
+        worker = self._play.workers[rank]
+        table = worker.req_to_token_pool.req_to_token
+        page = worker.token_to_kv_pool_allocator.page_size
+        return {
+            row.row: slots_of(table[row.row, : row.seq_len].numpy(), page) for row in record.rows
+        }
+
+    def compare_union(self, first: int, degree: int, members: list[Any], union: Any) -> None:
+        """What a peer would compute with is what the owner has."""
+        slots = iter(union.slots)
+        worker = self._play.workers[first]
+        chain, allocator = worker.runtime.chain, worker.token_to_kv_pool_allocator
+        for place, record in enumerate(members):
+            key = _key(record)
+            # An owner that has not gone on yet still has what it told.
+            told = [rows for known, rows in self._rows[first + place] if known == key]
+            rows = told[0] if told else self._rows_now(first + place, record)
+            for row in record.rows:
+                mine = rows[row.row]
+                expected = [
+                    self._joint_slot(chain, degree, place, int(slot), allocator.num_pages)
+                    for slot in mine
+                ]
+                found = next(slots).tolist()
+                if found != expected:
+                    wrong = [
+                        i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b
+                    ]
+                    raise Violation(
+                        "a mirror is not its row",
+                        f"rank {first + place} row {row.row} in step {key} of degree {degree}: "
+                        f"{len(found)} slots for {len(expected)}, others at {wrong[:8]}: "
+                        f"{[(found[at], expected[at]) for at in wrong[:1]]}",
+                    )
+        self._play.counts["joint steps"] += 1
+
+    @staticmethod
+    def _joint_slot(chain: Any, degree: int, place: int, slot: int, size: int) -> int:
+        """From the definitions of DESIGN, section 4, one by one."""
+        if slot >= FIRST_LEASED:
+            lent, shard = divmod(slot - FIRST_LEASED, chain.finest)
+            return degree * lent + shard * degree // chain.finest
+        if slot > size:
+            return degree * (size + 1) + slot - size - 1
+        return degree * slot + chain.shard(degree, place)
+
+    # Requests
+
+    def end(self, rid: str, reason: dict[str, Any] | None, by: str) -> None:
+        """A request has ended, and its client hears how."""
+        client = self._play.clients.by_rid[rid]
+        kind = (reason or {}).get("type")
+        self._play.note("end", rid, kind, client.tokens, by, (reason or {}).get("message", ""))
+        if not client.open:
+            return
+        client.status, client.reason = "whole" if kind == "length" else "aborted", reason
+        if kind == "length" and client.tokens == client.output:
+            self._play.counts["requests served"] += 1
+            return
+        what = f"{rid} {client.ask.prompt}+{client.output} by {by} after {client.tokens}: {reason}"
+        if client.excused:
+            self._play.counts["requests ended as asked"] += 1
+        elif kind == "length":
+            raise Violation("an accepted request is shortened", what)
+        elif by == "the router" and not client.tokens:
+            client.status = "refused"
+            self._play.counts[f"refused by the router {reason.get('status_code')}"] += 1
+        else:
+            raise Violation("an accepted request ends with an error", what)
+
+    def hear(self, report: Report) -> None:
+        """A worker tells the router something."""
+        if isinstance(report, Vote):
+            self._play.counts["votes yes" if report.accept else "votes no"] += 1
+
+    # Who waits
+
+    def look_at_queues(self) -> None:
+        """Nobody waits although all that it and those beside it may ever need is free."""
+        for worker in self._play.workers:
+            head = worker.waiting_queue[0] if worker.waiting_queue else None
+            now = self._play.loop.now
+            if head is None or not self._fits(worker, head):
+                self._blocked.pop(worker.rank, None)
+                continue
+            rid, since = self._blocked.setdefault(worker.rank, (head.rid, now))
+            if rid != head.rid:
+                self._blocked[worker.rank] = head.rid, now
+            elif now - since > max(_BLOCKED_S, 2 * self._play.faults.longest_step):
+                raise Violation("a request waits although it fits", self._describe(worker, head))
+
+    def _fits(self, worker: Any, head: Any) -> bool:
+        busy = worker.chunked_req is not None or worker.runtime.transformation is not None
+        if busy or self._play.router.operations.running is not None or worker._engine_paused:
+            return False
+        allocator = worker.token_to_kv_pool_allocator
+        page = allocator.page_size
+        live = [req for req in Requests(worker).live if req is not head]
+        if len(live) >= worker.max_running_requests:
+            return False
+        coming = {True: 0, False: 0}
+        for req in live:
+            more = allocator.claim(req, req.kv.kv_allocated_len).rest(page)
+            coming[allocator.is_long(req)] += more
+        own = (allocator.available_size() + worker.tree_cache.evictable_size()) // page
+        own -= coming[False]
+        extra = allocator.ledger.extra.free_count - coming[True]
+        if extra < 0:
+            own, extra = own + extra, 0
+        own += self._idle_lent(worker)
+        room = own + (extra if allocator.is_long(head) else 0)
+        return allocator.claim(head, 0).rest(page) + 2 <= room
+
+    def _idle_lent(self, worker: Any) -> int:
+        """Own slots that are lent, lie free at the anchor, and that its long requests would not
+        need if they used all its other extra slots first."""
+        lent, degree = worker.token_to_kv_pool_allocator.ledger.lent, worker.runtime.degree
+        if not len(lent) or degree == 1:
+            return 0
+        anchor = self._play.workers[worker.rank // degree * degree]
+        allocator = anchor.token_to_kv_pool_allocator
+        free = allocator.ledger.extra.free
+        leased = free[free >= FIRST_LEASED]
+        mine = leased[worker.runtime.chain.leased_from(worker.runtime.index, leased)]
+        long = [req for req in Requests(anchor).all if allocator.is_long(req)]
+        wanted = sum(
+            allocator.claim(req, self._held(req)).rest(allocator.page_size) + 2 for req in long
+        )
+        return max(0, min(len(mine), len(free) - wanted))
+
+    @staticmethod
+    def _held(req: Any) -> int:
+        return req.kv.kv_allocated_len if req.kv is not None and req.kv.holds_kv else 0
+
+    def _describe(self, worker: Any, req: Any) -> str:
+        allocator = worker.token_to_kv_pool_allocator
+        ledger = allocator.ledger
+        return (
+            f"rank {worker.rank} {req.rid}, {allocator.tokens_wanted(req)} tokens, long "
+            f"{allocator.is_long(req)}: degree {worker.runtime.degree}, own free "
+            f"{allocator.available_size()}, evictable {worker.tree_cache.evictable_size()}, extra "
+            f"free {ledger.extra.free_count}, leased {len(ledger.extra.leased)}, lent "
+            f"{len(ledger.lent)}, batch_is_full {worker.running_batch.batch_is_full}"
+        )
+
+    # The end
+
+    def at_rest(self) -> bool:
+        """Whether nothing is under way any more."""
+        workers = self._play.workers
+        ledgers = [worker.token_to_kv_pool_allocator.ledger for worker in workers]
+        away = any(len(one.extra.leased) + len(one.lent) for one in ledgers)
+        return not away and all(worker.is_fully_idle() for worker in workers)
+
+    def at_the_end(self) -> None:
+        """Nothing has leaked, and all agree."""
+        degrees = self._play.router.operations.layout.degrees
+        have = tuple(worker.runtime.degree for worker in self._play.workers)
+        if degrees != have:
+            raise Violation("layouts disagree", f"router {degrees}, workers {have}")
+        for worker in self._play.workers:
+            self._audit(worker)
+            allocator, pool = worker.token_to_kv_pool_allocator, worker.req_to_token_pool
+            lent, extra = allocator.ledger.lent, allocator.ledger.extra
+            away = len(lent), len(extra.leased), len(extra.withheld)
+            if any(away):
+                raise Violation("slots are not home", f"rank {worker.rank}: {away}")
+            rows = pool.size - pool.available_size()
+            if rows:
+                raise Violation("rows are lost", f"rank {worker.rank}: {rows}")
+        if self._play.operator.asked:
+            raise Violation("an order is never answered", str(self._play.operator.asked))
+
+    def require_ended(self) -> None:
+        """The time is over: say what has not ended."""
+        left = self._play.clients.open
+        if left:
+            first = left[0]
+            raise Violation(
+                "a request never ends",
+                f"{len(left)}, the first {first.ask.rid} {first.ask.prompt}+{first.output} got "
+                f"{first.tokens}; {self._whereabouts(first.ask.rid)}",
+            )
+        self.at_the_end()
+        raise Violation("no rest", str([fiber.waiting for fiber in self._play.loop.fibers]))
+
+    def _whereabouts(self, rid: str) -> str:
+        for worker in self._play.workers:
+            for place, req in enumerate(worker.waiting_queue):
+                if req.rid == rid:
+                    head = worker.waiting_queue[0]
+                    return f"number {place} in the queue behind {self._describe(worker, head)}"
+            if any(req.rid == rid for req in batched_requests(worker)):
+                return f"runs at rank {worker.rank}"
+            if any(req.rid == rid for req in worker.grammar_manager.grammar_queue):
+                return f"its grammar compiles at rank {worker.rank}"
+        return "no worker has it"

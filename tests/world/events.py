@@ -1,0 +1,136 @@
+"""One history as a list of events, which survives changes of the program and can be thinned out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Event:
+    """`at`: virtual seconds from the start."""
+
+    at: float
+
+
+@dataclass(frozen=True)
+class Ask(Event):
+    """A client asks for `output` tokens after `prompt`, or leaves the end open (None).
+
+    The first `shared` tokens of the prompt are those of common text number `text`. `leaves`:
+    seconds after which the client goes away, None if it stays. `compiles`: seconds that its grammar
+    takes, None without one. `rank`: the worker it asks for.
+    """
+
+    rid: str
+    prompt: int
+    output: int | None
+    text: int = 0
+    shared: int = 0
+    leaves: float | None = None
+    compiles: float | None = None
+    logprobs: bool = False
+    priority: int | None = None
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
+class Change(Event):
+    """An operator asks for another layout: the `pick`-th of those that the present one allows,
+    round and round."""
+
+    pick: int
+
+
+@dataclass(frozen=True)
+class Fault(Event):
+    """The next mapping of worker `rank` fails: of "layers" or, when the KV is to "grow"."""
+
+    rank: int
+    what: str = "layers"
+
+
+@dataclass(frozen=True)
+class NoPages(Event):
+    """Worker `rank` refuses the next change, for lack of pages."""
+
+    rank: int
+
+
+@dataclass(frozen=True)
+class Slow(Event):
+    """The next step of worker `rank` takes so many seconds more."""
+
+    rank: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Late(Event):
+    """The next message of worker `rank` to the router takes so many seconds more; all that follow
+    it wait behind it."""
+
+    rank: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Pause(Event):
+    """Generation pauses for so many seconds; `mode` as of /pause_generation."""
+
+    seconds: float
+    mode: str = "in_place"
+
+
+@dataclass(frozen=True)
+class Flush(Event):
+    """The cache is to be flushed, within so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class AbortAll(Event):
+    """Every request is aborted."""
+
+
+@dataclass(frozen=True)
+class Lose(Event):
+    """Worker `rank` dies, is stopped, or makes no progress any more: "dies", "stops", "hangs"."""
+
+    rank: int
+    how: str
+
+
+KINDS = {
+    kind.__name__: kind
+    for kind in (Ask, Change, Fault, NoPages, Slow, Late, Pause, Flush, AbortAll, Lose)
+}
+
+
+@dataclass(frozen=True)
+class History:
+    """`seed` decides what the events leave open: delays, step times, ties."""
+
+    seed: str
+    events: tuple[Event, ...]
+
+    FORMAT: ClassVar[int] = 1
+
+    def dump(self) -> list[str]:
+        """A line of JSON for each event."""
+        return [
+            json.dumps([type(event).__name__, _without_defaults(event)]) for event in self.events
+        ]
+
+    @classmethod
+    def load(cls, seed: str, lines: Iterable[str]) -> History:
+        parsed = (json.loads(line) for line in lines)
+        return cls(seed, tuple(KINDS[name](**fields) for name, fields in parsed))
+
+
+def _without_defaults(event: Event) -> dict[str, object]:
+    defaults = {name: field.default for name, field in type(event).__dataclass_fields__.items()}
+    return {name: value for name, value in asdict(event).items() if value != defaults[name]}

@@ -1,0 +1,169 @@
+"""The data plane of a world: it takes virtual time, and compares with the shadow what a real one
+would compute with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+
+from amoeba_sglang.emulation.executor import EmulatedExecutor, EmulatedLayer
+from amoeba_sglang.emulation.sampler import EmulatedSampler
+from amoeba_sglang.emulation.timeline import Timeline
+from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.memory.base import MemoryFault
+from amoeba_sglang.model.mirror import RowMirror
+from amoeba_sglang.model.step_executor import LayerMove
+from amoeba_sglang.model.step_record import StepRecord
+from amoeba_sglang.model.union_batch import build_union
+from amoeba_sglang.worker.data_plane import DataPlane
+from tests.world.stage import STAGE
+
+# Virtual seconds of copying a slot, of moving and of mapping a layer.
+_SLOT_SECONDS, _LAYER_SECONDS, _MAP_SECONDS = 1e-6, 1e-4, 2e-4
+
+
+class WorldPool(MHATokenToKVPool):
+    """No memory behind any slot."""
+
+    def _create_buffers_normal(self) -> None:
+        shape, _ = self._kv_buffer_shapes()
+        row = torch.zeros(1, *shape[1:], dtype=self.store_dtype)
+        self.k_buffer = [row.expand(shape)] * self.layer_num
+        self.v_buffer = [row.expand(shape)] * self.layer_num
+
+
+class StepTime:
+    """In the place of an Emulation: what a step costs is the play's to say."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+
+    def step_seconds(self, degree: int, work: Any) -> float:
+        return STAGE.play.step_seconds(self._rank, work) if work else 0.0
+
+
+class WorldSampler(EmulatedSampler):
+    """Every token is as probable as it can be."""
+
+    def forward(self, logits_output: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        tokens = super().forward(logits_output, *args, **kwargs)
+        logits_output.next_token_logprobs = torch.zeros(len(tokens))
+        return tokens
+
+
+class WorldExecutor(EmulatedExecutor):
+    """Also keeps mirrors of the peers' rows, and looks whether they are what the owners have."""
+
+    def __init__(
+        self, rank: int, layers: list[EmulatedLayer], chain: DegreeChain, pool: Any, **parts: Any
+    ) -> None:
+        super().__init__(StepTime(rank), layers, rank % chain.finest, **parts)
+        self.rank, self.mirrors = rank, [RowMirror() for _ in range(chain.finest)]
+        self._chain, self._size, self._page = chain, pool.num_pages, pool.page_size
+
+    def forward(self, own: Any) -> Any:
+        output = super().forward(own)
+        if own.return_logprob and own.forward_mode.is_extend():
+            # As many as any of the rows can want.
+            output.input_token_logprobs = torch.zeros(int(own.extend_num_tokens))
+        return output
+
+    def expect(self, records: list[StepRecord], move: LayerMove | None) -> None:
+        super().expect(records, move)
+        STAGE.play.checks.remember_rows(self.rank, records[self.index % len(records)])
+
+    def _run(self, records: list[StepRecord], move: LayerMove | None) -> None:
+        super()._run(records, move)
+        for degree in sorted({layer.degree for layer in self.layers} - {1}):
+            at = self.index % len(records) // degree * degree
+            members, mirrors = records[at : at + degree], self.mirrors[at : at + degree]
+            union = build_union(members, mirrors, self._chain, degree, self._size, self._page)
+            if union is not None:
+                first = self.rank // degree * degree
+                STAGE.play.checks.compare_union(first, degree, members, union)
+
+
+class WorldViews:
+    """Of a pool whose KV is the shadow's."""
+
+    def __init__(self, runtime: Any) -> None:
+        self._runtime = runtime
+
+    def view_layer(self, layer: int, degree: int) -> None:
+        """Nothing: nobody looks."""
+
+    def copy_slots(self, source: Sequence[int], target: Sequence[int], staging_bytes: int) -> None:
+        runtime = self._runtime()
+        if runtime.index % runtime.degree == 0:
+            moves = runtime.slots.moves
+            taken, put = moves.source, moves.target
+            STAGE.play.shadow.copy(runtime.rank, taken, put)
+            STAGE.play.counts["slots copied"] += len(taken)
+        STAGE.play.sleep(_SLOT_SECONDS * len(source))
+
+
+class WorldMover:
+    """Of one worker; what is not live when its layers move is lost."""
+
+    def __init__(self, rank: int, width: int, own_slots: int) -> None:
+        self._rank, self._index, self._own_slots = rank, rank % width, own_slots
+
+    def move(self, layers: Sequence[int], moves: Any, live: Sequence[np.ndarray]) -> int:
+        STAGE.play.sleep(len(layers) * (_LAYER_SECONDS + _SLOT_SECONDS * max(map(len, live))))
+        if any(move.home == self._index for move in moves):
+            STAGE.play.shadow.clobber(self._rank, live[self._index], self._own_slots)
+        return 64 * len(layers)
+
+
+class WorldPages:
+    def __init__(self, rank: int, grown: dict[int, int]) -> None:
+        self._rank, self._grown = rank, grown
+
+    def grown_slots(self, degree: int) -> int:
+        return self._grown[degree]
+
+    def refusal(self, before: int, after: int) -> str | None:
+        return STAGE.play.page_refusal(self._rank)
+
+    def shrink(self) -> None:
+        """Nothing: `move_layers` takes the time of all mappings."""
+
+    def grow(self, degree: int) -> None:
+        if STAGE.play.map_fault(self._rank, "grow"):
+            raise MemoryFault("no pages behind the KV")
+
+    def move_layers(self, layers: Iterable[int], degree: int) -> int:
+        if STAGE.play.map_fault(self._rank, "layers"):
+            raise MemoryFault("no pages for a layer")
+        STAGE.play.sleep(_MAP_SECONDS * len(list(layers)))
+        return 0
+
+
+def make_world_plane(scheduler: Any, layers: int, grown: dict[int, int]) -> DataPlane:
+    """For one worker of a world. `grown`: by degree, slots of its instance above its workers' own
+    pools."""
+    config, allocator = scheduler.server_args._amoeba, scheduler.token_to_kv_pool_allocator
+    chain, rank = DegreeChain(config.degrees), scheduler.rank
+    scheduler.timeline = Timeline(scheduler.clock)
+    scheduler.tp_worker.model_runner.sampler = WorldSampler()
+    executor = WorldExecutor(
+        rank,
+        [EmulatedLayer() for _ in range(layers)],
+        chain,
+        allocator,
+        vocabulary=scheduler.model_config.vocab_size,
+        timeline=scheduler.timeline,
+    )
+    return DataPlane(
+        executor=executor,
+        views=WorldViews(lambda: scheduler.runtime),
+        movers={width: WorldMover(rank, width, allocator.num_pages) for width in chain.degrees[1:]},
+        pages=WorldPages(rank, grown),
+        grown=grown,
+        copy_clock=scheduler.clock.now,
+        crowding=1.0,
+    )

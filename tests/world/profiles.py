@@ -1,0 +1,111 @@
+"""What the walks of a world are like: each keeps the protocol in change in another way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.world.schedulers import Setting
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Of a walk of `seconds`. arrivals: requests a second; change: seconds between two orders of
+    operators, 0 for none.
+
+    Shares of requests, 0 to 1: `long`, too long for one worker's own pool; `near`, within a few
+    tokens of what a worker or instance can hold; `leave`, whose client goes away; `grammar`,
+    `logprobs`, `open` (no end is asked for), `named` (a rank is). Of seconds: `fault`, `refuse`,
+    `slow`, `late`, `pause`, `flush`, `abort_all`, `lose` happen so often. slow_s, late_s: how long
+    at most. burst: arrivals come this much denser or thinner in turn. texts: common beginnings.
+    """
+
+    setting: Setting
+    seconds: float = 8.0
+    arrivals: float = 8.0
+    burst: float = 3.0
+    change: float = 0.1
+    long: float = 0.3
+    near: float = 0.4
+    leave: float = 0.15
+    grammar: float = 0.0
+    logprobs: float = 0.0
+    open: float = 0.0
+    named: float = 0.0
+    fault: float = 0.05
+    refuse: float = 0.0
+    slow: float = 0.0
+    slow_s: float = 0.3
+    late: float = 0.0
+    late_s: float = 0.5
+    pause: float = 0.0
+    flush: float = 0.0
+    abort_all: float = 0.0
+    lose: float = 0.0
+    texts: int = 4
+
+
+def _small(**changes: object) -> Setting:
+    return Setting(**{"tokens": 64, "chunk": 16, **changes})  # type: ignore[arg-type]
+
+
+PROFILES = {
+    # All kinds of events, at a middling pace.
+    "mixed": Profile(
+        _small(),
+        grammar=0.1,
+        logprobs=0.1,
+        open=0.1,
+        named=0.05,
+        slow=0.5,
+        late=0.3,
+        refuse=0.1,
+        pause=0.1,
+        flush=0.2,
+        abort_all=0.05,
+    ),
+    # Hardly a moment without an order.
+    "busy": Profile(_small(), seconds=10.0, change=0.05),
+    # Long requests of nearly all that an instance holds.
+    "dense": Profile(_small(), seconds=10.0, arrivals=4.0, long=0.5, near=0.7, change=0.25),
+    # Leases: long requests that need just more than grown slots; short ones beside them.
+    "leases": Profile(_small(grown=0.5), arrivals=6.0, long=0.4, near=0.6, change=0.5),
+    # Common prefixes of long and short requests, whose ends let the tree keep what long ones had.
+    "share": Profile(_small(), long=0.35, near=0.2, change=0.08, leave=0.25, texts=1),
+    # KV pages of several tokens.
+    "pages": Profile(_small(tokens=128, page=4), grammar=0.05, logprobs=0.1, open=0.1, change=0.08),
+    # The layout follows long requests by itself.
+    "rules": Profile(
+        _small(policy="amoeba"),
+        seconds=12.0,
+        arrivals=5.0,
+        change=0.0,
+        open=0.1,
+        grammar=0.05,
+        refuse=0.1,
+        late=0.2,
+    ),
+    # Rules and operators at once.
+    "rivals": Profile(_small(policy="amoeba"), seconds=12.0, arrivals=5.0, change=1.0),
+    # Steps of a minute beside steps of a millisecond.
+    "slow": Profile(
+        _small(),
+        seconds=40.0,
+        arrivals=3.0,
+        change=1.0,
+        slow=0.1,
+        slow_s=70.0,
+        late=0.1,
+        late_s=5.0,
+        near=0.2,
+    ),
+    # Grammars that compile through votes and changes.
+    "grammar": Profile(_small(), grammar=0.6, long=0.5, change=0.2, arrivals=6.0),
+    # Requests with priorities, which preempt others.
+    "ranked": Profile(_small(priorities=True), change=0.15),
+    # Two groups under one router.
+    "groups": Profile(_small(groups=2), arrivals=12.0, change=0.08),
+    # Mappings fail all the time.
+    "faults": Profile(_small(), fault=3.0, refuse=1.0, change=0.05, arrivals=5.0),
+    # A worker is lost: everybody gets an answer, and nobody waits for ever.
+    "ends": Profile(_small(), seconds=4.0, lose=0.5, change=0.1),
+}

@@ -1,0 +1,78 @@
+"""Outcomes of many histories, summed up and kept over days."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tests.world.runner import Outcome
+
+_ROOT = Path(__file__).parents[2]
+
+
+def package_hash() -> str:
+    """Of all that a history depends on: the package, its patches, and the world itself."""
+    found = hashlib.sha256()
+    for folder, pattern in (
+        ("amoeba_sglang", "*.py"),
+        ("patches", "*.patch"),
+        ("tests/world", "*.py"),
+    ):
+        for path in sorted((_ROOT / folder).rglob(pattern)):
+            found.update(f"{path.relative_to(_ROOT)}\n".encode() + path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+class Results:
+    """`file`: lines of JSON to go on from and to add to, or None. Only runs of the same package and
+    world count."""
+
+    def __init__(self, file: Path | None, workers: int, mutant: str) -> None:
+        self._file, self._key = file, [package_hash(), workers, mutant]
+        self.outcomes: dict[str, Outcome] = {}
+        if file is not None and file.exists():
+            for line in file.read_text().splitlines():
+                key, fields = json.loads(line)
+                if key == self._key:
+                    self.outcomes[fields["seed"]] = Outcome(**fields)
+
+    def add(self, outcome: Outcome) -> None:
+        self.outcomes[outcome.seed] = outcome
+        if self._file is not None and not outcome.broken:
+            fields = {**asdict(outcome), "trace": [], "text": ""}
+            with self._file.open("a") as file:
+                file.write(json.dumps([self._key, fields]) + "\n")
+
+    @property
+    def violations(self) -> list[Outcome]:
+        return [one for one in self.outcomes.values() if one.kind and not one.broken]
+
+    @property
+    def broken(self) -> list[Outcome]:
+        return [one for one in self.outcomes.values() if one.broken]
+
+    def summary(self) -> dict[str, Any]:
+        """The last line of a run."""
+        counts: Counter[str] = Counter()
+        for outcome in self.outcomes.values():
+            counts.update(outcome.counts)
+        cpu = sum(outcome.cpu for outcome in self.outcomes.values())
+        steps = counts.pop("engine steps", 0)
+        transformations = counts["merges done"] + counts["splits done"]
+        return {
+            "seeds": len(self.outcomes),
+            "steps": steps,
+            "transformations": transformations,
+            "requests": counts["Ask"],
+            "violations": len(self.violations),
+            "broken": len(self.broken),
+            "kinds": dict(Counter(one.kind for one in self.violations)),
+            "cpu_seconds": round(cpu, 1),
+            "steps_per_cpu_second": round(steps / cpu, 1) if cpu else 0,
+            "transformations_per_cpu_second": round(transformations / cpu, 2) if cpu else 0,
+            "rare": dict(sorted(counts.items())),
+        }

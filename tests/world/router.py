@@ -1,0 +1,57 @@
+"""The real router, without its sockets and processes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any
+
+from amoeba_sglang.layout.partition import Layout
+from amoeba_sglang.router import effects, translation
+from amoeba_sglang.router.controller import ElasticController
+from amoeba_sglang.router.desk import Desk
+from amoeba_sglang.router.events import Arrival, Opened
+from amoeba_sglang.router.metrics import NoMetrics
+from amoeba_sglang.router.operation import Operations
+
+
+class WorldRouter(ElasticController):
+    """`play`: where its messages go; `worker`: any of its workers."""
+
+    def __init__(self, play: Any, config: Any, worker: Any) -> None:
+        self.play, self.config, self.clock = play, config, worker.clock
+        info = {
+            "capacity": asdict(worker.capacity),
+            "max_rows": worker.max_running_requests,
+            "max_queued": worker.max_queued_requests,
+        }
+        terms = translation.to_terms(config, info, truncates=False)
+        self.desk = Desk(terms, Layout.uniform(config.workers, 1), self.clock.now())
+        self.metrics, self._last_refresh_time = NoMetrics(), 0.0
+        self.guard = SimpleNamespace(stopping=False, end_server=play.end_server, check=lambda: None)
+        self.load_snapshot_reader = SimpleNamespace(read_all=lambda: [*play.snapshots.values()])
+
+    @property
+    def operations(self) -> Operations:
+        return self.desk.operations
+
+    def open(self) -> None:
+        self.tell(Opened())
+
+    def arrive(self, request: Any) -> None:
+        self.tell(Arrival(translation.to_request(request)))
+
+    def carry_out(self, effect: effects.Effect) -> None:
+        super().carry_out(effect)
+        if isinstance(effect, effects.Finished):
+            self.play.counts[f"{effect.record.kind}s {effect.record.outcome}"] += 1
+
+    def send_to_worker(self, rank: int, message: Any) -> None:
+        self.play.send(rank, message)
+
+    def send_control_message(self, message: Any) -> None:
+        for rank in range(self.config.workers):
+            self.play.send(rank, message)
+
+    def send_to_front_end(self, message: Any) -> None:
+        self.play.to_client(message)
