@@ -49,8 +49,9 @@ def test_a_bound_of_many_digits_is_not_rounded():
 @pytest.mark.parametrize("wrong", [-1, 10, 2**40, 1.0, "1", True, None, [1]])
 def test_the_first_id_that_no_token_has_is_named(wrong):
     require_ids("tokens", [0, 9], 10)
-    with pytest.raises(InvalidRequest, match=r"^tokens .*: token ids are integers from 0 to 9$"):
+    with pytest.raises(InvalidRequest) as error:
         require_ids("tokens", [0, wrong, 11], 10)
+    assert str(error.value) == f"tokens {wrong!r}: token ids are integers from 0 to 9"
 
 
 @given(st.lists(st.integers(-3, 12)))
