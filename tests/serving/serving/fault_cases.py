@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from bench.fault_clients import OUTPUT_TOKENS, Ending, Remains, ask_after, strike_under_load
-from bench.servers import Server
+from tests.serving.fault_clients import OUTPUT_TOKENS, Ending, Remains, ask_after, strike_under_load
+from tests.serving.servers import Server
 
 SIGNALS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP}
 CLIENT_LIMIT_S = {"kill": 2.0, "freeze": 10.0}

@@ -1,6 +1,6 @@
 """What counts as left behind by a server."""
 
-from bench.fault_clients import words_of
+from tests.serving.fault_clients import words_of
 
 
 def test_digits_inside_a_hexadecimal_number_are_no_process_number():

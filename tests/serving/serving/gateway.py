@@ -6,8 +6,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from amoeba_sglang.ports import free_port
-from bench.servers import PORTS, Server
+from tests.serving.free_port import free_port
+from tests.serving.servers import PORTS, Server
 
 _REGISTER_TIMEOUT_S = 60.0
 # The set-up that README names. A server that refuses a request is not ill, but the gateway counts

@@ -18,8 +18,8 @@ import aiohttp
 import psutil
 
 from amoeba_sglang.run_directory import PREFIX
-from bench.load import new_session
-from bench.servers import Server
+from tests.serving.load import new_session
+from tests.serving.servers import Server
 
 SHARED_MEMORY = Path("/dev/shm")
 OUTPUT_TOKENS = 1700

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from amoeba_sglang.platform import NAME, VARIABLE
-from amoeba_sglang.ports import free_port
+from tests.serving.free_port import free_port
 
 MODEL = os.environ.get("AMOEBA_TEST_MODEL", ".cache/models/smollm2-135m-kv4")
 START_TIMEOUT_S = 420.0
@@ -143,6 +143,16 @@ class Server:
 
     def state(self) -> dict[str, Any]:
         return self.get("/amoeba/state")
+
+    def wait_until_idle(self, seconds: float = 60.0) -> None:
+        """Wait for the end of requests that clients have left; TimeoutError after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while any(i["running"] + i["queued"] for i in self.state()["instances"]):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"requests still run after {seconds:.0f} s: {self.state()}")
+            time.sleep(0.2)
+        # Reports come a little later than what they are of.
+        time.sleep(1.0)
 
     def generate(self, text: str | list[int], new_tokens: int, **params: Any) -> dict[str, Any]:
         """One greedy completion through SGLang's native endpoint, with `meta_info`."""
