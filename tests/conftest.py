@@ -13,4 +13,9 @@ SHARED_SERVERS = {"roomy_server", "automatic_servers", "pair"}
 def pytest_collection_modifyitems(items):
     """Servers that several files share run until the end, so those files come last."""
     shared = {item.path for item in items if SHARED_SERVERS & set(item.fixturenames)}
-    items.sort(key=lambda item: ("e2e" in item.path.parts, item.path in shared))
+
+    def place(item):
+        parts = item.path.parts
+        return "e2e" in parts, item.path.name == "test_world.py", item.path in shared
+
+    items.sort(key=place)

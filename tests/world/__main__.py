@@ -38,6 +38,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--first", action="store_true", help="stop at the first violation")
     parser.add_argument("--cpu-limit", type=float, default=float("inf"), help="seconds in all")
     parser.add_argument("--replay", type=Path, help="play a kept case, with its trace")
+    parser.add_argument("--kept", action="store_true", help="play all kept cases")
     options = parser.parse_args(argv)
     if os.environ.get("PYTHONHASHSEED") != "0":
         # Sets of strings have an order, which must be the same for ever.
@@ -48,11 +49,11 @@ def main(argv: list[str]) -> int:
             print(f"error: --mutant {options.mutant}: not one of those that LIST=1 prints")
             return 2
         mutants.use(options.mutant)
-    from tests.world.campaign import play_all, replay
+    from tests.world.campaign import play_all, play_kept, replay
 
     if options.replay is not None:
         return replay(options.replay)
-    return play_all(options)
+    return play_kept() if options.kept else play_all(options)
 
 
 if __name__ == "__main__":

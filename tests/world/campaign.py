@@ -16,7 +16,8 @@ from tests.world.events import History
 from tests.world.profiles import PROFILES, Profile
 from tests.world.results import Results
 from tests.world.runner import Child, Outcome, run, run_all
-from tests.world.schedulers import Setting, build
+from tests.world.schedulers import build
+from tests.world.setting import Setting
 from tests.world.shrink import shrink
 from tests.world.walk import draw
 
@@ -119,6 +120,30 @@ def replay(path: Path) -> int:
     print("\n".join(outcome.trace))
     print(outcome.text or outcome.sentence)
     return 2 if outcome.broken else 1 if outcome.kind else 0
+
+
+def play_kept() -> int:
+    """Play all kept cases; the exit code."""
+    cases: dict[Setting, dict[str, History]] = {}
+    for path in sorted(KEPT.glob("*.json")):
+        setting, history = load_case(path)
+        cases.setdefault(setting, {})[path.stem] = history
+    worst = 0
+    for setting, histories in cases.items():
+
+        def play(
+            setting: Setting = setting, histories: dict[str, History] = histories
+        ) -> list[str]:
+            built, kinds = _build(setting), []
+            for name, history in histories.items():
+                outcome = run(built, history)
+                print(f"{name}: {outcome.sentence}", flush=True)
+                kinds.append(outcome.kind)
+            return kinds
+
+        kinds = Child(play).result()
+        worst = max(worst, 2 if "broken" in kinds else 1 if any(kinds) else 0)
+    return worst
 
 
 def load_case(path: Path) -> tuple[Setting, History]:

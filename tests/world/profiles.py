@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.world.schedulers import Setting
+from tests.world.setting import Setting
 
 
 @dataclass(frozen=True)

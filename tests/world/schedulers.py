@@ -30,6 +30,7 @@ from amoeba_sglang.worker.protocol import State
 from amoeba_sglang.worker.scheduler import ElasticScheduler
 from tests.world.grammar import WorldGrammars
 from tests.world.plane import make_world_plane
+from tests.world.setting import Setting
 from tests.world.stage import STAGE
 from tests.world.surroundings import WorldSurroundings
 
@@ -48,31 +49,6 @@ _STUB = {
 # Looks at its inbox so often while it finds nothing to do, at first and at most.
 _SPIN_SECONDS, _LONGEST_SPIN = 1e-4, 0.02
 _SPINS = 8
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What workers are built for. `workers` of each of `groups`; `tokens`: of a worker's own pool;
-    `layers` move one a step, as many steps as a real change of some 30 layers, a few a step, has.
-    grown: tokens above the workers' own pools at the highest degree, as a multiple of one pool."""
-
-    workers: int = 2
-    groups: int = 1
-    tokens: int = 128
-    page: int = 1
-    chunk: int = 32
-    layers: int = 8
-    rows: int = 16
-    grown: float = 2.3
-    policy: str = "static"
-    priorities: bool = False
-
-    def grown_slots(self, degree: int) -> int:
-        """Of an instance, in KV pages."""
-        if degree == 1:
-            return 0
-        share = (degree - 1) / (self.workers - 1)
-        return int(self.grown * self.tokens * share) // self.page
 
 
 class Inbox:

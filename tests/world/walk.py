@@ -9,7 +9,7 @@ from amoeba_sglang.config import longest_chain
 from tests.world import events
 from tests.world.events import Event, History
 from tests.world.profiles import Profile
-from tests.world.schedulers import Setting
+from tests.world.setting import Setting
 
 _RESERVE = 8
 
