@@ -14,7 +14,7 @@ STARTED := $(shell date +%s)
 # make reaches it, not a shell that would leave it behind.
 SCREEN := @exec $(PYTHON) -m amoeba_sglang.screen
 
-.PHONY: setup model serve test lint bench fresh world
+.PHONY: setup model serve test lint bench ratio fresh world world-mutants
 
 setup: $(VENV)/.patched $(MODEL)/config.json
 	@echo "Set up in $$(( $$(date +%s) - $(STARTED) )) s. Next: make serve, or make test."
@@ -63,6 +63,10 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev
 	$(BIN)/python -m bench
 
+# How fast this commit is against another one, BASE; ends with 0 only if the bar holds.
+ratio: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev
+	$(BIN)/python -m bench.ratio $(BASE) $(ARGS)
+
 # Everything again on a bare Debian 12; see tests/bare/fresh_root.sh. Needs root and debootstrap.
 fresh:
 	tests/bare/fresh_root.sh $(STAGES)
@@ -75,3 +79,7 @@ world: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev
 	@$(BIN)/python -W ignore -m tests.world --seeds $(SEEDS) --workers $(WORKERS) \
 	  $(if $(PROFILE),--profile $(PROFILE)) $(if $(MUTANT),--mutant $(MUTANT)) \
 	  $(if $(RESUME),--resume $(RESUME)) $(ARGS)
+
+# Whether the world finds faults that are put into the code; LIST=1 prints them.
+world-mutants: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev
+	@$(BIN)/python -W ignore -m tests.world.hunt $(if $(LIST),--list) $(ARGS)

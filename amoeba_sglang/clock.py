@@ -18,6 +18,10 @@ class Clock:
     def now(self) -> float:
         return time.monotonic() / self._dilation
 
+    def since(self, wall: float) -> float:
+        """Seconds of `now` that have passed since a moment of `wall`."""
+        return (self.wall() - wall) / self._dilation
+
     def sleep(self, seconds: float) -> None:
         """Wait for so many seconds of `now`."""
         time.sleep(seconds * self._dilation)

@@ -1,6 +1,10 @@
-"""Typed errors for users. Broken invariants of ours are asserts instead."""
+"""Typed errors for users, and how they show values. A broken invariant of ours is an assert."""
 
 from __future__ import annotations
+
+from typing import Any
+
+_SHOWN = 60
 
 
 class AmoebaError(Exception):
@@ -25,3 +29,13 @@ class InvalidRequest(AmoebaError, ValueError):
 
     A ValueError, since that is what every route of SGLang answers with 400.
     """
+
+
+def show(value: Any) -> str:
+    """A value as one short printable piece of text, whatever it is."""
+    try:
+        text = ascii(value)
+    except (ValueError, RecursionError):
+        # Python refuses to write numbers of thousands of digits, and what is nested as deeply.
+        return f"(a {type(value).__name__} too large to show)"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"

@@ -7,8 +7,8 @@
     router -> front end     AdminReply, Fatal, LimitsChanged, WeightsRefused
                                                the socket that the tokenizer manager already pulls
 
-One transformation: PREPARE to every rank of the block -> one VOTE each -> COMMIT or ABORT ->
-PROGRESS -> one DONE each.
+One transformation: PREPARE to every rank of the block -> one Vote each -> COMMIT or ABORT ->
+Progress -> one Done each; these and the other reports are in reports.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from __future__ import annotations
 from typing import Any
 
 from sglang.srt.managers import io_struct
+
+from amoeba_sglang.reports import Report
 
 
 class AdminRequest(io_struct.BaseReq, kw_only=True):
@@ -74,30 +76,9 @@ class IdleQuestion(io_struct.BaseReq, kw_only=True):
 
 
 class WorkerReport(io_struct.BaseReq, kw_only=True):
-    """What a worker tells the router.
+    """The envelope of what a worker tells the router."""
 
-    kind "long requests": other ones than before wait or live at the worker; body {"request_ids":
-        all of them, "ended": those that have come since the last one and are gone}.
-    kind "idle": body {"number": of the IdleQuestion, "idle": bool}.
-    kind "steps": what steps have cost since the last such report, from the first worker of an
-        instance; body {"sums": of StepMeter.take}, on an emulated server also {"busy_seconds",
-        "late_seconds"} of its Timeline since the start.
-    kind "vote": body {"accept": bool, "reason": str}.
-    kind "progress": from the first rank of the block, after every move of layers but the last; body
-        {"boundary": b, "pace": why as many layers move at a time}.
-    kind "done": the worker steps at its new degree, or with an "error" at its old one again; body
-        {"seconds" from COMMIT to here, "lockstep_seconds" from COMMIT until the whole block had
-        arrived, "step_seconds" of the slowest step in which the COMMIT waited,
-        "longest_step_seconds" between two joint steps that a move took, "moves", "pause_seconds",
-        "settle_seconds", "copy_seconds", "pace" and "error" of its TransformReport, "bytes_moved":
-        {"kv": n, "weights": n}}.
-    """
-
-    kind: str
-    rank: int
-    operation_id: str = ""
-    epoch: int = 0
-    body: dict[str, Any] = {}
+    report: Report
 
 
 io_struct.hook_custom_types(

@@ -1,4 +1,4 @@
-"""What Amoeba does not serve, refused with the name of the flag or field that asks for it."""
+"""Flags and models that Amoeba does not serve, refused by name."""
 
 from __future__ import annotations
 
@@ -72,11 +72,6 @@ _FEATURES = {
     "another load balancing (--amoeba-policy chooses it)": ("load_balance_method",),
 }
 
-SESSION_PARAMS = (
-    "session_params: Amoeba does not support sessions, since their turns may go to different "
-    "workers; send the whole prompt in each turn"
-)
-
 # Tested with emulated steps only.
 _EMULATED_FEATURES = {"mixed prefill and decode batches": ("enable_mixed_chunk",)}
 
@@ -124,23 +119,6 @@ def require_supported_model(model: Any) -> ModelHeads:
         mlp_elements=3 * model.hf_text_config.hidden_size * model.hf_text_config.intermediate_size,
         kv_bytes=2 * model.get_total_num_kv_heads() * model.head_dim * model.dtype.itemsize,
     )
-
-
-def refuse_request(request: Any) -> str | None:
-    """Why a generate request uses what a joint step does not support, or None.
-
-    Every worker may become part of an instance at any time, so this does not depend on the layout.
-    """
-    if request.input_embeds is not None:
-        return "input_embeds: Amoeba serves only prompts of text or token ids"
-    if request.positional_embed_overrides is not None:
-        return "positional_embed_overrides: Amoeba serves only prompts of text or token ids"
-    if request.session_params is not None:
-        return SESSION_PARAMS
-    width = request.sampling_params.get("beam_width") or 1
-    if width > 1:
-        return f"beam_width {width}: Amoeba does not support beam search"
-    return None
 
 
 def _flag(field: str) -> str:

@@ -14,9 +14,10 @@ import random
 import tempfile
 from typing import Any
 
+from tests.serving.servers import MODEL, Server
+from tests.serving.tiny_qwen3 import make_tiny_qwen3
+
 from bench import results_file
-from bench.servers import MODEL, Server
-from bench.tiny_qwen3 import make_tiny_qwen3
 
 COMMON = ("--dtype", "float32", "--max-total-tokens", "4096", "--chunked-prefill-size", "512")
 

@@ -18,8 +18,11 @@ from amoeba_sglang.device import load_device
 from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.policy import POLICIES, LongRequest, Policy, RequestSize, View, WorkerLoad
+from amoeba_sglang.router.books import Books
 from amoeba_sglang.router.layout_keeper import LayoutKeeper
+from amoeba_sglang.router.long_book import LongBook
 from amoeba_sglang.router.long_queue import Waiting
+from amoeba_sglang.router.request import Request
 from bench import results_file
 from bench.simulate import DEGREES
 from bench.simulation.mechanisms import mechanisms
@@ -61,21 +64,23 @@ def time_policy(policy: Policy, workers: int, waiting: int) -> dict[str, Any]:
 
     kinds: dict[str, Callable[[int], object]] = {"place": place}
     if policy.layout is not None:
-        operations = SimpleNamespace(layout=layout, running=None)
-        keeper = LayoutKeeper(policy.layout, DegreeChain(DEGREES), operations, 1, 0.0)
-        keeper.table = table
+        books = Books(
+            SimpleNamespace(layout=layout, running=None),
+            SimpleNamespace(table=table),
+            SimpleNamespace(loads=loads),
+            LongBook(workers, 0.0),
+        )
+        keeper = LayoutKeeper(policy.layout, DegreeChain(DEGREES), 1, books, 0.0)
         for number in range(waiting):
             long = LongRequest(f"r{number}", 100_000, (2, 4, 8)[number % 3], 0.0, 99_000, number)
-            keeper.queue.add(Waiting(None, long))
+            books.queue.add(Waiting(Request(long.request_id, 99_000, 1000), long))
             keeper.arrive(RequestSize(99_000, 1000), long.degree, number / waiting)
         for size in sizes:
             keeper.arrive(size, 1, 1.0)
         able = tuple(rank for rank in every if layout.degrees[rank] == 8)
-        # The decision is not carried out, so that all are made in the same situation.
-        keeper.longs.send = lambda *_: None
-        head = keeper.queue.heads()[0].long
-        kinds["admit"] = lambda turn: keeper.admit(head, loads, able, 2.0 + turn / 1000)
-        kinds["change"] = lambda turn: keeper.next_change(loads, 2.0 + turn / 1000)
+        head = books.queue.heads()[0].long
+        kinds["admit"] = lambda turn: keeper.admit(head, able, 2.0 + turn / 1000)
+        kinds["change"] = lambda turn: keeper.next_change(2.0 + turn / 1000)
     return {kind: results_file.spread(time_calls(call)) for kind, call in kinds.items()}
 
 

@@ -13,9 +13,11 @@ import asyncio
 import statistics
 from typing import Any
 
+import numpy as np
+from tests.serving.load import Stream, chat_prompts, run_clients
+from tests.serving.servers import Server
+
 from bench import results_file
-from bench.load import Stream, chat_prompts, run_clients
-from bench.servers import Server
 
 TOURS: dict[int, list[tuple[list[int], int]]] = {
     2: [([0, 1], 2), ([0, 1], 1)],
@@ -27,16 +29,12 @@ TOURS: dict[int, list[tuple[list[int], int]]] = {
 }  # fmt: skip
 
 
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
-
-
 def gap_figures(streams: list[Stream]) -> dict[str, float]:
     gaps = [gap for stream in streams for gap in stream.gaps]
     return {
         "tokens": sum(len(s.arrivals) for s in streams),
         "gap_median_s": statistics.median(gaps),
-        "gap_p99_s": percentile(gaps, 0.99),
+        "gap_p99_s": float(np.percentile(gaps, 99)),
         "gap_max_s": max(gaps),
     }
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import time
 
+from tests.serving.fault_cases import FLAGS, MOMENTS, SIGNALS, run_fault
+from tests.serving.servers import Server
+
 from bench import results_file
-from bench.fault_cases import FLAGS, MOMENTS, SIGNALS, run_fault
-from bench.servers import Server
 
 
 def main() -> None:

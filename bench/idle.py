@@ -7,10 +7,11 @@ import os
 import time
 from typing import Any
 
+from tests.serving.servers import Server
+
 from amoeba_sglang.platform import cpu_bindings, threads_per_worker
 from bench import results_file
 from bench.footprint import cpu_percent, sample
-from bench.servers import Server
 
 
 def main() -> None:

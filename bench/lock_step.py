@@ -17,10 +17,11 @@ import statistics
 import time
 from typing import Any
 
+from tests.serving.load import new_session
+from tests.serving.servers import Server
+
 from bench import results_file
-from bench.load import new_session
-from bench.servers import Server
-from bench.stagger import stream_tokens, wait_until_idle
+from bench.stagger import stream_tokens
 
 _CHUNK, _CHUNKS, _STREAMS = 512, 4, 2
 _PROMPT, _TOKENS = 200, 4000
@@ -72,7 +73,7 @@ async def _measure(server: Server, options: argparse.Namespace) -> dict[str, Any
         for stream in streams:
             stream.cancel()
         await asyncio.gather(*streams, return_exceptions=True)
-    await asyncio.to_thread(wait_until_idle, server)
+    await asyncio.to_thread(server.wait_until_idle)
     return {"chunk_s_before": chunk, **_summarise(rounds, arrivals)}
 
 

@@ -21,9 +21,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.serving.servers import MODEL, Server
+
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.policy.throughput import ThroughputTable
-from bench import replay_plot, results_file
+from bench import plots, results_file
 from bench.prompts import PromptMaker
 from bench.replay import (
     Measured,
@@ -37,7 +39,6 @@ from bench.replay import (
 )
 from bench.replay_client import OneServer
 from bench.restarts import RestartedServer
-from bench.servers import MODEL, Server
 from bench.simulation.replayed import batching_of, measured_mechanism, simulate_replay
 from bench.trace import Workload
 
@@ -212,7 +213,7 @@ class Comparison:
         )
         name = f"{self.options.name}_n{self.workers}_{case.replace(' ', '_').replace('+', '')}"
         title = f"{case}, {self.workers} workers | {describe_recipe(self.statement)}"
-        replay_plot.draw(name, title, outcomes, self.objective, measured.layout)
+        plots.draw_replay(name, title, outcomes, self.objective, measured.layout)
         print(
             f"{case}: {figures['requests']}, {figures['outputs_that_differ']} outputs differ, "
             f"{figures['completed']['tokens_per_s']:.0f} tokens/s, TTFT of short requests "

@@ -22,8 +22,8 @@ from typing import Any
 from amoeba_sglang.device import device_names, load_device
 from amoeba_sglang.errors import AmoebaError, ConfigError
 from bench import results_file
+from bench.plots import draw_simulation
 from bench.simulation.contenders import contenders, static_contenders
-from bench.simulation.figures import draw
 from bench.simulation.instance import Batching
 from bench.simulation.mechanisms import mechanisms
 from bench.simulation.requests import workloads_of
@@ -83,7 +83,7 @@ def main() -> int:
     path = results_file.write(options.name, figures)
     if options.rate is None:
         print_tables(tables)
-        draw(path)
+        draw_simulation(path)
     return 0
 
 

@@ -16,10 +16,11 @@ import tempfile
 import time
 from typing import Any
 
+from tests.serving.servers import MODEL, Server
+from tests.serving.shallow_model import make_shallow
+
 from bench import results_file
 from bench.footprint import growth, sample
-from bench.servers import MODEL, Server
-from bench.shallow_model import make_shallow
 from bench.soak_load import Gaps, Sizes, SoakLoad
 from bench.soak_probe import probe_decode, probe_prefill
 from bench.soak_walk import Walk

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-
-from bench.load import new_session
+from tests.serving.load import new_session
 
 VOCABULARY = range(100, 5000)
 DISCONNECT, ABORT, LONG = 0.12, 0.12, 0.015

@@ -11,9 +11,8 @@ import time
 from typing import Any
 
 import aiohttp
-
-from bench.load import new_session
-from bench.servers import Server
+from tests.serving.load import new_session
+from tests.serving.servers import Server
 
 CHUNK_TOKENS = 512
 PROMPT_CHUNKS = 5

@@ -8,10 +8,10 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+from tests.serving.servers import Server
 
 from amoeba_sglang.layout.partition import Layout, LayoutError
 from amoeba_sglang.layout.slots import DegreeChain
-from bench.servers import Server
 from bench.soak_load import Gaps
 
 BEFORE_S = 5.0

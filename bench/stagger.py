@@ -20,11 +20,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from tests.serving.load import new_session
+from tests.serving.servers import Server
+
 from bench import results_file
-from bench.equality import percentile
-from bench.load import new_session
-from bench.servers import Server
-from bench.stagger_figures import draw
+from bench.plots import draw_stagger
 
 WAYS = {"staggered": "auto", "all at once": "0"}
 # Of what the server says of a transformation.
@@ -99,7 +100,7 @@ def main() -> None:
         f"stagger_n{options.workers}{options.name}",
         {"settings": vars(options), **_summarise(sessions, options.workers)},
     )
-    draw(path)
+    draw_stagger(path)
 
 
 def fill_caches(server: Server, options: argparse.Namespace) -> None:
@@ -148,18 +149,8 @@ async def _measure(server: Server, options: argparse.Namespace) -> Session:
         await asyncio.gather(*streams, return_exceptions=True)
     if max(map(len, session.arrivals)) == _TOKENS:
         raise RuntimeError("a stream ended before the measurement did: use fewer rounds")
-    await asyncio.to_thread(wait_until_idle, server)
+    await asyncio.to_thread(server.wait_until_idle)
     return session
-
-
-def wait_until_idle(server: Server, seconds: float = 60.0) -> None:
-    """Requests that clients have left would slow the other server."""
-    deadline = time.monotonic() + seconds
-    while any(i["running"] + i["queued"] for i in server.state()["instances"]):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"requests still run {seconds:.0f} s after their clients have left")
-        time.sleep(0.2)
-    time.sleep(1.0)
 
 
 def _prompt(number: int, length: int) -> list[int]:
@@ -195,7 +186,7 @@ def _summarise(sessions: dict[str, list[Session]], workers: int) -> dict[str, An
     medians = {degree: statistics.median(gaps) for degree, gaps in plain.items()}
     slower, slowest_rate = max(medians.values()), min(map(statistics.median, rates.values()))
     figures["median_gap_ms"] = {degree: 1e3 * gap for degree, gap in medians.items()}
-    figures["p99_gap_ms"] = {d: 1e3 * percentile(gaps, 0.99) for d, gaps in plain.items()}
+    figures["p99_gap_ms"] = {d: 1e3 * float(np.percentile(gaps, 99)) for d, gaps in plain.items()}
     figures["longest_gap_ms"] = {d: 1e3 * max(gaps) for d, gaps in plain.items()}
     figures["gap_percentiles_of_median_gap"] = {
         degree: _percentiles(gaps, slower) for degree, gaps in plain.items()
@@ -268,8 +259,7 @@ def _figures_of(
 
 def _percentiles(gaps: list[float], slower: float) -> list[float]:
     """The 0th to the 100th, as multiples of the median gap of the slower degree."""
-    ordered = sorted(gaps)
-    return [round(ordered[(len(ordered) - 1) * p // 100] / slower, 3) for p in range(101)]
+    return np.round(np.percentile(gaps, range(101), method="lower") / slower, 3).tolist()
 
 
 if __name__ == "__main__":

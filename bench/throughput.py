@@ -13,15 +13,28 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.serving.servers import MODEL, Server
+
 from bench import results_file
 from bench.idle import stock_environment
-from bench.servers import MODEL, Server
 
 CASES = ("dp", "tp", "tp-gloo")
 KEPT = ("output_throughput", "mean_ttft_ms", "median_itl_ms", "p99_itl_ms", "completed", "duration")
+
+
+@dataclass(frozen=True)
+class ServingLoad:
+    """What bench_serving sends: lengths in tokens, half to all of them; seconds for one run."""
+
+    input_len: int
+    output_len: int
+    num_prompts: int
+    concurrency: int = 16
+    timeout: float = 600.0
 
 
 def main() -> None:
@@ -51,6 +64,13 @@ def main() -> None:
 
 def measure_case(case: str, options: argparse.Namespace) -> dict[str, Any]:
     """Both servers are up for the whole case, one asleep while the other one is measured."""
+    load = ServingLoad(
+        options.input_len,
+        options.output_len,
+        options.num_prompts,
+        options.concurrency,
+        options.timeout,
+    )
     pairs = []
     with (
         make_server("amoeba", case, options) as amoeba,
@@ -58,11 +78,11 @@ def measure_case(case: str, options: argparse.Namespace) -> dict[str, Any]:
     ):
         servers = {"amoeba": amoeba, "stock": stock}
         for server in servers.values():
-            run_bench_serving(server, options, seed=0)
+            run_bench_serving(server, load, options.workers, seed=0)
         for number in range(options.pairs):
             pair: dict[str, Any] = {}
             for side in ("amoeba", "stock") if number % 2 == 0 else ("stock", "amoeba"):
-                pair[side] = run_bench_serving(servers[side], options, seed=number)
+                pair[side] = run_bench_serving(servers[side], load, options.workers, seed=number)
             rates = {side: pair[side]["output_throughput"] for side in servers}
             pair["ratio"] = rates["amoeba"] / rates["stock"]
             print(
@@ -96,29 +116,32 @@ def make_server(side: str, case: str, options: argparse.Namespace) -> Server:
     )
 
 
-def run_bench_serving(server: Server, options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """One run after a flush of the prefix cache; RuntimeError unless all requests completed."""
+def run_bench_serving(server: Server, load: ServingLoad, workers: int, seed: int) -> dict[str, Any]:
+    """One run after a flush of the prefix cache, with two warm-up requests for each worker.
+
+    Raises RuntimeError unless all requests completed.
+    """
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory) / "run.jsonl"
         command = [
             sys.executable, "-m", "sglang.benchmark.serving", "--backend", "sglang",
             "--base-url", server.url, "--model", MODEL, "--tokenizer", MODEL,
             "--dataset-name", "random-ids", "--tokenize-prompt",
-            "--random-input-len", str(options.input_len),
-            "--random-output-len", str(options.output_len), "--random-range-ratio", "0.5",
-            "--num-prompts", str(options.num_prompts),
-            "--max-concurrency", str(options.concurrency), "--seed", str(seed),
-            "--warmup-requests", str(options.workers * 2), "--flush-cache", "--disable-tqdm",
+            "--random-input-len", str(load.input_len),
+            "--random-output-len", str(load.output_len), "--random-range-ratio", "0.5",
+            "--num-prompts", str(load.num_prompts),
+            "--max-concurrency", str(load.concurrency), "--seed", str(seed),
+            "--warmup-requests", str(workers * 2), "--flush-cache", "--disable-tqdm",
             "--output-file", str(output),
         ]  # fmt: skip
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=options.timeout, env=server.env
+            command, capture_output=True, text=True, timeout=load.timeout, env=server.env
         )
         if done.returncode != 0 or not output.exists():
             raise RuntimeError(f"bench_serving failed:\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
         result = json.loads(output.read_text().splitlines()[-1])
-    if result["completed"] != options.num_prompts:
-        raise RuntimeError(f"{result['completed']} of {options.num_prompts} completed")
+    if result["completed"] != load.num_prompts:
+        raise RuntimeError(f"{result['completed']} of {load.num_prompts} completed")
     return {name: result[name] for name in KEPT}
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from amoeba_sglang.plan.moves import unit_moves
 from bench import results_file
 from bench.page_worker import CHAINS, SHAPES, PageWorker, live_slots
-from bench.transform_figures import draw
+from bench.plots import draw_transform
 from bench.transform_steps import Steps
 from bench.transform_ways import HostSwap, move_to_second_pool, swap_weights
 from tests.processes import run_workers
@@ -65,7 +65,9 @@ def main() -> None:
     finally:
         # All shapes take most of an hour: what an interrupted run has measured is not lost.
         if figures:
-            draw(results_file.write("transform", {"settings": vars(options), "cases": figures}))
+            draw_transform(
+                results_file.write("transform", {"settings": vars(options), "cases": figures})
+            )
 
 
 def _summarise(by_rank: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import statistics
 
+from tests.serving.servers import Server
+
 from bench import results_file
-from bench.servers import Server
 
 
 def main() -> None:

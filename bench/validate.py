@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.serving.servers import MODEL, Server
+
 from amoeba_sglang.device import DeviceModel, load_device
 from amoeba_sglang.errors import AmoebaError
 from bench import results_file
@@ -23,7 +25,6 @@ from bench.replay import load_prompts, measure
 from bench.replay_client import OneServer
 from bench.replay_cpu import BODY
 from bench.replay_metrics import Objective
-from bench.servers import MODEL, Server
 from bench.simulate import degrees_of
 from bench.simulation.mechanisms import mechanisms
 from bench.simulation.replayed import batching_of, simulate_replay

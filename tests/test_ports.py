@@ -1,35 +1,11 @@
-"""Ports stay free until they are bound."""
+"""A server's port is looked at before its workers start."""
 
 import socket
 
 import pytest
 
-from amoeba_sglang import ports
 from amoeba_sglang.errors import ConfigError
-from amoeba_sglang.ports import free_port, require_free
-
-
-def test_no_outgoing_connection_can_take_it(tmp_path, monkeypatch):
-    """A test server's port, asked of the kernel, was given to a connection while it started."""
-    limits = tmp_path / "ip_local_port_range"
-    monkeypatch.setattr(ports, "_EPHEMERAL", limits)
-    limits.write_text("20050\t60999\n")
-    assert 20000 <= free_port(20000, 29999) < 20050
-    # Where every port may be taken, as servers are often tuned, one is chosen all the same.
-    limits.write_text("1024\t65535\n")
-    assert 20000 <= free_port(20000, 29999) <= 29999
-
-
-def test_a_bound_port_is_not_free():
-    first = free_port(10000, 19999)
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", first))
-        with pytest.raises(ConfigError, match=f"from {first} to {first} in 500 tries"):
-            free_port(first, first)
-
-
-def test_two_servers_that_start_together_differ():
-    assert len({free_port(10000, 19999) for _ in range(20)}) > 15
+from amoeba_sglang.ports import require_free
 
 
 @pytest.mark.parametrize(

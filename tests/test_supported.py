@@ -96,24 +96,3 @@ def test_refused_models(changes, says):
         supported.require_supported_model(model(**changes))
     assert says in str(error.value)
     assert "some/model" in str(error.value)
-
-
-def request(**changes):
-    facts = {"input_embeds": None, "positional_embed_overrides": None, "sampling_params": {}}
-    facts["session_params"] = None
-    return SimpleNamespace(**{**facts, **changes})
-
-
-@pytest.mark.parametrize(
-    ("changes", "field"),
-    [
-        ({"input_embeds": [[0.0]]}, "input_embeds"),
-        ({"positional_embed_overrides": object()}, "positional_embed_overrides"),
-        ({"session_params": {"id": "s"}}, "session_params"),
-        ({"sampling_params": {"beam_width": 3}}, "beam_width 3"),
-    ],
-)
-def test_refused_requests(changes, field):
-    assert supported.refuse_request(request()) is None
-    assert supported.refuse_request(request(sampling_params={"beam_width": None})) is None
-    assert supported.refuse_request(request(**changes)).startswith(field)

@@ -18,7 +18,8 @@ class StepWork:
     @classmethod
     def of_rows(cls, rows: Iterable[tuple[int, int]]) -> StepWork:
         """Of rows (tokens after the step, tokens that are new in it); one new token is a decode."""
-        prefill = pairs = decodes = context = 0
+        prefill = decodes = context = 0
+        pairs = 0.0
         for length, new in rows:
             if new == 1:
                 decodes += 1

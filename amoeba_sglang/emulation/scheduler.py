@@ -10,6 +10,7 @@ from amoeba_sglang.emulation.movers import EmulatedPages, EmulatedUnitMover, Emu
 from amoeba_sglang.emulation.sampler import EmulatedSampler
 from amoeba_sglang.emulation.timeline import Launched, Timeline
 from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.reports import StepsMeasured, StepSums
 from amoeba_sglang.worker.connections import Groups
 from amoeba_sglang.worker.data_plane import DataPlane
 from amoeba_sglang.worker.scheduler import ElasticScheduler
@@ -56,11 +57,13 @@ class EmulatedScheduler(ElasticScheduler):
         self.timeline.rest()
         super().on_idle()
 
-    def emulation_times(self) -> dict[str, float]:
-        return {
-            "busy_seconds": self.timeline.busy_seconds,
-            "late_seconds": self.timeline.late_seconds,
-        }
+    def steps_measured(self, sums: dict[int, StepSums]) -> StepsMeasured:
+        return StepsMeasured(
+            rank=self.runtime.rank,
+            sums=sums,
+            busy_seconds=self.timeline.busy_seconds,
+            late_seconds=self.timeline.late_seconds,
+        )
 
     def log_digest(self, when: str) -> None:
         """Nothing: there are no bits to compare."""

@@ -10,9 +10,10 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 from sglang.srt.entrypoints.http_server import validate_json_request
 
+from amoeba_sglang.errors import show
+from amoeba_sglang.frontend.request_checks import NO_SESSIONS
 from amoeba_sglang.frontend.sampling_checks import MOST_TOKENS
-from amoeba_sglang.frontend.values import require_ids, require_range, show
-from amoeba_sglang.supported import SESSION_PARAMS
+from amoeba_sglang.frontend.values import require_ids, require_range
 
 # /v1/responses has begun its stream before it looks at its own.
 _LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
@@ -36,7 +37,7 @@ def check_bodies(app: FastAPI, vocabulary: Callable[[], int]) -> None:
             reason = f"the body must be a JSON object, not {kind}"
             raise HTTPException(HTTPStatus.BAD_REQUEST, reason)
         if body.get("session_params") is not None:
-            raise HTTPException(HTTPStatus.BAD_REQUEST, SESSION_PARAMS)
+            raise HTTPException(HTTPStatus.BAD_REQUEST, f"session_params: {NO_SESSIONS}")
         for field in _OBJECTS:
             if not isinstance(body.get(field, {}), dict | NoneType):
                 reason = f"{field} {show(body[field])}: must be an object"

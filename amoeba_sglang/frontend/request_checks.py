@@ -94,6 +94,19 @@ _UNSERVED = [
 ]
 
 
+NO_SESSIONS = (
+    "Amoeba does not support sessions, since their turns may go to different workers; send the "
+    "whole prompt in each turn"
+)
+_ONLY_TOKENS = "Amoeba serves only prompts of text or token ids"
+# What to do instead, where leaving the field out is not the answer.
+_REASONS = {
+    "input_embeds": _ONLY_TOKENS,
+    "positional_embed_overrides": _ONLY_TOKENS,
+    "session_params": NO_SESSIONS,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class RequestBounds:
     """vocabulary: token ids of the model; max_n: `--amoeba-max-n`, samples of a prompt."""
@@ -138,7 +151,8 @@ def require_request(obj: GenerateReqInput, input_ids: list[int], bounds: Request
     for field in _UNSERVED:
         if _is_set(getattr(obj, field.name), field):
             value = getattr(obj, field.name)
-            raise refuse(field.name, value, "Amoeba does not serve this field; leave it out")
+            reason = _REASONS.get(field.name, "Amoeba does not serve this field; leave it out")
+            raise refuse(field.name, value, reason)
     for name in _NAMES:
         value = getattr(obj, name)
         if value is not None and value != "":
@@ -170,6 +184,7 @@ def _require_samples(obj: GenerateReqInput, max_n: int) -> int:
             samples = 1
         elif type(samples) is not int or not 1 <= samples <= max_n:
             raise refuse("n", samples, f"must be an integer from 1 to {max_n} (--amoeba-max-n)")
+        # SGLang compares it with 1 before it looks at its type.
         if one.get("beam_width") not in (None, 1):
             raise refuse("beam_width", one["beam_width"], "Amoeba does not support beam search")
     return samples

@@ -42,7 +42,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "repetition_penalty": (0.01, 2),
     "stream_interval": (1, MOST_TOKENS),
     "sampling_seed": (-(2**63), 2**63 - 1),
-    "beam_width": (1, 1),
     "n": (1, MOST_TOKENS),
 }
 # As the OpenAI routes call them.

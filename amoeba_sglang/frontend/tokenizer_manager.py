@@ -31,7 +31,6 @@ from amoeba_sglang.frontend.request_checks import (
 )
 from amoeba_sglang.messages import AdminReply, AdminRequest, Fatal, LimitsChanged
 from amoeba_sglang.router.limits import RequestLimits
-from amoeba_sglang.supported import refuse_request
 
 logger = logging.getLogger(__name__)
 
@@ -157,9 +156,7 @@ class ElasticTokenizerManager(ControlCalls, TokenizerManager):
         if isinstance(obj, GenerateReqInput):
             require_request(obj, input_ids, self.bounds)
             remember_id(obj)
-            refusal = refuse_request(obj)
-            if refusal is None and self.config.emulation is not None:
-                refusal = refuse_emulated(obj)
+            refusal = refuse_emulated(obj) if self.config.emulation is not None else None
             if refusal is None and not self.allow_auto_truncate:
                 refusal = self.limits.refusal_by_all(len(input_ids or ()), self.asked_tokens(obj))
             if refusal is not None:

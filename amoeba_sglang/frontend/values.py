@@ -1,4 +1,4 @@
-"""Checks of single values that a client sent, and how a refusal shows them."""
+"""Checks of single values that a client sent."""
 
 from __future__ import annotations
 
@@ -7,24 +7,12 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from amoeba_sglang.errors import InvalidRequest
-
-_SHOWN = 60
+from amoeba_sglang.errors import InvalidRequest, show
 
 
 def refuse(field: str, value: Any, allowed: str) -> InvalidRequest:
     """The error that says that `field` may not have this value, but what is `allowed`."""
     return InvalidRequest(f"{field} {show(value)}: {allowed}")
-
-
-def show(value: Any) -> str:
-    """A value as one short printable piece of text, whatever it is."""
-    try:
-        text = ascii(value)
-    except (ValueError, RecursionError):
-        # Python refuses to write numbers of thousands of digits, and what is nested as deeply.
-        return f"(a {type(value).__name__} too large to show)"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
 
 
 def require_range(field: str, value: float, least: float, most: float) -> None:
@@ -37,9 +25,9 @@ def require_range(field: str, value: float, least: float, most: float) -> None:
 
 def require_ids(field: str, ids: Iterable[Any], vocabulary: int) -> None:
     """Raise InvalidRequest unless all are token ids of a model of that vocabulary."""
-    wrong = next((i for i in ids if type(i) is not int or not 0 <= i < vocabulary), None)
-    if wrong is not None:
-        raise refuse(field, wrong, f"token ids are integers from 0 to {vocabulary - 1}")
+    for one in ids:
+        if type(one) is not int or not 0 <= one < vocabulary:
+            raise refuse(field, one, f"token ids are integers from 0 to {vocabulary - 1}")
 
 
 def require_prompt_ids(field: str, ids: Sequence[int], vocabulary: int) -> None:

@@ -110,13 +110,6 @@ class DegreeChain:
         slot, shard = divmod(joint_slot, degree)
         return self.index(degree, shard), slot
 
-    def allocatable(self, degree: int, size: int) -> range:
-        """Joint slots that tokens may use when every worker's pool has `size` slots besides padding
-        slot 0.
-        """
-        self._steps(degree)
-        return range(degree, degree * (size + 1))
-
     def place(self, degree: int, worker: int, unit: int) -> tuple[int, int]:
         """Where unit `unit` (0..finest-1) of any token of home `worker` lives at the home's
         `degree`.

@@ -80,12 +80,15 @@ class WeightPages:
         shard = self.matrices[matrix] // self.chain.finest
         return _round_up(shard, self.page_size) if self.padded else shard
 
-    def shard_range(self, matrix: int, degree: int, worker: int) -> tuple[int, int]:
-        """Bytes [start, stop) of the shard of `matrix` that `worker` holds at `degree`.
+    def shard_range(self, matrix: int, degree: int, shard: int) -> tuple[int, int]:
+        """Bytes [start, stop) of a shard of `matrix` at `degree`.
 
         With `padded` the padding between its finest shards lies inside the range.
         """
-        return self._shard(matrix, degree, self.chain.shard(degree, worker))
+        width = self.chain.finest // degree
+        start = self.offset(matrix, shard * width)
+        last = self.offset(matrix, shard * width + width - 1)
+        return start, last + self.matrices[matrix] // self.chain.finest
 
     def kept_pages(self, degree: int, worker: int) -> np.ndarray:
         """Pages that hold a byte of the worker's shards at `degree`; int64, rising."""
@@ -140,18 +143,12 @@ class WeightPages:
             for start, stop in self._overlaps(low, up, back)
         ]
 
-    def _shard(self, matrix: int, degree: int, shard: int) -> tuple[int, int]:
-        width = self.chain.finest // degree
-        start = self.offset(matrix, shard * width)
-        last = self.offset(matrix, shard * width + width - 1)
-        return start, last + self.matrices[matrix] // self.chain.finest
-
     def _pieces(self, matrix: int, degree: int, shard: int) -> list[tuple[int, int]]:
         if not self.padded:
-            return [self._shard(matrix, degree, shard)]
+            return [self.shard_range(matrix, degree, shard)]
         width = self.chain.finest // degree
         return [
-            self._shard(matrix, self.chain.finest, finest)
+            self.shard_range(matrix, self.chain.finest, finest)
             for finest in range(shard * width, (shard + 1) * width)
         ]
 
@@ -169,7 +166,7 @@ class WeightPages:
         spans = {}
         for degree in self.chain.degrees:
             for shard in range(degree):
-                ranges = [self._shard(m, degree, shard) for m in range(len(self.matrices))]
+                ranges = [self.shard_range(m, degree, shard) for m in range(len(self.matrices))]
                 edges = np.array(ranges, dtype=np.int64).reshape(-1, 2)
                 spans[degree, shard] = (
                     edges[:, 0] // self.page_size,

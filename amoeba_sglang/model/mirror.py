@@ -99,8 +99,3 @@ class RowMirror:
 
     def clear(self) -> None:
         self._rows.clear()
-
-    @property
-    def slots_held(self) -> int:
-        """Capacity of all buffers in slots: the memory bound that tests check."""
-        return sum(len(buffer) for buffer in self._rows.values())

@@ -212,7 +212,8 @@ class LongRequestRules:
             if elder.since < request.since and elder.degree > request.degree:
                 blocks = [r for r in scene.blocks(elder.degree) if not scene.pinned & set(r)]
                 if blocks:
-                    return frozenset(min(blocks, key=lambda ranks: (scene.longs_of(ranks), ranks)))
+                    quietest = min(blocks, key=lambda ranks: (scene.longs_of(ranks), ranks))
+                    return frozenset(quietest)
         return frozenset()
 
     def _obstacle(self, request: LongRequest, scene: Scene) -> str:

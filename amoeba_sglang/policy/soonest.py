@@ -24,7 +24,7 @@ def place_soonest(request: RequestSize, view: View, table: ThroughputTable) -> D
         here = table.degrees[len(ranks)]
         cost = here.cost
         if len(ranks) == 1:
-            choices = ranks if ranks[0] in able else ()
+            choices = able & set(ranks)
             load = loads[ranks[0]]
             rows, held, queued = load.running, load.tokens, load.to_prefill
         else:

@@ -13,7 +13,6 @@ tokens before its middle, summed, which is what its attention reads.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -153,13 +152,6 @@ class ThroughputTable:
                 break
             best = Saturation(rows, step_s, rate / degree)
         return best
-
-    def work_seconds(self, degree: int, one: RequestClass, among: Saturation) -> float:
-        """Seconds of one worker that a request of a class takes from saturated instances."""
-        if among.rate <= 0:
-            return math.inf
-        prompt_s = self.degrees[degree].cost.prompt_seconds(one.prompt_tokens)
-        return degree * (prompt_s + one.output_tokens * among.step_s / among.rows)
 
     def to_json(self) -> str:
         """A text that `from_json` reads."""

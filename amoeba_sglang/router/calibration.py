@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from amoeba_sglang.policy.throughput import DegreeThroughput, ThroughputTable
+from amoeba_sglang.reports import StepSums
 from amoeba_sglang.router.limits import Capacity
+from amoeba_sglang.router.record import Record
 from amoeba_sglang.router.step_fit import StepFit
 
 _TRANSFORMATIONS_REMEMBERED = 8
@@ -33,18 +35,18 @@ class Calibration:
         self._seconds: deque[float] = deque(maxlen=_TRANSFORMATIONS_REMEMBERED)
         self._table = self._make()
 
-    def add(self, sums: Mapping[str, Any]) -> None:
-        """Take what a worker has measured, as StepMeter.take gives it."""
+    def add(self, sums: Mapping[int, StepSums]) -> None:
+        """Take what a worker has measured, by degree."""
         for degree, one in sums.items():
-            fit = self._fits[int(degree)]
-            fit.add(one["steps"], np.array(one["sums"]))
-            self._costs[int(degree)] = fit.cost()
+            fit = self._fits[degree]
+            fit.add(one.steps, np.array(one.sums))
+            self._costs[degree] = fit.cost()
         self._table = self._make()
 
-    def finished(self, record: Mapping[str, Any]) -> None:
+    def finished(self, record: Record) -> None:
         """Take the end of a transformation."""
-        if record["outcome"] == "done":
-            self._seconds.append(record["seconds"])
+        if record.outcome == "done":
+            self._seconds.append(record.seconds)
             self._table = self._make()
 
     @property

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
+from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.policy import (
     Decision,
@@ -15,14 +17,12 @@ from amoeba_sglang.policy import (
     LongRequest,
     RequestSize,
     Scene,
-    WorkerLoad,
 )
 from amoeba_sglang.policy.setting import SETTING
-from amoeba_sglang.policy.throughput import ThroughputTable
 from amoeba_sglang.policy.traffic import TrafficBook
-from amoeba_sglang.router.long_book import LongBook
-from amoeba_sglang.router.long_queue import LongQueue
-from amoeba_sglang.router.operation import Operations
+from amoeba_sglang.router.books import Books
+from amoeba_sglang.router.limits import Capacity, RequestLimits
+from amoeba_sglang.router.record import Record
 from amoeba_sglang.router.transform_request import TransformRequest
 
 logger = logging.getLogger(__name__)
@@ -35,33 +35,67 @@ _BASE_SECONDS = 1.0
 _PREFIX = "auto-"
 
 
-class LayoutKeeper:
-    """Long requests that wait and live, what operators and workers do not want, and the trace.
+class FixedLayout:
+    """No rules: the layout changes only when an operator asks for it."""
+
+    base = 1
+    arrivals = 0
+    reserved: frozenset[int] = frozenset()
+
+    def limits(self, capacity: Capacity, layout: Layout) -> RequestLimits:
+        """What requests may have while `layout` runs."""
+        return RequestLimits.of_layout(capacity, layout)
+
+    def arrive(self, size: RequestSize, degree: int, now: float) -> None:
+        """A request has come; `degree` is the smallest that holds it."""
+
+    def is_for_rules(self, degree: int, able: Sequence[int]) -> bool:
+        """Whether `admit` decides where a request goes; `able`: ranks that can hold it now."""
+        return False
+
+    def admit(self, long: LongRequest, able: tuple[int, ...], now: float) -> Decision | Hold:
+        """The home of a request that is for the rules, or why it waits."""
+        raise AssertionError("nothing waits for rules that do not exist")
+
+    def next_change(self, now: float) -> TransformRequest | None:
+        """A transformation to start now, or None."""
+        return None
+
+    def finished(self, record: Record, now: float) -> None:
+        """Take the end of an operation, of these rules or of an operator."""
+
+    def describe(self, now: float) -> dict[str, Any]:
+        """Fields of `GET /amoeba/state`."""
+        return {}
+
+
+class LayoutKeeper(FixedLayout):
+    """Changes the layout by the rules of a policy, and remembers what these must know.
 
     `base`: the degree without long requests, at first as given. Blocks that an operator brings to
     another degree are pinned: rules leave them alone until he asks for the base degree again.
-    `table`: what steps cost, None until it is known. `arrivals`: how many requests have come.
+    `arrivals`: how many requests have come.
     """
 
     def __init__(
-        self, rules: LayoutRules, chain: DegreeChain, operations: Operations, base: int, now: float
+        self, rules: LayoutRules, chain: DegreeChain, base: int, books: Books, now: float
     ) -> None:
-        self.queue, self.longs = LongQueue(), LongBook(operations.layout.workers, now)
         self.base, self._base_since, self._base_due = base, now, now
-        self.table: ThroughputTable | None = None
-        self.arrivals = 0
         self._traffic = TrafficBook(SETTING.traffic_s)
-        self._rules, self._chain, self._operations = rules, chain, operations
+        self._rules, self._chain, self._books = rules, chain, books
         self._pinned: frozenset[int] = frozenset()
         self._refused: dict[tuple[tuple[int, ...], int], float] = {}
         self._delays: dict[tuple[tuple[int, ...], int], float] = {}
         self._numbers = itertools.count(1)
         self._decisions: deque[tuple[float, str, str]] = deque(maxlen=_DECISIONS_KEPT)
 
+    def limits(self, capacity: Capacity, layout: Layout) -> RequestLimits:
+        return RequestLimits.of_all_layouts(capacity)
+
     @property
     def reserved(self) -> frozenset[int]:
         """Ranks of instances that a long request has made, or lives in."""
-        instances = self._operations.layout.instances
+        instances = self._books.operations.layout.instances
         return frozenset(
             rank
             for ranks in instances
@@ -69,37 +103,40 @@ class LayoutKeeper:
             for rank in ranks
         )
 
-    def scene(self, loads: tuple[WorkerLoad, ...], now: float) -> Scene:
-        heads = tuple(waiting.long for waiting in self.queue.heads())
+    def scene(self, now: float) -> Scene:
+        books, longs = self._books, self._books.longs
+        heads = tuple(waiting.long for waiting in books.queue.heads())
         return Scene(
-            self._chain, self._operations.layout, self.base, loads, self.longs.counts,
-            self.longs.quiet_since, heads, len(self.queue), self._pinned, self._refused, now,
-            self.table, self._traffic.classes(now), self._traffic.evidence(now), self._base_since,
+            self._chain, books.operations.layout, self.base, books.loads.loads, longs.counts,
+            longs.quiet_since, heads, len(books.queue), self._pinned, self._refused, now,
+            books.calibration.table, self._traffic.classes(now), self._traffic.evidence(now),
+            self._base_since,
         )  # fmt: skip
 
     def arrive(self, size: RequestSize, degree: int, now: float) -> None:
-        """A request has come; `degree` is the smallest that holds it."""
         self.arrivals += 1
         self._traffic.add(size, degree, now)
 
-    def admit(
-        self, long: LongRequest, loads: tuple[WorkerLoad, ...], able: tuple[int, ...], now: float
-    ) -> Decision | Hold:
-        decision = self._rules.admit(long, self.scene(loads, now), able)
+    def is_for_rules(self, degree: int, able: Sequence[int]) -> bool:
+        """If no instance of the base degree holds the request, or if none does now."""
+        if len(able) == self._books.operations.layout.workers:
+            return False
+        return not able or degree > self.base
+
+    def admit(self, long: LongRequest, able: tuple[int, ...], now: float) -> Decision | Hold:
+        decision = self._rules.admit(long, self.scene(now), able)
         if isinstance(decision, Decision):
-            self.longs.send(decision.rank, long.request_id, now)
             what = f"request {long.request_id} goes to rank {decision.rank}"
             self._trace(what, decision.reason, now)
         return decision
 
-    def next_change(self, loads: tuple[WorkerLoad, ...], now: float) -> TransformRequest | None:
-        """A transformation to start now, or None."""
-        if self._operations.running is not None:
+    def next_change(self, now: float) -> TransformRequest | None:
+        if self._books.operations.running is not None:
             return None
         if now >= self._base_due:
             self._base_due = now + _BASE_SECONDS
-            self._choose_base(self.scene(loads, now))
-        change = self._rules.change(self.scene(loads, now))
+            self._choose_base(self.scene(now))
+        change = self._rules.change(self.scene(now))
         if change is None:
             return None
         self._trace(f"ranks {list(change.ranks)} to degree {change.degree}", change.reason, now)
@@ -112,32 +149,28 @@ class LayoutKeeper:
             self._trace(f"the base degree becomes {new.degree}", new.reason, scene.now)
             self.base, self._base_since = new.degree, scene.now
 
-    def finished(self, record: dict[str, Any], now: float) -> None:
-        """Take the end of an operation, of these rules or of an operator."""
-        ranks, degree = tuple(record["ranks"]), record["degree"]
-        key = ranks, degree
-        if record["outcome"] in ("done", "unchanged"):
+    def finished(self, record: Record, now: float) -> None:
+        key = record.ranks, record.degree
+        if record.outcome in ("done", "unchanged"):
             self._delays.pop(key, None)
-            if record["outcome"] == "done":
-                self.longs.start_layout(ranks, now)
-            if not record["operation_id"].startswith(_PREFIX):
-                others = self._pinned - set(ranks)
-                self._pinned = others if degree == self.base else others | set(ranks)
+            if not record.operation_id.startswith(_PREFIX):
+                others = self._pinned - set(record.ranks)
+                at_base = record.degree == self.base
+                self._pinned = others if at_base else others.union(record.ranks)
             return
         delay = self._delays.get(key, _FIRST_RETRY_S / 2) * 2
         self._delays[key] = min(delay, _LAST_RETRY_S)
         self._refused[key] = now + self._delays[key]
         self._trace(
-            f"ranks {list(ranks)} stay: not tried again for {self._delays[key]:.0f} s",
-            record.get("error", record["outcome"]),
+            f"ranks {list(record.ranks)} stay: not tried again for {self._delays[key]:.0f} s",
+            record.error,
             now,
         )
 
     def describe(self, now: float) -> dict[str, Any]:
-        """Fields of `GET /amoeba/state`."""
         return {
-            "waiting": self.queue.describe(now),
-            "long_requests": list(self.longs.counts),
+            "waiting": self._books.queue.describe(now),
+            "long_requests": list(self._books.longs.counts),
             "pinned": sorted(self._pinned),
             "base_degree": self.base,
             "decisions": [

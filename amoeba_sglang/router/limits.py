@@ -56,6 +56,12 @@ class Capacity:
             for rank, degree in enumerate(layout.degrees)
         )
 
+    def promised(self, layout: Layout, target: Layout) -> tuple[int, ...]:
+        """Of every rank, the tokens of the longest request that is accepted for it at any moment of
+        the change from `layout` to `target`: it must fit before and after. Equal ones: no change.
+        """
+        return tuple(map(min, self.by_rank(layout), self.by_rank(target)))
+
 
 @dataclass(frozen=True)
 class RequestLimits:

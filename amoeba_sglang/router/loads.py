@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from typing import Protocol
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from amoeba_sglang.policy.base import WorkerLoad
 
 # What is sent to a worker is there for its next look after so long.
-_DELIVERY_S = 0.002
+DELIVERY_S = 0.002
 
 
-class Snapshot(Protocol):
-    """The fields of SGLang's LoadSnapshot that are read; tokens include those still to prefill.
+@dataclass(frozen=True)
+class Snapshot:
+    """What a worker says of its load; `tokens` include those still to prefill, of which
+    `to_prefill` are not cached. `used_tokens`: in its pool.
 
-    timestamp: when the worker last looked for requests before it counted.
+    taken_at: when the worker last looked for requests before it counted, by the desk's clock.
     """
 
-    timestamp: float
-    dp_rank: int
-    num_running_reqs: int
-    num_waiting_reqs: int
-    num_total_tokens: int
-    num_waiting_uncached_tokens: int
+    rank: int
+    taken_at: float
+    running: int = 0
+    waiting: int = 0
+    tokens: int = 0
+    to_prefill: int = 0
+    used_tokens: int = 0
 
 
 class LoadBook:
     """The last snapshot of every worker, plus the requests sent that it does not count yet.
 
-    Workers publish once a step; without these a burst would all go to one worker. `now`: the clock
-    of the snapshots, seconds since the epoch.
+    Workers publish once a step; without these a burst would all go to one worker. Times in seconds.
     """
 
-    def __init__(self, workers: int, now: Callable[[], float]) -> None:
-        self._now = now
+    def __init__(self, workers: int) -> None:
         self._loads = [WorkerLoad() for _ in range(workers)]
-        self._timestamps = [0.0] * workers
+        self._snapshots = [Snapshot(rank, 0.0) for rank in range(workers)]
         # By rank, of every request sent since the last snapshot: when, and its prompt tokens.
         self._sent: list[list[tuple[float, int]]] = [[] for _ in range(workers)]
 
@@ -44,27 +44,27 @@ class LoadBook:
     def loads(self) -> tuple[WorkerLoad, ...]:
         return tuple(self._loads)
 
+    @property
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """The last ones, by rank."""
+        return tuple(self._snapshots)
+
     def update(self, snapshots: Iterable[Snapshot]) -> None:
-        """Take over the snapshots that are newer than the ones known."""
+        """Take over what workers have published; to hear the same again changes nothing."""
         for snapshot in snapshots:
-            rank = snapshot.dp_rank
-            if snapshot.timestamp == self._timestamps[rank]:
-                continue
-            self._timestamps[rank] = snapshot.timestamp
+            rank = snapshot.rank
+            self._snapshots[rank] = snapshot
             self._loads[rank] = WorkerLoad(
-                snapshot.num_running_reqs,
-                snapshot.num_waiting_reqs,
-                snapshot.num_total_tokens,
-                snapshot.num_waiting_uncached_tokens,
+                snapshot.running, snapshot.waiting, snapshot.tokens, snapshot.to_prefill
             )
-            counted = snapshot.timestamp - _DELIVERY_S
+            counted = snapshot.taken_at - DELIVERY_S
             self._sent[rank] = [one for one in self._sent[rank] if one[0] > counted]
             for _, prompt_tokens in self._sent[rank]:
                 self._count(rank, prompt_tokens)
 
-    def add(self, rank: int, prompt_tokens: int) -> None:
-        """Count a request that was just sent to `rank`."""
-        self._sent[rank].append((self._now(), prompt_tokens))
+    def add(self, rank: int, prompt_tokens: int, now: float) -> None:
+        """Count a request that is sent to `rank` now."""
+        self._sent[rank].append((now, prompt_tokens))
         self._count(rank, prompt_tokens)
 
     def _count(self, rank: int, prompt_tokens: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 
 # A worker that was sent a request and has never named it is believed to have lost it after this
 # time.
@@ -16,43 +16,66 @@ class LongBook:
         self._sent: list[dict[str, float]] = [{} for _ in range(workers)]
         self._seen: list[set[str]] = [set() for _ in range(workers)]
         self._quiet_since = [now] * workers
+        # Of those that are neither aborted nor unknown here.
+        self._tokens: list[dict[str, int]] = [{} for _ in range(workers)]
 
     @property
     def counts(self) -> tuple[int, ...]:
-        return tuple(len(s.keys() | t) for s, t in zip(self._sent, self._seen, strict=True))
+        return tuple(map(self._count, range(len(self._sent))))
 
     @property
     def quiet_since(self) -> tuple[float, ...]:
         return tuple(self._quiet_since)
 
-    def send(self, rank: int, request_id: str, now: float) -> None:
-        """A request goes to `rank`."""
+    def living(self) -> Iterator[tuple[int, str, int]]:
+        """Rank, id and tokens of every request that still needs what it was promised."""
+        for rank, requests in enumerate(self._tokens):
+            for request_id, tokens in requests.items():
+                yield rank, request_id, tokens
+
+    def send(self, rank: int, request_id: str, tokens: int, now: float) -> None:
+        """A request of so many tokens of prompt and output goes to `rank`."""
         self._sent[rank][request_id] = now
+        self._tokens[rank][request_id] = tokens
 
     def report(
         self, rank: int, request_ids: Collection[str], ended: Collection[str], now: float
     ) -> None:
         """The long requests that `rank` has, waiting or running: all of them. `ended`: those that
         have come and gone."""
-        had = self.counts[rank]
+        had = self._count(rank)
         for request_id in (*request_ids, *ended):
             self._sent[rank].pop(request_id, None)
         self._seen[rank] = set(request_ids)
         self._note_end(rank, had, now)
 
+    def abort(self, names: Callable[[str], bool]) -> None:
+        """What is aborted leaves as soon as its worker hears of it, and needs nothing any more."""
+        for requests in self._tokens:
+            for request_id in filter(names, list(requests)):
+                del requests[request_id]
+
     def forget_unseen(self, now: float) -> None:
         """Drop what was sent long ago and never confirmed."""
         for rank, sent in enumerate(self._sent):
-            had = self.counts[rank]
-            for request_id in [key for key, at in sent.items() if now - at > UNSEEN_S]:
-                del sent[request_id]
-            self._note_end(rank, had, now)
+            lost = [request_id for request_id, at in sent.items() if now - at > UNSEEN_S]
+            if lost:
+                had = self._count(rank)
+                for request_id in lost:
+                    del sent[request_id]
+                self._note_end(rank, had, now)
 
     def start_layout(self, ranks: Collection[int], now: float) -> None:
         """The instances of `ranks` are new."""
         for rank in ranks:
             self._quiet_since[rank] = now
 
+    def _count(self, rank: int) -> int:
+        return len(self._sent[rank].keys() | self._seen[rank])
+
     def _note_end(self, rank: int, had: int, now: float) -> None:
-        if had and not self.counts[rank]:
+        if had and not self._count(rank):
             self._quiet_since[rank] = now
+        here, tokens = self._sent[rank].keys() | self._seen[rank], self._tokens[rank]
+        for request_id in [key for key in tokens if key not in here]:
+            del tokens[request_id]

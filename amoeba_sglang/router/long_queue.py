@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from amoeba_sglang.policy import LongRequest
+from amoeba_sglang.router.request import Request
 
-MOST_WAITING = 10_000
-MOST_SECONDS = 600.0
 # Of those waiting, as many as `GET /amoeba/state` shows.
 _SHOWN = 16
 
 
 @dataclass
 class Waiting:
-    """`request`: what the tokenizer sent; `long`: what the policy knows; `reason`: why it waits."""
+    """`long`: what the policy knows of the request; `reason`: why it waits."""
 
-    request: Any
+    request: Request
     long: LongRequest
     reason: str = ""
 
@@ -38,15 +37,19 @@ class LongQueue:
 
     def heads(self) -> list[Waiting]:
         """The oldest of every degree, oldest first."""
-        heads = [next(iter(queue.values())) for queue in self._by_degree.values() if queue]
+        heads = filter(None, map(self.head, self._by_degree))
         return sorted(heads, key=lambda waiting: waiting.long.since)
+
+    def head(self, degree: int) -> Waiting | None:
+        """The oldest of a degree."""
+        return next(iter(self._by_degree[degree].values()), None)
 
     def remove(self, waiting: Waiting) -> None:
         del self._by_degree[waiting.long.degree][waiting.long.request_id]
 
     def take(self, chosen: Callable[[Waiting], bool]) -> list[Waiting]:
-        """Remove and return all that `chosen` says."""
-        taken = [waiting for waiting in self if chosen(waiting)]
+        """Remove and return all that `chosen` says, oldest first."""
+        taken = sorted(filter(chosen, self), key=lambda waiting: waiting.long.since)
         for waiting in taken:
             self.remove(waiting)
         return taken

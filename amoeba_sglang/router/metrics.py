@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from amoeba_sglang.router.limits import Capacity
+from amoeba_sglang.router.record import Record
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -13,7 +13,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 class NoMetrics:
     """Without --enable-metrics nothing is counted."""
 
-    def count(self, record: dict[str, Any]) -> None:
+    def count(self, record: Record) -> None:
         pass
 
     def show_layout(self, degrees: Sequence[int]) -> None:
@@ -57,14 +57,15 @@ class RouterMetrics(NoMetrics):
             multiprocess_mode="livemostrecent",
         )
 
-    def count(self, record: dict[str, Any]) -> None:
-        """Count one ended operation, given as its entry in the history."""
-        self._transformations.labels(record["kind"], record["outcome"]).inc()
-        if record["outcome"] == "done":
-            self._seconds.observe(record["seconds"])
-            self._stall.observe(record["longest_step_seconds"])
-            for what, count in record["bytes_moved"].items():
-                self._bytes.labels(what).inc(count)
+    def count(self, record: Record) -> None:
+        """Count one ended operation."""
+        self._transformations.labels(record.kind, record.outcome).inc()
+        report = record.report
+        if report is not None:
+            self._seconds.observe(record.seconds)
+            self._stall.observe(report.longest_step_seconds)
+            self._bytes.labels("kv").inc(report.kv_bytes)
+            self._bytes.labels("weights").inc(report.weight_bytes)
 
     def show_layout(self, degrees: Sequence[int]) -> None:
         """Show the degree of every rank, and its share of what its instance holds."""

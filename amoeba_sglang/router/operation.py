@@ -7,12 +7,14 @@ seconds of one monotonic clock.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from amoeba_sglang.layout.partition import Layout, LayoutError
 from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.router.effects import Answer, Effect, Finished, Order, Stuck
+from amoeba_sglang.reports import Done, Progress, TransformReport, Vote
+from amoeba_sglang.router.effects import Answer, Effect, End, Finished, Order
+from amoeba_sglang.router.record import Record
 from amoeba_sglang.router.transform_request import TransformRequest
 
 HISTORY_SIZE = 64
@@ -32,7 +34,7 @@ class _Operation:
     committed: float | None = None
     pace: str = ""
     votes: set[int] = field(default_factory=set)
-    reports: dict[int, dict[str, Any]] = field(default_factory=dict)
+    reports: dict[int, TransformReport] = field(default_factory=dict)
     waiters: list[str] = field(default_factory=list)
 
     @property
@@ -69,9 +71,7 @@ class Operations:
         self._finish_timeout_s = finish_timeout_s
         self._epoch = 0
         self._running: _Operation | None = None
-        self._results: OrderedDict[str, tuple[TransformRequest, int, dict[str, Any]]] = (
-            OrderedDict()
-        )
+        self._results: OrderedDict[str, tuple[TransformRequest, int, Record]] = OrderedDict()
 
     @property
     def running(self) -> dict[str, Any] | None:
@@ -94,12 +94,27 @@ class Operations:
         return self.layout if self._running is None else self._running.target
 
     @property
-    def history(self) -> list[dict[str, Any]]:
+    def history(self) -> list[Record]:
         """The last results, oldest first."""
         return [record for _, _, record in self._results.values()]
 
-    def submit(self, request: TransformRequest, waiter: str, now: float) -> list[Effect]:
-        """Start `request`, or answer why not; a known operation_id gets its own result again."""
+    def would_reach(self, request: TransformRequest) -> Layout | None:
+        """The layout after `request` if it would start now, else None."""
+        if self._running is not None or self._known(request.operation_id) is not None:
+            return None
+        try:
+            target = self._target(request)
+        except LayoutError:
+            return None
+        return None if target == self.layout else target
+
+    def submit(
+        self, request: TransformRequest, waiter: str, now: float, objection: str | None = None
+    ) -> list[Effect]:
+        """Start `request`, or answer why not; a known operation_id gets its own result again.
+
+        `objection`: why no worker need be asked, if it would start.
+        """
         known = self._known(request.operation_id)
         if known is not None and not known.same_change(request):
             return [
@@ -112,7 +127,7 @@ class Operations:
             ]
         if request.operation_id in self._results:
             _, status, record = self._results[request.operation_id]
-            return [Answer(waiter, status, record)]
+            return [Answer(waiter, status, record.to_json())]
         running = self._running
         if running is not None and known is not None:
             if not request.wait:
@@ -132,46 +147,51 @@ class Operations:
         if target == self.layout:
             record = self._record(request, "none", "unchanged", 0.0)
             self._remember(request, 200, record)
-            return [Finished(record), Answer(waiter, 200, record)]
-        return self._start(request, target, waiter, now)
+            return [Finished(record), Answer(waiter, 200, record.to_json())]
+        operation = self._make(request, target, now)
+        if objection is not None:
+            record = self._record(request, operation.kind, "refused", 0.0, objection)
+            self._remember(request, 409, record)
+            return [Finished(record), Answer(waiter, 409, record.to_json())]
+        return self._start(operation, waiter)
 
-    def vote(self, rank: int, epoch: int, accept: bool, reason: str, now: float) -> list[Effect]:
+    def vote(self, vote: Vote, now: float) -> list[Effect]:
         """Take the vote of one worker; a stale one is of no use and ignored."""
         operation = self._running
-        if operation is None or operation.epoch != epoch or operation.phase != "prepare":
+        if operation is None or operation.epoch != vote.epoch or operation.phase != "prepare":
             return []
-        if not accept:
-            return self._give_up(409, "refused", f"rank {rank} refuses: {reason}", now)
-        operation.votes.add(rank)
+        if not vote.accept:
+            return self._give_up(409, "refused", f"rank {vote.rank} refuses: {vote.reason}", now)
+        operation.votes.add(vote.rank)
         if operation.missing:
             return []
         operation.phase, operation.committed = "commit", now
         operation.deadline = now + self._finish_timeout_s
         return [operation.order("commit")]
 
-    def progress(self, epoch: int, body: dict[str, Any], now: float) -> None:
+    def progress(self, progress: Progress, now: float) -> None:
         """Take the report of where b is; the workers have time for the next layers from now."""
         operation = self._running
-        if operation is None or operation.epoch != epoch or operation.phase != "commit":
+        if operation is None or operation.epoch != progress.epoch or operation.phase != "commit":
             return
-        operation.boundary, operation.pace = body["boundary"], body["pace"]
+        operation.boundary, operation.pace = progress.boundary, progress.pace
         operation.deadline = now + self._finish_timeout_s
 
-    def done(self, rank: int, epoch: int, body: dict[str, Any], now: float) -> list[Effect]:
+    def done(self, done: Done, now: float) -> list[Effect]:
         """Take one worker's report that it steps at its new degree."""
         operation = self._running
-        if operation is None or operation.epoch != epoch or operation.phase != "commit":
+        if operation is None or operation.epoch != done.epoch or operation.phase != "commit":
             return []
-        operation.reports[rank] = body
+        operation.reports[done.rank] = done.report
         if operation.missing:
             return []
         errors = [
-            f"rank {rank}: {body['error']}"
-            for rank, body in operation.reports.items()
-            if body["error"]
+            f"rank {rank}: {report.error}"
+            for rank, report in operation.reports.items()
+            if report.error
         ]
         if errors:
-            return self._finish(500, "undone", now, error="; ".join(errors))
+            return self._finish(500, "undone", now, "; ".join(errors))
         self.layout = operation.target
         return self._finish(200, "done", now)
 
@@ -187,7 +207,7 @@ class Operations:
             )
             return self._give_up(504, "timeout", reason, now)
         return [
-            Stuck(
+            End(
                 f"operation {operation.request.operation_id}: ranks {operation.missing} did not "
                 f"finish within {self._finish_timeout_s:g} s after COMMIT or the last move"
             )
@@ -207,15 +227,12 @@ class Operations:
                 raise
             return self._running.target.change(self._chain, request.ranks, request.degree)
 
-    def _start(
-        self, request: TransformRequest, target: Layout, waiter: str, now: float
-    ) -> list[Effect]:
-        self._epoch += 1
+    def _make(self, request: TransformRequest, target: Layout, now: float) -> _Operation:
         before = tuple(self.layout.degrees[rank] for rank in request.ranks)
         after = tuple(target.degrees[rank] for rank in request.ranks)
-        self._running = _Operation(
+        return _Operation(
             request=request,
-            epoch=self._epoch,
+            epoch=self._epoch + 1,
             target=target,
             before=before,
             after=after,
@@ -223,9 +240,12 @@ class Operations:
             started=now,
             deadline=now + self._prepare_timeout_s,
         )
-        effects: list[Effect] = [self._running.order("prepare")]
-        if request.wait:
-            self._running.waiters.append(waiter)
+
+    def _start(self, operation: _Operation, waiter: str) -> list[Effect]:
+        self._running, self._epoch = operation, operation.epoch
+        effects: list[Effect] = [operation.order("prepare")]
+        if operation.request.wait:
+            operation.waiters.append(waiter)
         else:
             effects.append(self._accepted(waiter))
         return effects
@@ -237,36 +257,34 @@ class Operations:
     def _give_up(self, status: int, outcome: str, reason: str, now: float) -> list[Effect]:
         assert self._running is not None
         abort = self._running.order("abort")
-        return [abort, *self._finish(status, outcome, now, error=reason)]
+        return [abort, *self._finish(status, outcome, now, reason)]
 
-    def _finish(self, status: int, outcome: str, now: float, **extra: str) -> list[Effect]:
+    def _finish(self, status: int, outcome: str, now: float, error: str = "") -> list[Effect]:
         operation, self._running = self._running, None
         assert operation is not None
-        record = self._record(operation.request, operation.kind, outcome, now - operation.started)
-        record.update(extra)
+        seconds = now - operation.started
+        record = self._record(operation.request, operation.kind, outcome, seconds, error)
         if outcome == "done":
             assert operation.committed is not None
-            record["prepare_seconds"] = operation.committed - operation.started
-            record.update(_summarise(list(operation.reports.values())))
+            record = replace(
+                record,
+                prepare_seconds=operation.committed - operation.started,
+                report=TransformReport.merged(list(operation.reports.values())),
+            )
         self._remember(operation.request, status, record)
-        answers = [Answer(waiter, status, record) for waiter in operation.waiters]
+        answers = [Answer(waiter, status, record.to_json()) for waiter in operation.waiters]
         return [Finished(record), *answers]
 
     def _record(
-        self, request: TransformRequest, kind: str, outcome: str, seconds: float
-    ) -> dict[str, Any]:
-        return {
-            "operation_id": request.operation_id,
-            "reason": request.reason,
-            "kind": kind,
-            "outcome": outcome,
-            "ranks": list(request.ranks),
-            "degree": request.degree,
-            "instances": [list(ranks) for ranks in self.layout.instances],
-            "seconds": seconds,
-        }
+        self, request: TransformRequest, kind: str, outcome: str, seconds: float, error: str = ""
+    ) -> Record:
+        instances = self.layout.instances
+        return Record(
+            request.operation_id, request.reason, kind, outcome, request.ranks, request.degree,
+            instances, seconds, error,
+        )  # fmt: skip
 
-    def _remember(self, request: TransformRequest, status: int, record: dict[str, Any]) -> None:
+    def _remember(self, request: TransformRequest, status: int, record: Record) -> None:
         self._results[request.operation_id] = (request, status, record)
         if len(self._results) > HISTORY_SIZE:
             self._results.popitem(last=False)
@@ -274,19 +292,3 @@ class Operations:
 
 def _refuse(waiter: str, status: int, reason: str) -> Answer:
     return Answer(waiter, status, {"error": reason})
-
-
-def _summarise(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the workers report, as one: their longest times and the sum of their bytes."""
-    moved = [report["bytes_moved"] for report in reports]
-    return {
-        "bytes_moved": {what: sum(part[what] for part in moved) for what in ("kv", "weights")},
-        "lockstep_seconds": max(report["lockstep_seconds"] for report in reports),
-        "longest_step_seconds": max(report["longest_step_seconds"] for report in reports),
-        "step_seconds": max(report["step_seconds"] for report in reports),
-        "moves": max(report["moves"] for report in reports),
-        "pause_seconds": max(report["pause_seconds"] for report in reports),
-        "settle_seconds": max(report["settle_seconds"] for report in reports),
-        "copy_seconds": max(report["copy_seconds"] for report in reports),
-        "pace": reports[0]["pace"],
-    }

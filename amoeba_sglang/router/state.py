@@ -5,45 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.policy import LongRequest, WorkerLoad
-from amoeba_sglang.router.limits import Capacity, RequestLimits
+from amoeba_sglang.router.limits import RequestLimits
+from amoeba_sglang.router.loads import Snapshot
 from amoeba_sglang.router.operation import Operations
+from amoeba_sglang.router.terms import Terms
 
 
 def describe_server(
-    config: AmoebaConfig,
-    operations: Operations,
-    capacity: Capacity,
-    snapshots: Iterable[Any],
+    terms: Terms, operations: Operations, snapshots: Sequence[Snapshot]
 ) -> dict[str, Any]:
-    """Layout, load and history of the server.
-
-    snapshots: one LoadSnapshot per worker; they lag behind by up to a step.
-    """
-    by_rank = {snapshot.dp_rank: snapshot for snapshot in snapshots}
-    instances = []
+    """Layout, load and history of the server; snapshots, by rank, lag behind by up to a step."""
+    capacity, instances = terms.capacity, []
     for ranks in operations.layout.instances:
-        loads = [by_rank[rank] for rank in ranks if rank in by_rank]
+        loads = [snapshots[rank] for rank in ranks]
         instances.append(
             {
                 "ranks": list(ranks),
                 "degree": len(ranks),
-                "running": sum(load.num_running_reqs for load in loads),
-                "queued": sum(load.num_waiting_reqs for load in loads),
-                "used_tokens": sum(load.num_used_tokens for load in loads),
+                "running": sum(load.running for load in loads),
+                "queued": sum(load.waiting for load in loads),
+                "used_tokens": sum(load.used_tokens for load in loads),
                 "max_tokens": capacity.instance_tokens(len(ranks)),
             }
         )
-    emulation = config.emulation
     return {
-        "EMULATED": None if emulation is None else emulation.describe(),
-        "workers": config.workers,
-        "degrees": list(config.degrees),
+        "EMULATED": None,
+        "workers": terms.workers,
+        "degrees": list(terms.chain.degrees),
         "instances": instances,
         "max_request_tokens": RequestLimits.of_layout(capacity, operations.layout).request_tokens,
         "operation": operations.running,
-        "history": operations.history,
+        "history": [record.to_json() for record in operations.history],
     }
 
 

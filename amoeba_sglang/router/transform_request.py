@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
-import reprlib
 import uuid
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from amoeba_sglang.errors import RequestError
+from amoeba_sglang.errors import RequestError, show
 
 _FIELDS = ("ranks", "degree", "operation_id", "wait")
 _MAX_ID_LENGTH = 128
@@ -58,33 +57,33 @@ def parse_transform(text: bytes) -> TransformRequest:
         raise _bad(f"the body must be a JSON object, not {_name(body)}")
     for name in body:
         if name not in _FIELDS:
-            raise _bad(f"unknown field {reprlib.repr(name)}; known are {', '.join(_FIELDS)}")
+            raise _bad(f"unknown field {show(name)}; known are {', '.join(_FIELDS)}")
     for name in ("ranks", "degree"):
         if name not in body:
             raise _bad(f"field {name!r} is missing")
     ranks, degree = body["ranks"], body["degree"]
     if not isinstance(ranks, list) or not all(type(rank) is int for rank in ranks):
-        raise _bad(f"ranks must be a list of integers, not {reprlib.repr(ranks)}")
+        raise _bad(f"ranks must be a list of integers, not {show(ranks)}")
     if not ranks:
         raise _bad("ranks must not be empty")
     if any(low >= high for low, high in itertools.pairwise(ranks)):
-        raise _bad(f"ranks must be ascending, without repetition, not {reprlib.repr(ranks)}")
+        raise _bad(f"ranks must be ascending, without repetition, not {show(ranks)}")
     if not 0 <= ranks[0] <= ranks[-1] <= _MAX_NUMBER:
-        raise _bad(f"ranks must be in 0..{_MAX_NUMBER}, not {reprlib.repr(ranks)}")
+        raise _bad(f"ranks must be in 0..{_MAX_NUMBER}, not {show(ranks)}")
     if type(degree) is not int:
-        raise _bad(f"degree must be an integer, not {reprlib.repr(degree)}")
+        raise _bad(f"degree must be an integer, not {show(degree)}")
     if not 1 <= degree <= _MAX_NUMBER:
-        raise _bad(f"degree must be in 1..{_MAX_NUMBER}, not {reprlib.repr(degree)}")
+        raise _bad(f"degree must be in 1..{_MAX_NUMBER}, not {show(degree)}")
     operation_id = body.get("operation_id")
     if operation_id is None:
         operation_id = uuid.uuid4().hex
     if not isinstance(operation_id, str) or not 0 < len(operation_id) <= _MAX_ID_LENGTH:
         raise _bad(f"operation_id must be a string of 1 to {_MAX_ID_LENGTH} characters")
     if not operation_id.isprintable():
-        raise _bad(f"operation_id must have only printable characters, not {ascii(operation_id)}")
+        raise _bad(f"operation_id must have only printable characters, not {show(operation_id)}")
     wait = body.get("wait", True)
     if type(wait) is not bool:
-        raise _bad(f"wait must be true or false, not {reprlib.repr(wait)}")
+        raise _bad(f"wait must be true or false, not {show(wait)}")
     return TransformRequest(tuple(ranks), degree, operation_id, wait)
 
 

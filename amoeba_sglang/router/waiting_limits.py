@@ -1,16 +1,15 @@
-"""How many requests may wait in the router, and for how long: SGLang's limits for its workers."""
+"""How many requests may wait in the router, and for how long."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sglang.srt.environ import envs
-
 
 @dataclass(frozen=True)
 class WaitingLimits:
     """`most_queued`: requests that may wait at one worker (`--max-queued-requests`). `seconds`:
-    after which one that waits is answered (SGLANG_REQ_WAITING_TIMEOUT). None for no limit.
+    after which one that waits is answered (SGLANG_REQ_WAITING_TIMEOUT). None for no limit of
+    SGLang's; `most_in_all` and `most_seconds` hold without them.
 
     Whoever waits here would wait at the anchor of an instance there, so there may be as many as at
     all of the anchors that could hold them.
@@ -19,14 +18,14 @@ class WaitingLimits:
     workers: int
     most_queued: int | None = None
     seconds: float | None = None
+    most_in_all: int = 10_000
+    most_seconds: float = 600.0
 
-    @classmethod
-    def of_server(cls, workers: int, most_queued: int | None) -> WaitingLimits:
-        seconds = envs.SGLANG_REQ_WAITING_TIMEOUT.get()
-        return cls(workers, most_queued, seconds if seconds > 0 else None)
-
-    def when_full(self, waiting: int, degree: int) -> str | None:
-        """Why no further request may wait for an instance of `degree` if `waiting` do; or None."""
+    def when_full(self, waiting: int, in_all: int, degree: int) -> str | None:
+        """Why no further request may wait for an instance of `degree` if `waiting` do, and `in_all`
+        for any; or None."""
+        if in_all >= self.most_in_all:
+            return f"{in_all} requests that need merged instances wait already; try later"
         if self.most_queued is None:
             return None
         anchors = self.workers // degree
@@ -38,11 +37,16 @@ class WaitingLimits:
             f"at each of {anchors}; try later"
         )
 
-    def when_late(self, since: float, now: float) -> str | None:
-        """Why a request that waits since `since` must not wait longer; or None."""
-        if self.seconds is None or now - since <= self.seconds:
-            return None
+    @property
+    def longest_wait_s(self) -> float:
+        """Seconds after which one that waits is answered."""
+        return min(self.most_seconds, self.seconds or self.most_seconds)
+
+    def when_late(self, waited: float) -> str:
+        """How to begin the answer to one that has waited for so many seconds, which is too long."""
+        if self.seconds is None or waited <= self.seconds:
+            return ""
         return (
-            f"Request waiting timeout reached: waited {now - since:.1f} s, "
-            f"SGLANG_REQ_WAITING_TIMEOUT is {self.seconds:g} s"
+            f"Request waiting timeout reached: waited {waited:.1f} s, "
+            f"SGLANG_REQ_WAITING_TIMEOUT is {self.seconds:g} s; "
         )

@@ -11,6 +11,7 @@ from sglang.srt.managers.scheduler import Scheduler
 from sglang.utils import TypeBasedDispatcher
 
 from amoeba_sglang.messages import IdleQuestion
+from amoeba_sglang.reports import IdleAnswer
 from amoeba_sglang.worker.pool_stats import capacity_tokens
 from amoeba_sglang.worker.weight_names import restored
 
@@ -49,7 +50,7 @@ class ControlRequests(Scheduler):
 
     def answer_idle(self, question: IdleQuestion) -> None:
         idle = self.is_fully_idle(ignore_waiting=self._engine_paused)
-        self.link.report("idle", "", 0, {"number": question.number, "idle": idle})
+        self.link.send(IdleAnswer(rank=self.runtime.rank, number=question.number, idle=idle))
 
     def profile(self, request: io_struct.ProfileReq) -> io_struct.ProfileReqOutput:
         """Upstream's; what the profiler cannot do must not end the worker."""

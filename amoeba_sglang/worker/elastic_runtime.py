@@ -12,7 +12,7 @@ from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.messages import TransformOrder
 from amoeba_sglang.model.kv_allocator import ElasticAllocator, OwnPool
 from amoeba_sglang.model.mirror import RowLedger
-from amoeba_sglang.model.step_record import StepRecord, work_of_records
+from amoeba_sglang.model.step_record import StepRecord, require_agreement, work_of_records
 from amoeba_sglang.plan.pace import Pace
 from amoeba_sglang.shares.claims import Claims
 from amoeba_sglang.shares.departure import Order
@@ -21,7 +21,7 @@ from amoeba_sglang.shares.refuge import kept_width
 from amoeba_sglang.shares.seat import Seat
 from amoeba_sglang.worker.batch_rows import extends, lengths_of_batch, rows_of_batch
 from amoeba_sglang.worker.data_plane import DataPlane
-from amoeba_sglang.worker.lock_step import LockStep
+from amoeba_sglang.worker.protocol import Exchange, State, WorkerProtocol
 from amoeba_sglang.worker.requests import Requests, claims_of
 from amoeba_sglang.worker.slots import live_slots
 from amoeba_sglang.worker.step_clock import StepClock
@@ -53,8 +53,10 @@ class ElasticRuntime:
         self.meter = StepMeter(self.executor.lag, self.clock.now)
         self.bell = surroundings.bell(rank)
         self.ledger = RowLedger()
-        self.lock_step: LockStep | None = None
+        self.protocol = WorkerProtocol(rank)
         self.transformation: Transformation | None = None
+        # When COMMIT came.
+        self._committed = 0.0
 
     @property
     def degree(self) -> int:
@@ -63,10 +65,10 @@ class ElasticRuntime:
     def may_sleep(self) -> bool:
         """Whether no peer waits for this worker. A ring meant for an earlier instance is dropped,
         or it would wake the idle poller for ever."""
-        if self.lock_step is None:
+        state = self.protocol.state
+        if state is State.ALONE:
             self.bell.rung((0, 0))
-            return True
-        return self.lock_step.asleep
+        return state in (State.ALONE, State.ASLEEP)
 
     # Transformations
 
@@ -79,16 +81,9 @@ class ElasticRuntime:
         pages = self.plane.pages
         return None if pages is None else pages.refusal(before, after)
 
-    def strangers(self, order: TransformOrder) -> list[int]:
-        """Ranks of the block of the order that are not in step with this worker yet."""
-        own = (self.rank,) if self.lock_step is None else self.lock_step.ranks
-        return [rank for rank in order.ranks if rank not in own]
-
-    def approach(self, order: TransformOrder) -> None:
+    def approach(self, ranks: tuple[int, ...]) -> None:
         """Let the planned step begin late, nearer to those that it will be in step with."""
-        if self.lock_step is not None and self.lock_step.ranks[0] != self.rank:
-            return
-        seconds = self.step_clock.delay(self.strangers(order))
+        seconds = self.step_clock.delay(ranks)
         if seconds:
             self.clock.sleep(seconds)
             self.step_clock.start_late()
@@ -130,8 +125,9 @@ class ElasticRuntime:
             return 0
         return self.grown[degree] + (degree - 1) * self.allocator.num_pages
 
-    def enter(self, order: TransformOrder) -> None:
-        """Leave the instance and step together with the whole block of the order from now on."""
+    def enter(self, order: TransformOrder, committed: float) -> None:
+        """Leave the instance and meet the whole block of the order. `committed`: when it came."""
+        self._committed, slowest_step = committed, self.step_clock.slowest_seconds
         self.step_clock.meet()
         place, width = order.ranks.index(self.rank), len(order.ranks)
         self.transformation = Transformation(
@@ -151,70 +147,54 @@ class ElasticRuntime:
             copy_clock=self.plane.copy_clock,
         )
         self.transformation.enter()
+        report = self.transformation.report
+        report.lockstep_seconds = self.clock.now() - committed
+        report.step_seconds = slowest_step
         before, after = order.before[place], order.after[place]
         if before != after:
             # What the router promises while the order runs.
             beyond = min(self.slots_beyond(before), self.slots_beyond(after))
             self.slots.leave(after, beyond, self.own)
-        self._step_with(width, order.epoch)
 
-    def advance(self) -> Transformation | None:
-        """Move the next layers of the transformation under way; returns it when it has ended."""
+    def advance(self) -> bool:
+        """Move the next layers of the transformation under way; whether it has ended."""
         transformation = self.transformation
         assert transformation is not None
         transformation.advance(live_slots(self.allocator))
         if not transformation.finished:
-            return None
+            return False
         self.transformation = None
+        transformation.report.seconds = self.clock.now() - self._committed
         order = transformation.order
         place = order.ranks.index(self.rank)
         if order.before[place] != order.after[place]:
             seat, degree = Seat(self.chain, self.degree, self.index), self.degree
             self.slots.share(seat, self.grown[degree], self.slots_beyond(degree))
-        if self.degree < len(order.ranks):
-            self._step_with(self.degree, order.epoch)
-        return transformation
+        return True
 
-    def _step_with(self, width: int, epoch: int) -> None:
-        """Run in lock-step with the block of `width` workers; alone if it is 1."""
+    def join(self, epoch: int, ranks: tuple[int, ...]) -> None:
+        """Step together with `ranks` from now on: nobody knows anybody's rows yet."""
         self.ledger.clear()
         self.executor.forget()
-        self.lock_step = None
-        if width > 1:
-            first = self.rank // width * width
-            ranks = tuple(range(first, first + width))
-            transport = self.groups.transports[width]
-            self.lock_step = LockStep(epoch, ranks, self.rank, transport, self.bell)
+        if len(ranks) > 1:
+            self.groups.transports[len(ranks)].phase = f"the joint steps of epoch {epoch}"
 
     # Joint steps
 
-    def synchronise(
-        self, batch: Any, order: TransformOrder | None, ready: bool, requests: Requests
-    ) -> list[StepRecord] | None:
-        """Exchange records with the peers; None at degree 1 and while all sleep. `ready`: to enter
-        what the `order` demands."""
-        if self.lock_step is None:
-            return None
-        slots, claims = self.slots, None
-        if not slots.idles(any_long=self.index % self.degree == 0 and self._any_long(requests)):
-            claims = self._claims(requests)
-        has_work = (
-            batch is not None
-            or order is not None
-            or self.transformation is not None
-            or (claims is not None and slots.has_news(claims, self.own))
-        )
-        records = self.lock_step.exchange(
-            has_work,
-            lambda step: self._describe(
-                batch,
-                step,
-                has_work,
-                order.epoch if order is not None and ready else 0,
-                SlotNews() if claims is None else slots.offer(claims, self.own, ready),
-            ),
-        )
-        if records is not None and slots.seat is not None:
+    def has_news(self, requests: Requests) -> bool:
+        """Whether peers must hear of this worker's slots although it has no rows to run."""
+        claims = self._claims_if_any(requests)
+        return claims is not None and self.slots.has_news(claims, self.own)
+
+    def exchange(self, step: Exchange, batch: Any, requests: Requests) -> list[StepRecord]:
+        """Exchange records with the peers, and let slots change hands as they say; by rank."""
+        claims, slots = self._claims_if_any(requests), self.slots
+        news = SlotNews() if claims is None else slots.offer(claims, self.own, bool(step.ready))
+        group = self.groups.transports[len(self.protocol.ranks)]
+        words = group.exchange(self._describe(batch, step, news).encode())
+        records = [StepRecord.decode(w) for w in words]
+        require_agreement(records)
+        if slots.seat is not None:
             # While a wider block is in step, the instance is a part of it.
             at = self.index % len(records) // self.degree * self.degree
             instance = records[at : at + self.degree]
@@ -222,8 +202,11 @@ class ElasticRuntime:
             self._copy_moved(instance[0].slots)
         return records
 
-    def _any_long(self, requests: Requests) -> bool:
-        return any(map(self.allocator.is_long, requests.all))
+    def _claims_if_any(self, requests: Requests) -> Claims | None:
+        """None while there is nothing to say of slots: they cost a walk over all requests."""
+        anchor = self.index % self.degree == 0
+        any_long = anchor and any(map(self.allocator.is_long, requests.all))
+        return None if self.slots.idles(any_long=any_long) else self._claims(requests)
 
     def _copy_moved(self, anchor: SlotNews) -> None:
         """Copy what the anchor of this instance moves; every worker has its shard of each slot."""
@@ -263,20 +246,17 @@ class ElasticRuntime:
         else:
             self.meter.rest()
 
-    def _describe(
-        self, batch: Any, step: int, has_work: bool, ready: int, slots: SlotNews
-    ) -> StepRecord:
-        assert self.lock_step is not None
+    def _describe(self, batch: Any, step: Exchange, slots: SlotNews) -> StepRecord:
         pool, page = self.requests, self.allocator.page_size
         rows = () if batch is None else rows_of_batch(batch, pool, self.ledger, page)
         extend = extends(batch)
         return StepRecord(
-            epoch=self.lock_step.epoch,
-            step=step,
-            first_rank=self.lock_step.ranks[0],
+            epoch=step.epoch,
+            step=step.step,
+            first_rank=self.protocol.ranks[0],
             boundary=-1 if self.transformation is None else self.transformation.boundary.b,
-            has_work=has_work,
-            order=ready,
+            has_work=step.has_work,
+            order=step.ready,
             extend=extend,
             scores_prompts=extend and (batch.return_logprob or batch.is_prefill_only),
             rows=rows,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+
+from amoeba_sglang.reports import LongRequestsHere
 
 
 class LongReport:
@@ -26,12 +27,12 @@ class LongReport:
         """A long request has come, whatever becomes of it."""
         self._arrived.add(request_id)
 
-    def next(self, found: Iterable[str]) -> dict[str, Any] | None:
-        """The body of a report if others than before are found now, or some have come and gone."""
+    def next(self, rank: int, found: Iterable[str]) -> LongRequestsHere | None:
+        """What to report if others than before are found now, or some have come and gone."""
         ids = sorted(set(found))
         ended = sorted(self._arrived - set(ids))
         self._arrived.clear()
         if ids == self._known and not ended:
             return None
         self._known = ids
-        return {"request_ids": ids, "ended": ended}
+        return LongRequestsHere(rank=rank, request_ids=ids, ended=ended)

@@ -49,8 +49,8 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Consider:
-    """Say whether the order can be carried out, and get ready for it: a verdict, which is None while
-    undecided, "" for yes, else why not."""
+    """Say whether the order can be carried out, and get ready for it: a verdict, which is None
+    while undecided, "" for yes, else why not."""
 
     order: Order
 
@@ -82,7 +82,8 @@ class Approach:
 
 @dataclass(frozen=True)
 class MayMeet:
-    """Say whether to meet `ranks` now, which have steps to finish, or to run one more step: bool."""
+    """Say whether to meet `ranks` now, which have steps to finish, or to run one step more:
+    bool."""
 
     ranks: tuple[int, ...]
 

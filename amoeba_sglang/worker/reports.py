@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sglang.srt.managers.scheduler import Scheduler
 
+from amoeba_sglang.reports import Progress, StepsMeasured, StepSums
 from amoeba_sglang.worker.requests import Requests
 from amoeba_sglang.worker.transformation import Transformation
 
@@ -16,23 +17,29 @@ class Reports(Scheduler):
         if not self.long_report.due:
             return
         is_long = self.token_to_kv_pool_allocator.is_long
-        body = self.long_report.next(req.rid for req in requests.all if is_long(req))
-        if body is not None:
-            self.link.report("long requests", "", 0, body)
+        found = (req.rid for req in requests.all if is_long(req))
+        report = self.long_report.next(self.runtime.rank, found)
+        if report is not None:
+            self.link.send(report)
 
     def report_steps(self) -> None:
         """Tell the router now and then what steps cost here."""
         sums = self.runtime.meter.take()
         if sums is not None:
-            self.link.report("steps", "", 0, {"sums": sums, **self.emulation_times()})
+            self.link.send(self.steps_measured(sums))
 
-    def emulation_times(self) -> dict[str, float]:
-        """Of an emulated device; nothing on a real one."""
-        return {}
+    def steps_measured(self, sums: dict[int, StepSums]) -> StepsMeasured:
+        """The report of what steps of every degree have cost."""
+        return StepsMeasured(rank=self.runtime.rank, sums=sums)
 
     def report_progress(self, under_way: Transformation) -> None:
         """Tell the router where b is; one worker of the block is enough."""
         order = under_way.order
         if self.runtime.rank == order.ranks[0]:
-            body = {"boundary": under_way.boundary.b, "pace": under_way.report.pace}
-            self.link.report("progress", order.operation_id, order.epoch, body)
+            progress = Progress(
+                rank=self.runtime.rank,
+                epoch=order.epoch,
+                boundary=under_way.boundary.b,
+                pace=under_way.report.pace,
+            )
+            self.link.send(progress)

@@ -34,6 +34,7 @@ from amoeba_sglang.worker.requests import Requests
 from amoeba_sglang.worker.retraction import Retraction
 from amoeba_sglang.worker.self_checks import SelfChecks
 from amoeba_sglang.worker.surroundings import LiveSurroundings, Surroundings
+from amoeba_sglang.worker.turn import Turn
 
 _WAIT_SECONDS = 0.005
 
@@ -54,14 +55,8 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Retr
         self.received_at = self.clock.wall()
         super().__init__(server_args, port_args)
         rank = get_parallel().dp_rank
-        # Orders that this worker has yet to vote about, has just voted for, and is to carry out.
-        self.undecided: TransformOrder | None = None
-        self.prepared: TransformOrder | None = None
-        self.order: TransformOrder | None = None
-        self.order_received = 0.0
         self.long_report = LongReport()
         self.shown_capacity = self.max_total_num_tokens
-        self.entered: dict[str, float] = {}
         self.audits = os.environ.get("AMOEBA_AUDIT") == "1"
         self.request_events = RequestEvents()
         self.step_events: dict[str, int] = {}
@@ -110,57 +105,17 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Retr
         grown = {degree: slots * page for degree, slots in self.runtime.grown.items()}
         return Capacity(self.own_slots, self.model_config.context_len, grown, page)
 
-    def follow_capacity(self) -> None:
-        """Let upstream's limits for new requests follow the slots that this worker may have."""
-        beyond = self.token_to_kv_pool_allocator.ledger.beyond
+    def follow_capacity(self, degrees: tuple[int, ...]) -> None:
+        """Let upstream's limits for new requests be what all of these degrees of this worker
+        hold."""
+        beyond = min(map(self.runtime.slots_beyond, degrees))
         tokens = self.own_slots + beyond * self.page_size
         self.max_req_len = min(self.model_config.context_len, tokens) - 1
         self.max_req_input_len = self.max_req_len - 5
 
-    def refusal(self, order: TransformOrder) -> str | None:
-        """Why this worker cannot take part in the order, or None."""
-        rank, place = self.runtime.rank, order.ranks.index(self.runtime.rank)
-        degree = order.after[place]
-        if order.before[place] != degree:
-            most = self.capacity.request_tokens(degree, anchor=rank % degree == 0)
-            requests = Requests(self)
-            for req in requests.all:
-                wanted = self.token_to_kv_pool_allocator.tokens_wanted(req)
-                if wanted > most and not requests.is_ending(req):
-                    return (
-                        f"request {req.rid} needs up to {wanted} tokens of KV memory, but here one "
-                        f"request can have {most} at degree {degree}; wait for its end, or abort it"
-                    )
-        return self.runtime.refusal(order)
-
     def handle_order(self, order: TransformOrder) -> None:
         """PREPARE: get ready and vote, still serving. COMMIT: perform at the next planned step."""
-        if order.phase == "prepare":
-            reason = self.refusal(order)
-            self.undecided = order
-            if reason is None:
-                self.runtime.prepare(order, Requests(self))
-                reason = self.runtime.verdict
-            self.vote(reason)
-        elif order.phase == "commit":
-            assert self.order is None, f"{self.order} is still waiting"
-            self.order, self.order_received = order, self.clock.now()
-        else:
-            self.undecided = self.prepared = None
-            self.runtime.stand_down()
-
-    def vote(self, reason: str | None) -> None:
-        """Vote about the order being prepared; `reason`: why not, "" for yes, None for later."""
-        order = self.undecided
-        if order is None or reason is None:
-            return
-        self.undecided = None
-        if reason:
-            self.runtime.stand_down()
-        else:
-            self.prepared = order
-        body = {"accept": not reason, "reason": reason}
-        self.link.report("vote", order.operation_id, order.epoch, body)
+        Turn(self).carry_out(self.runtime.protocol.receive(order, self.clock.now()))
 
     def show_capacity(self) -> None:
         """Let the gauge of what this worker has follow what it has."""
@@ -207,73 +162,15 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Retr
         # Until the event loop goes on. SGLang's watchdog would take waiting for a slow peer for a
         # forward that hangs; the transport knows whether the peer gets on.
         self.cur_batch_for_debug = None
-        planned, ready = (batch, running_batch), False
-        requests = Requests(self, planned)
+        turn = Turn(self, batch, running_batch)
         if self.audits:
-            self.step_events = self.request_events.since_last_step(requests.live, batch)
-        if self.prepared is not None:
-            self.runtime.approach(self.prepared)
-            self.prepared = None
-        self.report_long_requests(requests)
-        if self.order is not None:
-            ready = not self.runtime.step_clock.should_defer(self.runtime.strangers(self.order))
-            if ready and self.runtime.lock_step is None:
-                self.enter(planned)
-        self.advance(planned)
-        records = self.runtime.synchronise(batch, self.order, ready, requests)
-        self.vote(self.runtime.verdict)
-        if self.order is not None and records is not None:
-            if all(record.order == self.order.epoch for record in records):
-                self.enter(planned)
-                self.advance(planned)
-                records = self.runtime.synchronise(batch, None, False, requests)
-        self.report_steps()
-        self.show_capacity()
-        self.runtime.run_or_follow(batch, records)
-
-    def enter(self, planned: tuple[Any, Any]) -> None:
-        """Step together with the block of the committed order. `planned`: batches not installed
-        yet."""
-        order, self.order = self.order, None
-        assert order is not None
-        self.runtime.executor.synchronize()
-        if self.audits:
-            self.require_clean_slots(*planned)
-            self.log_digest("before")
-        step_seconds = self.runtime.step_clock.slowest_seconds
-        self.runtime.enter(order)
-        self.follow_capacity()
-        self.entered = {
-            "lockstep_seconds": self.clock.now() - self.order_received,
-            "step_seconds": step_seconds,
-        }
-
-    def advance(self, planned: tuple[Any, Any]) -> None:
-        """Move the next layers of a transformation under way, and report how far it is."""
-        under_way = self.runtime.transformation
-        if under_way is None:
-            return
-        self.runtime.executor.synchronize()
-        ended = self.runtime.advance()
-        if self.audits:
-            self.require_clean_slots(*planned)
-            self.log_step(under_way)
-        if ended is None:
-            self.report_progress(under_way)
-            return
-        self.follow_capacity()
-        if self.audits:
-            self.log_digest("after")
-        body = {
-            **self.entered,
-            "seconds": self.clock.now() - self.order_received,
-            **ended.report.figures(),
-        }
-        self.link.report("done", ended.order.operation_id, ended.order.epoch, body)
+            self.step_events = self.request_events.since_last_step(turn.requests.live, batch)
+        self.report_long_requests(turn.requests)
+        turn.carry_out(self.runtime.protocol.turn(batch is not None))
 
     def on_idle(self) -> None:
         if not self.runtime.may_sleep():
             return
-        if self.audits and self.is_fully_idle():
-            self.require_clean_slots()
+        if self.is_fully_idle():
+            self.check()
         super().on_idle()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from amoeba_sglang.device.step_work import StepWork
+from amoeba_sglang.reports import StepSums
 
 # Sums that are younger than this are not worth a report.
 REPORT_SECONDS = 1.0
@@ -41,14 +41,13 @@ class StepMeter:
         """No step follows at once, or none that says what its degree costs."""
         self._running.clear()
 
-    def take(self) -> dict[str, Any] | None:
-        """What has been added up since the last report, if it is time for another: by degree, the
-        arguments of StepFit.add."""
+    def take(self) -> dict[int, StepSums] | None:
+        """What has been added up since the last report, by degree, if it is time for another."""
         now = self._now()
         if not self._sums or now - self._reported < REPORT_SECONDS:
             return None
         taken = {
-            str(degree): {"steps": self._counts[degree], "sums": sums.tolist()}
+            degree: StepSums(self._counts[degree], sums.tolist())
             for degree, sums in self._sums.items()
         }
         self._reported = now

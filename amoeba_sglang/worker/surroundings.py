@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from amoeba_sglang.clock import Clock
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.reports import Report
 from amoeba_sglang.transport import Bell
 from amoeba_sglang.worker.connections import Groups, share_words
 from amoeba_sglang.worker.router_link import RouterLink
@@ -29,7 +30,7 @@ class PeerBell(Protocol):
 class Link(Protocol):
     """Of a RouterLink."""
 
-    def report(self, kind: str, operation_id: str, epoch: int, body: dict[str, Any]) -> None: ...
+    def send(self, report: Report) -> None: ...
 
 
 class Surroundings(Protocol):
@@ -79,7 +80,7 @@ class LiveSurroundings:
         return Bell(self._config.run_directory, rank)
 
     def link(self, rank: int) -> Link:
-        return RouterLink(self._config.report_address, rank)
+        return RouterLink(self._config.report_address)
 
     def helper(self) -> Executor:
         return ThreadPoolExecutor(1, thread_name_prefix="amoeba-copies")

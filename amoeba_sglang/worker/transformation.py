@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from amoeba_sglang.model.step_executor import Layer
 from amoeba_sglang.plan.boundary import Boundary
 from amoeba_sglang.plan.moves import unit_moves
 from amoeba_sglang.plan.pace import Pace, Timing
+from amoeba_sglang.reports import TransformReport
 from amoeba_sglang.transport import TransportGroup
 from amoeba_sglang.worker.data_plane import KVViews, PageMover, UnitMover
 
@@ -28,43 +28,6 @@ class Copied:
     weight_bytes: int
     seconds: float
     fault: str
-
-
-@dataclass
-class TransformReport:
-    """What a transformation cost on this worker.
-
-    barrier_seconds: waiting for the slowest worker of the block before the first joint step;
-    moves: how often some layers moved; longest_pause_seconds: the longest time between two joint
-    steps that this took; pause_seconds: all of it; settle_seconds: waiting inside of the steps;
-    copy_seconds: of processor time for copies and mappings; kv_bytes, weight_bytes: received from
-    peers; pace: why as many layers moved at a time; error: why the layout is the old one again, or
-    empty.
-    """
-
-    barrier_seconds: float = 0.0
-    moves: int = 0
-    longest_pause_seconds: float = 0.0
-    pause_seconds: float = 0.0
-    settle_seconds: float = 0.0
-    copy_seconds: float = 0.0
-    kv_bytes: int = 0
-    weight_bytes: int = 0
-    pace: str = ""
-    error: str = ""
-
-    def figures(self) -> dict[str, Any]:
-        """What the router is told at the end."""
-        return {
-            "bytes_moved": {"kv": self.kv_bytes, "weights": self.weight_bytes},
-            "longest_step_seconds": self.longest_pause_seconds,
-            "moves": self.moves,
-            "pause_seconds": self.pause_seconds,
-            "settle_seconds": self.settle_seconds,
-            "copy_seconds": self.copy_seconds,
-            "pace": self.pace,
-            "error": self.error,
-        }
 
 
 class Transformation:
@@ -131,7 +94,7 @@ class Transformation:
         epochs = [int(words[0]) for words in received]
         assert set(epochs) == {epoch}, f"block {self.order.ranks} entered with epochs {epochs}"
         self._left = self._now()
-        self.report.barrier_seconds = self._left - started
+        self._barrier_seconds = self._left - started
         self._shrink()
 
     def advance(self, live: np.ndarray) -> None:
@@ -152,9 +115,9 @@ class Transformation:
         self._moving_seconds, self._left = 0.0, self._now()
         report, seconds = self.report, self._left - started
         # The first move follows the wait for the block without a joint step in between.
-        pause = seconds if report.moves > 1 else report.barrier_seconds + seconds
+        pause = seconds if report.moves > 1 else self._barrier_seconds + seconds
         report.pause_seconds += seconds
-        report.longest_pause_seconds = max(report.longest_pause_seconds, pause)
+        report.longest_step_seconds = max(report.longest_step_seconds, pause)
 
     def begin(self) -> None:
         """Let the helper copy from now on. Not in `advance` already: planning the step is Python,

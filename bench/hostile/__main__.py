@@ -18,6 +18,8 @@ import io
 import sys
 import tempfile
 
+from tests.serving.servers import Server
+
 from bench import results_file
 from bench.hostile.bodies import MODEL_NAME
 from bench.hostile.generator import Generator
@@ -26,7 +28,6 @@ from bench.hostile.ranges import Bounds
 from bench.hostile.report import figures, summarise
 from bench.hostile.run import Plan, Run
 from bench.hostile.schema import read_routes
-from bench.servers import Server
 from bench.soak import choose_model
 
 POOL, CHUNK = 4096, 2048

@@ -8,9 +8,8 @@ import time
 from dataclasses import dataclass, field
 
 import psutil
-
-from bench.load import Stream, chat_prompts, new_session, run_clients, stream_chat
-from bench.servers import Server
+from tests.serving.load import Stream, chat_prompts, new_session, run_clients, stream_chat
+from tests.serving.servers import Server
 
 OUTPUT = 48
 _PAUSE_S = 0.1

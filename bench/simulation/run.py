@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from amoeba_sglang.layout.partition import Layout
 from amoeba_sglang.policy import Policy
 from bench.simulation.clock import Clock
@@ -69,11 +71,8 @@ class Outcome:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that `share` of all do not exceed; 0 of none."""
-    if not values:
-        return 0.0
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    """A value that `share` of all do not exceed; 0 of none."""
+    return float(np.quantile(values, share, method="higher")) if values else 0.0
 
 
 class Run:
@@ -97,12 +96,11 @@ class Run:
         self.hosts = [
             Host(
                 self.clock, contender.policy, contender.mechanism, batching, workers, layout,
-                lambda request, now, number=number: self._end(request, number),
+                finished=lambda request, now, number=number: self._end(request, number),
+                refused=lambda request, number=number: self._refuse(number),
             )
             for number in range(hosts)
         ]  # fmt: skip
-        degrees = self.hosts[0].chain.degrees if layout is None else set(layout.degrees)
-        self.held = sorted((contender.mechanism.tokens[d], d) for d in degrees)
         self.rejected = 0
 
     def play(self, endless: bool = False) -> Outcome:
@@ -129,11 +127,6 @@ class Run:
         request = Request(
             number, now, work.prompts[number], work.outputs[number], work.long[number]
         )
-        degree = next((d for tokens, d in self.held if tokens >= request.tokens), None)
-        if degree is None:
-            self.rejected += 1
-            return
-        request.degree = degree
         host = min(range(len(self.hosts)), key=self.open.__getitem__)
         self.open[host] += 1
         self.hosts[host].arrive(request, now)
@@ -141,6 +134,10 @@ class Run:
     def _end(self, request: Request, host: int) -> None:
         self.open[host] -= 1
         self.done.append(request)
+
+    def _refuse(self, host: int) -> None:
+        self.open[host] -= 1
+        self.rejected += 1
 
     def _outcome(self, now: float) -> Outcome:
         short = [r.first - r.arrival for r in self.done if not r.long]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from amoeba_sglang.device import load_device
 from amoeba_sglang.policy import POLICIES
+from amoeba_sglang.router.effects import Order
 from bench.simulation.clock import Clock
 from bench.simulation.contenders import contenders
 from bench.simulation.instance import Batching, Instance
@@ -96,7 +97,7 @@ def test_every_request_ends_and_nothing_is_left(name, batching):
     [host] = run.hosts
     for worker in host.workers:
         assert worker.used == worker.used_long == worker.context == worker.prompts == 0
-    assert host.longs == [0] * 8
+    assert host.longs == [set()] * 8
     assert bool(host.changes) == (name != "1xTP8")
 
 
@@ -206,3 +207,26 @@ def test_events_happen_in_order():
 
 def test_every_policy_is_a_contender():
     assert set(POLICIES) - {"static"} <= set(CONTENDERS)
+
+
+def test_long_requests_go_to_anchors_and_a_block_that_is_full_refuses_to_merge():
+    run, outcome = play("amoeba", chats(300, long=(20, 40)), 10.0)
+    [host] = run.hosts
+    assert outcome.done == 300
+    longs = [request for request in run.done if request.long]
+    assert all(request.home % request.degree == 0 and request.degree > 1 for request in longs)
+    host.workers[0].used = 10**9
+    order = Order("prepare", "op", 1, (0, 1), (1, 1), (2, 2))
+    assert "tokens are used" in host._why_not(order)
+
+
+def test_loads_are_published_once_a_step_and_not_when_a_request_comes():
+    run = Run(CONTENDERS["amoeba"], chats(1), 1.0, BATCHINGS[0])
+    [host] = run.hosts
+    host.arrive(Request(0, 0.0, 1000, 100, False), 0.0)
+    [home] = [worker for worker in host.workers if worker.prefilling]
+    assert host._published[home.rank].to_prefill == 1000
+    host._published.clear()
+    host.arrive(Request(1, 0.001, 1000, 100, False), 0.001)
+    # The others are idle, so it has begun at one of them.
+    assert home.rank not in host._published and len(host._published) == 1

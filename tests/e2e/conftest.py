@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from amoeba_sglang.launch_server import KV_PAGE
-from bench.servers import MODEL, Server
-from bench.shallow_model import make_shallow
+from tests.serving.servers import MODEL, Server
+from tests.serving.shallow_model import make_shallow
 
 # Of the bundled model's 30: enough where only one test asks what the whole model says.
 LAYERS = 6

@@ -8,9 +8,9 @@ import asyncio
 
 import pytest
 
-from bench.load import chat_prompts, run_clients
-from bench.servers import MODEL, Server
-from bench.tiny_qwen3 import LAYERS, make_tiny_qwen3
+from tests.serving.load import chat_prompts, run_clients
+from tests.serving.servers import MODEL, Server
+from tests.serving.tiny_qwen3 import LAYERS, make_tiny_qwen3
 
 
 @pytest.fixture(scope="module")

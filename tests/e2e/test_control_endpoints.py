@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from amoeba_sglang.frontend.endpoints import REFUSED, REFUSED_METHODS
-from bench.servers import Server
 from tests.e2e.conftest import split_all
+from tests.serving.servers import Server
 
 WORKERS = 2
 MLP = "model.layers.3.mlp.{}_proj.weight"

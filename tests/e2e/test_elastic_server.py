@@ -7,8 +7,8 @@ import urllib.request
 
 import pytest
 
-from bench.load import chat_prompts, new_session, run_clients, stream_chat
 from tests.e2e.conftest import LAYOUT_TOUR
+from tests.serving.load import chat_prompts, new_session, run_clients, stream_chat
 
 
 def test_streams_are_equal_token_for_token_through_every_layout(at_degree_one):
@@ -88,9 +88,7 @@ def test_disconnects_during_transformations_leave_nothing_behind(at_degree_one):
             await asyncio.gather(*tasks)
 
     asyncio.run(storm())
-    asyncio.run(asyncio.sleep(6))
-    state = server.state()
-    assert [i["running"] + i["queued"] for i in state["instances"]] == [0] * len(state["instances"])
+    server.wait_until_idle()
     assert server.generate("The capital of France is", 4)["meta_info"]["completion_tokens"] == 4
 
 

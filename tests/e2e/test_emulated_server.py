@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bench.servers import Server
+from tests.serving.servers import Server
 
 DEVICE, DILATION = "h100-80-32b-tp-loss", 3
 

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bench.gateway import Gateway
-from bench.servers import MODEL
 from tests.e2e.conftest import AUTOMATIC_POOL as POOL
+from tests.serving.gateway import Gateway
+from tests.serving.servers import MODEL
 
 LONG_KEY = {"X-SMG-Routing-Key": "long-0"}
 

@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from bench.load import chat_prompts, run_clients
+from tests.serving.load import chat_prompts, run_clients
 
 VOCABULARY = 49_152
 EXPONENTIAL = "(a|aa)+[bc][de]"

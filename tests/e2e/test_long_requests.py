@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bench.long_request import WeightMemory, score
-from bench.servers import Server
 from tests.e2e.conftest import LAYERS, split_all
+from tests.serving.servers import Server
 
 POOL = 512
 LONG = random.Random(5).choices(range(100, 5000), k=2 * POOL + 100)

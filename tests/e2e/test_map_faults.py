@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bench.fault_clients import Remains, strike_under_load
-from bench.servers import Server
+from tests.serving.fault_clients import Remains, strike_under_load
+from tests.serving.servers import Server
 
 POOL = 512
 LONG = random.Random(3).choices(range(100, 5000), k=2 * POOL + 100)

@@ -8,8 +8,8 @@ import pytest
 
 from amoeba_sglang.launch_server import KV_PAGE
 from bench.long_request import score
-from bench.servers import Server
 from tests.e2e.conftest import split_all
+from tests.serving.servers import Server
 
 POOL, OUTPUT = 512, 200
 ALL = [0, 1, 2, 3]
@@ -86,7 +86,7 @@ def test_what_the_smaller_instance_cannot_hold_meanwhile_is_refused_with_the_num
         status, reply = server.transform(ALL, 2)
         assert status == 409
         assert "tokens on slots that the change takes away" in reply["error"]
-        assert "workers [0, 1] have" in reply["error"]
+        assert "ranks [0, 1] have" in reply["error"]
         assert task.result()["output_ids"] == expected
     assert server.transform(ALL, 2)[0] == 200
 

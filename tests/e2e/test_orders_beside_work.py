@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bench.servers import Server
 from tests.e2e.conftest import split_all
+from tests.serving.servers import Server
 
 # Together they leave no own slot of rank 0 free, and the prompt takes many chunks.
 SHORT = {"prompt": 390, "output": 90, "offset": 0}

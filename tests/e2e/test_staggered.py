@@ -8,9 +8,9 @@ import re
 
 import pytest
 
-from bench.load import chat_prompts, new_session, run_clients, stream_chat
-from bench.servers import Server
 from tests.e2e.conftest import LAYERS
+from tests.serving.load import chat_prompts, new_session, run_clients, stream_chat
+from tests.serving.servers import Server
 
 _RETRACTED = re.compile(r"#retracted_reqs: (\d+)")
 

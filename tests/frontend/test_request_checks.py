@@ -29,7 +29,8 @@ def test_ordinary_requests_are_taken():
         token_ids_logprob=[0, 999], priority=-5, extra_key="tenant", cache_salt="", session_id="s",
         return_text_in_logprobs=True, custom_labels={"a": "b"}, image_data=[], modalities=[],
     )  # fmt: skip
-    check(sampling_params={"n": None})
+    check(sampling_params={"n": None, "beam_width": None})
+    check(sampling_params={"beam_width": 1})
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,34 @@ def test_n_has_a_limit_that_is_looked_at_before_anything_is_made_of_it(n):
     request = GenerateReqInput(text="a", sampling_params={"n": n})
     with pytest.raises(InvalidRequest, match="n .*--amoeba-max-n"):
         require_shape(request, BOUNDS, is_health_check=False)
+
+
+@pytest.mark.parametrize("width", [0, 2, -1, "2", [1], {}])
+@pytest.mark.parametrize("batch", [False, True])
+def test_beam_search_is_refused_before_a_width_is_computed_with(width, batch):
+    params = {"beam_width": width}
+    request = GenerateReqInput(
+        text=["a", "b"] if batch else "a", sampling_params=[{}, params] if batch else params
+    )
+    with pytest.raises(InvalidRequest, match="^beam_width .*does not support beam search"):
+        require_shape(request, BOUNDS, is_health_check=False)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("input_embeds", [[0.0]], "only prompts of text or token ids"),
+        ("positional_embed_overrides", object(), "only prompts of text or token ids"),
+        ("session_params", {"id": "s"}, "whole prompt in each turn"),
+        ("bootstrap_room", 5, "leave it out"),
+    ],
+)
+def test_a_refused_field_says_what_to_do_instead(field, value, reason):
+    request = GenerateReqInput(text="a", sampling_params={})
+    request.normalize_batch_and_arguments()
+    setattr(request, field, value)
+    with pytest.raises(InvalidRequest, match=f"^{field} .*{reason}"):
+        require_request(request, [1], BOUNDS)
 
 
 def test_prompts_times_samples_have_a_limit():

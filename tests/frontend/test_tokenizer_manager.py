@@ -87,8 +87,6 @@ def test_what_no_layout_holds_is_refused(manager):
     manager._validate_one_request(request(max_new_tokens=8), [1] * 90)
     with pytest.raises(ValueError, match="99 tokens"):
         manager._validate_one_request(request(max_new_tokens=9), [1] * 90)
-    with pytest.raises(ValueError, match="beam_width"):
-        manager._validate_one_request(request(beam_width=2), [1])
     manager.allow_auto_truncate = True
     manager._validate_one_request(request(max_new_tokens=9), [1] * 90)
 
@@ -98,6 +96,54 @@ def test_what_could_end_a_worker_is_refused(manager):
         manager._validate_one_request(request(), [1, 1000])
     with pytest.raises(ValueError, match="n 5: .*4"):
         manager.generate_request(request(n=5))
+    with pytest.raises(ValueError, match="beam_width 2: .*beam search"):
+        manager.generate_request(request(beam_width=2))
+
+
+@pytest.fixture
+def workers(manager, monkeypatch):
+    """What workers are sent: ids of requests, and of aborts with a minus before them."""
+    sent = []
+
+    async def send(self, request):
+        sent.append(request.rid)
+
+    def abort(self, rid, abort_all=False):
+        sent.append(f"-{rid}")
+
+    monkeypatch.setattr(upstream.TokenizerManager, "_send_one_request", send)
+    monkeypatch.setattr(upstream.TokenizerManager, "abort_request", abort)
+    return sent
+
+
+def test_others_are_served_between_the_parts_of_a_batch(manager, workers):
+    async def send_batch():
+        for number in range(3):
+            await manager._send_one_request(SimpleNamespace(rid=f"part {number}"))
+
+    async def be_served():
+        for _ in range(3):
+            workers.append("other")
+            await asyncio.sleep(0)
+
+    async def run():
+        await asyncio.gather(send_batch(), be_served())
+
+    asyncio.run(run())
+    assert workers == ["part 0", "other", "part 1", "other", "part 2", "other"]
+
+
+def test_a_part_that_is_sent_after_the_abort_of_its_batch_is_aborted(manager, workers):
+    state = SimpleNamespace(abort_sent=False, obj=SimpleNamespace(prompt_id="part"))
+    with manager.batches.hold("batch", manager.rid_to_state):
+        manager.abort_request("batch")
+        manager.rid_to_state["part"] = state
+        asyncio.run(manager._send_one_request(SimpleNamespace(rid="part")))
+        manager.rid_to_state["other"] = SimpleNamespace(abort_sent=True, obj=state.obj)
+    asyncio.run(manager._send_one_request(SimpleNamespace(rid="other")))
+    # Nobody knew a part of the batch when it was aborted.
+    assert workers == ["-batch", "part", "-part", "other", "-other"]
+    assert not manager.rid_to_state["other"].abort_sent
 
 
 def test_a_stream_that_has_ended_aborts_nobody_who_has_its_id_now(manager, monkeypatch):

@@ -112,7 +112,7 @@ def test_shard_ranges_hold_the_finest_shards_of_the_worker(pages, data):
     worker = data.draw(st.integers(0, pages.chain.finest - 1))
     found = owners(pages, degree)
     for matrix, size in enumerate(pages.matrices):
-        start, stop = pages.shard_range(matrix, degree, worker)
+        start, stop = pages.shard_range(matrix, degree, pages.chain.shard(degree, worker))
         held = found[start:stop]
         assert set(held) <= {worker % degree, -1}
         assert (held == worker % degree).sum() == size // degree

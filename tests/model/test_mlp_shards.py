@@ -98,11 +98,12 @@ def test_a_shard_is_a_view_of_the_range_that_its_worker_keeps(chain, padded):
         matrices = elastic_matrices([Layer(seed=0), Layer(seed=1)], chain.finest)
         pages = WeightPages(chain, 4096, matrices, padded)
         for degree in chain.degrees:
+            shard = chain.shard(degree, index)
             for number, part in enumerate(shards):
                 part.switch(degree)
                 for matrix, linear in enumerate((part.gate_up, part.down)):
                     weight = linear.weight.data
-                    first, stop = pages.shard_range(2 * number + matrix, degree, index)
+                    first, stop = pages.shard_range(2 * number + matrix, degree, shard)
                     # Down is a transposed view, so the ends are looked for in the storage.
                     span = 1 + sum(
                         (size - 1) * step

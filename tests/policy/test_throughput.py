@@ -50,8 +50,10 @@ def test_work_adds_up_to_the_rate(classes, degree):
     """Workers that are kept busy at the saturated rate are exactly all."""
     made = table()
     full = made.saturate(degree, classes, most_token_s=1.0)
-    total = sum(one.rate for one in classes)
-    work = sum(one.rate * made.work_seconds(degree, one, full) for one in classes) / total
+    cost, total, work = made.degrees[degree].cost, sum(one.rate for one in classes), 0.0
+    for one in classes:
+        decode_s = one.output_tokens * full.step_s / full.rows
+        work += one.rate / total * degree * (cost.prompt_seconds(one.prompt_tokens) + decode_s)
     assert work * full.rate == pytest.approx(1.0)
 
 

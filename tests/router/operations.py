@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from amoeba_sglang.layout.partition import Layout
-from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.reports import Done, TransformReport, Vote
 from amoeba_sglang.router.operation import Operations
 from amoeba_sglang.router.transform_request import TransformRequest
+from tests.router.values import CHAIN
 
-CHAIN = DegreeChain((1, 2, 4))
-REPORT = {
-    "error": "",
-    "lockstep_seconds": 0.1,
-    "longest_step_seconds": 0.2,
-    "step_seconds": 0.05,
-    "moves": 3,
-    "pause_seconds": 0.3,
-    "settle_seconds": 0.1,
-    "copy_seconds": 0.2,
-    "pace": "a few",
-    "bytes_moved": {"kv": 10, "weights": 1},
-}
+REPORT = TransformReport(
+    seconds=2.0,
+    lockstep_seconds=0.1,
+    step_seconds=0.05,
+    longest_step_seconds=0.2,
+    moves=3,
+    pause_seconds=0.3,
+    settle_seconds=0.1,
+    copy_seconds=0.2,
+    kv_bytes=10,
+    weight_bytes=1,
+    pace="a few",
+)
 
 
 def make(degree: int = 1) -> Operations:
@@ -30,14 +33,25 @@ def request(ranks, degree, operation_id="op", wait=True) -> TransformRequest:
     return TransformRequest(tuple(ranks), degree, operation_id, wait)
 
 
+def vote(operations: Operations, rank, epoch=1, reason="", now=0.0):
+    """A vote for the order, or with a reason against it."""
+    return operations.vote(Vote(rank=rank, epoch=epoch, accept=not reason, reason=reason), now)
+
+
+def done(operations: Operations, rank, epoch=1, now=0.0, **fields):
+    """A report like REPORT but for some fields."""
+    report = msgspec.structs.replace(REPORT, **fields)
+    return operations.done(Done(rank=rank, epoch=epoch, report=report), now)
+
+
 def perform(operations: Operations, ranks, degree, operation_id="op", now=0.0):
     """Run one operation to its end; returns all effects and the epoch."""
     effects = operations.submit(request(ranks, degree, operation_id), "w", now)
     epoch = effects[0].epoch
     for rank in ranks:
-        effects += operations.vote(rank, epoch, True, "", now + 1)
+        effects += vote(operations, rank, epoch, now=now + 1)
     for rank in ranks:
-        effects += operations.done(rank, epoch, REPORT, now + 3)
+        effects += done(operations, rank, epoch, now=now + 3)
     return effects, epoch
 
 

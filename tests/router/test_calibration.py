@@ -4,6 +4,7 @@ from amoeba_sglang.device.step_work import StepWork
 from amoeba_sglang.policy.throughput import StepCost, ThroughputTable
 from amoeba_sglang.router.calibration import Calibration
 from amoeba_sglang.router.limits import Capacity
+from amoeba_sglang.router.record import Record
 from amoeba_sglang.worker.step_meter import StepMeter
 
 CAPACITY = Capacity(slots=1000, context=8000, grown={1: 0, 2: 600, 4: 3000}, page=1)
@@ -27,6 +28,10 @@ def measured(degree, cost, rows=(1, 5, 9, 40)):
     meter.launch(degree, StepWork(decode_rows=1))
     clock.time += 5.0
     return meter.take()
+
+
+def ended(outcome, seconds):
+    return Record("op", "", "merge", outcome, (0, 1), 2, (), seconds)
 
 
 SLOW, FAST = StepCost(0.03, 1e-3, 0, 0, 0), StepCost(0.02, 5e-4, 0, 0, 0)
@@ -60,7 +65,7 @@ def test_a_saved_table_holds_until_steps_are_measured():
     first = Calibration(CAPACITY, 64, None)
     for degree, cost in ((1, SLOW), (2, FAST), (4, FAST)):
         first.add(measured(degree, cost))
-    first.finished({"outcome": "done", "seconds": 0.5})
+    first.finished(ended("done", 0.5))
     saved = ThroughputTable.from_json(first.table.to_json())
     calibration = Calibration(CAPACITY, 64, saved)
     table = calibration.table
@@ -75,7 +80,7 @@ def test_only_transformations_that_were_done_say_how_long_they_take():
     calibration = Calibration(CAPACITY, 64, None)
     calibration.add(measured(1, SLOW))
     assert calibration.describe()["transformation_s"] == 0
-    calibration.finished({"outcome": "done", "seconds": 1.0})
-    calibration.finished({"outcome": "refused", "seconds": 20.0})
-    calibration.finished({"outcome": "done", "seconds": 2.0})
+    calibration.finished(ended("done", 1.0))
+    calibration.finished(ended("refused", 20.0))
+    calibration.finished(ended("done", 2.0))
     assert calibration.describe()["transformation_s"] == 1.5

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from amoeba_sglang.router.effects import Answer, Finished, Order, Stuck
+from amoeba_sglang.reports import Progress
+from amoeba_sglang.router.effects import Answer, End, Finished, Order
 from amoeba_sglang.router.operation import HISTORY_SIZE
-from tests.router.operations import REPORT, make, only, perform, request
+from tests.router.operations import done, make, only, perform, request, vote
 
 
 def test_a_merge_runs_through_both_phases():
@@ -19,17 +20,15 @@ def test_a_merge_runs_through_both_phases():
         "layers": 30,
         "pace": "",
     }
-    assert operations.vote(0, 1, True, "", 10.1) == []
-    assert operations.vote(1, 1, True, "", 10.2) == [
-        Order("commit", "op", 1, (0, 1), (1, 1), (2, 2))
-    ]
+    assert vote(operations, 0, now=10.1) == []
+    assert vote(operations, 1, now=10.2) == [Order("commit", "op", 1, (0, 1), (1, 1), (2, 2))]
     assert operations.layout.degrees == (1, 1, 1, 1)
-    assert operations.done(1, 1, {**REPORT, "longest_step_seconds": 0.7}, 10.3) == []
-    finished, answer = operations.done(0, 1, REPORT, 10.5)
+    assert done(operations, 1, now=10.3, longest_step_seconds=0.7) == []
+    finished, answer = done(operations, 0, now=10.5)
     assert operations.layout.degrees == (2, 2, 1, 1)
     assert operations.running is None
-    record = finished.record
-    assert answer == Answer("w", 200, record)
+    record = finished.record.to_json()
+    assert answer == Answer("w", 200, finished.record.to_json())
     assert record["kind"] == "merge"
     assert record["outcome"] == "done"
     assert record["seconds"] == pytest.approx(0.5)
@@ -37,24 +36,24 @@ def test_a_merge_runs_through_both_phases():
     assert record["longest_step_seconds"] == 0.7
     assert record["bytes_moved"] == {"kv": 20, "weights": 2}
     assert record["instances"] == [[0, 1], [2], [3]]
-    assert operations.history == [record]
+    assert operations.history == [finished.record]
 
 
 def test_progress_shows_the_boundary_and_gives_the_next_move_its_time():
     """A long prefill between any two moves must not make the operation look stuck."""
     operations = make()
     operations.submit(request([0, 1], 2), "w", 0.0)
-    operations.progress(1, {"boundary": 9, "pace": "too early"}, 1.0)
+    operations.progress(Progress(rank=0, epoch=1, boundary=9, pace="too early"), 1.0)
     assert operations.running["boundary"] == 30
     for rank in (0, 1):
-        operations.vote(rank, 1, True, "", 1.0)
-    operations.progress(1, {"boundary": 20, "pace": "ten at a time"}, 100.0)
-    operations.progress(7, {"boundary": 1, "pace": "of another operation"}, 100.0)
+        vote(operations, rank, now=1.0)
+    operations.progress(Progress(rank=0, epoch=1, boundary=20, pace="ten at a time"), 100.0)
+    operations.progress(Progress(rank=0, epoch=7, boundary=1, pace="of another operation"), 100.0)
     shown = operations.running
     assert (shown["boundary"], shown["pace"]) == (20, "ten at a time")
     assert operations.tick(219.0) == []
     assert "did not finish within 120 s after COMMIT or the last move" in (
-        only(operations.tick(221.0), Stuck)[0].reason
+        only(operations.tick(221.0), End)[0].reason
     )
 
 
@@ -65,21 +64,21 @@ def test_mixed_layouts_merge_and_kinds_are_named():
     assert effects[0].before == (2, 2, 1, 1)
     assert operations.layout.instances == ((0, 1, 2, 3),)
     effects, _ = perform(operations, [0, 1, 2, 3], 2, "c")
-    assert only(effects, Finished)[0].record["kind"] == "split"
+    assert only(effects, Finished)[0].record.kind == "split"
     assert operations.layout.instances == ((0, 1), (2, 3))
-    assert [record["kind"] for record in operations.history] == ["merge", "merge", "split"]
+    assert [record.kind for record in operations.history] == ["merge", "merge", "split"]
 
 
 def test_a_refusal_changes_nothing():
     operations = make()
     operations.submit(request([0, 1], 2), "w", 0.0)
-    abort, finished, answer = operations.vote(1, 1, False, "rows do not fit", 0.1)
+    abort, finished, answer = vote(operations, 1, reason="rows do not fit", now=0.1)
     assert (abort.phase, abort.ranks) == ("abort", (0, 1))
     assert answer.status == 409
     assert answer.body["error"] == "rank 1 refuses: rows do not fit"
-    assert finished.record["outcome"] == "refused"
+    assert finished.record.outcome == "refused"
     assert operations.layout.degrees == (1, 1, 1, 1)
-    assert operations.vote(0, 1, True, "", 0.2) == []
+    assert vote(operations, 0, now=0.2) == []
     effects, epoch = perform(operations, [0, 1], 2, "again")
     assert epoch == 2
     assert only(effects, Answer)[0].status == 200
@@ -89,10 +88,10 @@ def test_an_undone_operation_keeps_the_layout_and_names_every_reason():
     operations = make()
     operations.submit(request([0, 1], 2), "w", 0.0)
     for rank in (0, 1):
-        operations.vote(rank, 1, True, "", 1.0)
-    assert operations.done(1, 1, {**REPORT, "error": "no more mappings"}, 2.0) == []
-    finished, answer = operations.done(0, 1, {**REPORT, "error": "ranks [1] failed"}, 3.0)
-    record = finished.record
+        vote(operations, rank, now=1.0)
+    assert done(operations, 1, now=2.0, error="no more mappings") == []
+    finished, answer = done(operations, 0, now=3.0, error="ranks [1] failed")
+    record = finished.record.to_json()
     assert answer == Answer("w", 500, record)
     assert (record["outcome"], record["kind"]) == ("undone", "merge")
     assert "rank 0: ranks [1] failed" in record["error"]
@@ -109,28 +108,28 @@ def test_an_undone_operation_keeps_the_layout_and_names_every_reason():
 def test_silence_before_commit_is_a_504():
     operations = make()
     operations.submit(request([2, 3], 2), "w", 0.0)
-    operations.vote(3, 1, True, "", 1.0)
+    vote(operations, 3, now=1.0)
     assert operations.tick(19.9) == []
     abort, finished, answer = operations.tick(20.0)
     assert abort.phase == "abort"
     assert answer.status == 504
     assert "ranks [2]" in answer.body["error"]
     assert "20 s" in answer.body["error"]
-    assert finished.record["outcome"] == "timeout"
+    assert finished.record.outcome == "timeout"
     assert operations.running is None
     assert operations.tick(99.0) == []
-    assert operations.vote(2, 1, True, "", 21.0) == []
+    assert vote(operations, 2, now=21.0) == []
 
 
 def test_silence_after_commit_is_the_end():
     operations = make()
     operations.submit(request([0, 1], 2), "w", 0.0)
     for rank in (0, 1):
-        operations.vote(rank, 1, True, "", 5.0)
-    operations.done(0, 1, REPORT, 6.0)
+        vote(operations, rank, now=5.0)
+    done(operations, 0, now=6.0)
     assert operations.tick(124.9) == []
     (stuck,) = operations.tick(125.0)
-    assert isinstance(stuck, Stuck)
+    assert isinstance(stuck, End)
     assert "ranks [1]" in stuck.reason
 
 
@@ -142,7 +141,7 @@ def test_a_transform_during_a_transform_is_a_409():
     assert "first" in answer.body["error"]
     (answer,) = operations.submit(request([2, 4], 2, "third"), "v", 0.1)
     assert answer.status == 400
-    assert "second" not in [record["operation_id"] for record in operations.history]
+    assert "second" not in [record.operation_id for record in operations.history]
 
 
 def test_what_only_the_running_operation_forbids_is_a_409():
@@ -172,7 +171,7 @@ def test_the_same_id_while_it_runs_waits_for_the_same_answer():
     assert other.status == 409
     (accepted,) = operations.submit(request([0, 1], 2, wait=False), "y", 0.1)
     assert accepted.status == 202
-    effects = operations.vote(0, 1, False, "no", 0.2)
+    effects = vote(operations, 0, reason="no", now=0.2)
     assert [answer.waiter for answer in only(effects, Answer)] == ["w", "v"]
 
 
@@ -182,7 +181,7 @@ def test_not_waiting_is_a_202():
     assert order.phase == "prepare"
     assert answer.status == 202
     assert answer.body["operation_id"] == "op"
-    effects = operations.vote(0, 1, False, "no", 0.2)
+    effects = vote(operations, 0, reason="no", now=0.2)
     assert only(effects, Answer) == []
 
 
@@ -191,7 +190,7 @@ def test_nothing_to_do_is_a_200():
     finished, answer = operations.submit(request([0, 1], 1), "w", 0.0)
     assert answer.status == 200
     assert answer.body["outcome"] == "unchanged"
-    assert finished.record == answer.body
+    assert finished.record.to_json() == answer.body
 
 
 @pytest.mark.parametrize(
@@ -225,4 +224,28 @@ def test_the_history_is_bounded():
     for count in range(HISTORY_SIZE + 10):
         operations.submit(request([0, 1], 1, f"op-{count}"), "w", 0.0)
     assert len(operations.history) == HISTORY_SIZE
-    assert operations.history[-1]["operation_id"] == f"op-{HISTORY_SIZE + 9}"
+    assert operations.history[-1].operation_id == f"op-{HISTORY_SIZE + 9}"
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_an_objection_of_the_router_asks_no_worker_and_is_a_409(wait):
+    operations = make()
+    change = request([0, 1], 2, wait=wait)
+    assert operations.would_reach(change).degrees == (2, 2, 1, 1)
+    finished, answer = operations.submit(change, "w", 0.0, "a request needs it")
+    assert (answer.waiter, answer.status, answer.body["error"]) == ("w", 409, "a request needs it")
+    assert (finished.record.outcome, finished.record.kind) == ("refused", "merge")
+    assert operations.running is None
+    effects, epoch = perform(operations, [0, 1], 2, "again")
+    assert epoch == 1 and only(effects, Answer)[0].status == 200
+
+
+def test_only_what_would_start_now_reaches_a_layout():
+    operations = make()
+    assert operations.would_reach(request([1, 2], 2)) is None
+    assert operations.would_reach(request([0, 1], 1)) is None
+    operations.submit(request([0, 1], 2), "w", 0.0)
+    assert operations.would_reach(request([2, 3], 2, "another")) is None
+    vote(operations, 0, reason="no")
+    assert operations.would_reach(request([0, 1], 2)) is None
+    assert operations.would_reach(request([2, 3], 2, "another")).degrees == (1, 1, 2, 2)

@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from amoeba_sglang.layout.partition import Layout
-from amoeba_sglang.router.effects import Answer, Order, Stuck
-from tests.router.operations import CHAIN, REPORT, make, request
+from amoeba_sglang.router.effects import Answer, End, Order
+from tests.router.operations import done, make, request, vote
+from tests.router.values import CHAIN
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -25,7 +26,7 @@ class AnyOrder(RuleBasedStateMachine):
                 self.waiting.discard(effect.waiter)
             elif isinstance(effect, Order):
                 self.orders.append(effect)
-            self.stuck = self.stuck or isinstance(effect, Stuck)
+            self.stuck = self.stuck or isinstance(effect, End)
 
     @precondition(lambda self: not self.stuck)
     @rule(
@@ -47,15 +48,15 @@ class AnyOrder(RuleBasedStateMachine):
     def vote(self, rank, accept, late):
         order = self.orders[-2 if late and len(self.orders) > 1 else -1]
         if rank in order.ranks:
-            self.take(self.operations.vote(rank, order.epoch, accept > 0, "no", self.now))
+            reason = "" if accept else "no"
+            self.take(vote(self.operations, rank, order.epoch, reason, self.now))
 
     @precondition(lambda self: self.orders and not self.stuck)
     @rule(rank=st.integers(0, 3), error=st.sampled_from(["", "", "", "no more mappings"]))
     def done(self, rank, error):
         order = self.orders[-1]
         if order.phase == "commit" and rank in order.ranks:
-            report = {**REPORT, "error": error}
-            self.take(self.operations.done(rank, order.epoch, report, self.now))
+            self.take(done(self.operations, rank, order.epoch, self.now, error=error))
 
     @rule(seconds=st.sampled_from([0.1, 25.0, 130.0]))
     def wait(self, seconds):
@@ -77,8 +78,8 @@ class AnyOrder(RuleBasedStateMachine):
     def only_done_operations_changed_the_layout(self):
         layout = Layout.uniform(4, 1)
         for record in self.operations.history:
-            if record["outcome"] == "done":
-                layout = layout.change(CHAIN, record["ranks"], record["degree"])
+            if record.outcome == "done":
+                layout = layout.change(CHAIN, record.ranks, record.degree)
         assert layout == self.operations.layout
 
 

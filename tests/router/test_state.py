@@ -1,7 +1,7 @@
-from amoeba_sglang.messages import AdminRequest
 from amoeba_sglang.policy import LongRequest, WorkerLoad
-from amoeba_sglang.router.state import describe_loads
-from tests.router.stand_in import request
+from amoeba_sglang.router.events import LoadAsked
+from amoeba_sglang.router.state import describe_loads, late_share
+from tests.router.values import Case
 
 
 def test_requests_that_wait_in_the_router_are_load_too():
@@ -15,9 +15,13 @@ def test_requests_that_wait_in_the_router_are_load_too():
     ]
 
 
-def test_a_gateway_hears_of_requests_that_were_just_placed(router):
-    router.place(request(prompt=30))
-    router.front_end.clear()
-    router.handle_admin(AdminRequest(rid="w", kind="load"))
-    (reply,) = router.front_end
-    assert [load["num_tokens"] for load in reply.body["loads"]] == [30, 0, 0, 0]
+def test_a_gateway_hears_of_requests_that_were_just_placed():
+    case = Case()
+    case.arrive(prompt=30)
+    [answer] = case.tell(LoadAsked("w"))
+    assert [load["num_tokens"] for load in answer.body["loads"]] == [30, 0, 0, 0]
+
+
+def test_the_worst_device_says_how_late_all_are():
+    assert late_share([]) == 0.0
+    assert late_share([(1.0, 9.0), (0.0, 5.0)]) == 0.1

@@ -1,14 +1,13 @@
-"""Dead, frozen, absent and disagreeing peers, and what remains afterwards."""
+"""Dead, frozen, absent and disagreeing peers: every rank hears which one it is, and soon."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import resource
 import signal
 import time
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -20,11 +19,10 @@ from amoeba_sglang.transport import (
     HostGroup,
     PeerLostError,
     TransportError,
-    rendezvous,
 )
 from amoeba_sglang.transport.base import TransportGroup
-from amoeba_sglang.transport.segment import SharedSegment
 from tests.processes import run_workers
+from tests.transport.words import share_words
 
 # The groups wait up to 30 s. Limits in seconds tell "noticed" from "timed out" on a busy machine.
 _NOTICED_S = 15.0
@@ -36,11 +34,30 @@ def _make(kind: type[TransportGroup], timeout_s: float) -> TransportGroup:
     return GlooGroup(dist.group.WORLD, timeout_s)
 
 
-def _lose(call) -> tuple[tuple[int, ...], str, float, float]:
+@dataclass(frozen=True)
+class Loss:
+    """A PeerLostError, and how long the call that raised it took."""
+
+    ranks: tuple[int, ...]
+    text: str
+    waited_s: float
+    seconds: float
+
+
+def _lose(call: Callable[[], object]) -> Loss:
     start = time.monotonic()
     with pytest.raises(PeerLostError) as caught:
         call()
-    return caught.value.ranks, str(caught.value), caught.value.waited_s, time.monotonic() - start
+    error = caught.value
+    return Loss(error.ranks, str(error), error.waited_s, time.monotonic() - start)
+
+
+def _check(loss: Loss, says: str, least_s: float = 0.0) -> None:
+    """It is the loss of rank 1, in the words `says`, a regular expression, noticed in time."""
+    assert loss.ranks == (1,)
+    expected = rf"worker ranks \[1\] {says}; waited \d+\.\d\d s"
+    assert re.fullmatch(expected, loss.text, re.DOTALL), loss.text
+    assert least_s <= loss.waited_s <= loss.seconds < _NOTICED_S
 
 
 def _outlive_rank_1(rank: int, n: int, kind: type[TransportGroup]):
@@ -56,22 +73,14 @@ def _outlive_rank_1(rank: int, n: int, kind: type[TransportGroup]):
 def test_a_dead_peer_is_named_at_once(n: int):
     results = run_workers(n, _outlive_rank_1, HostGroup, may_die=(1,))
     assert results.pop(1) is None
-    for ranks, text, _, seconds in results:
-        assert ranks == (1,)
-        assert re.fullmatch(
-            r"worker ranks \[1\] died "
-            r"during all_reduce of 18432 bytes, meeting 2; waited \d+\.\d\d s",
-            text,
-        ), text
-        assert seconds < _NOTICED_S
+    for loss in results:
+        _check(loss, "died during all_reduce of 18432 bytes, meeting 2")
 
 
 def test_gloo_maps_a_dead_peer():
-    (ranks, text, _, seconds), dead = run_workers(2, _outlive_rank_1, GlooGroup, may_die=(1,))
+    loss, dead = run_workers(2, _outlive_rank_1, GlooGroup, may_die=(1,))
     assert dead is None
-    assert ranks == (1,)
-    assert seconds < _NOTICED_S
-    assert text.startswith("worker ranks [1] are silent or dead, at least one of them (")
+    _check(loss, r"are silent or dead, at least one of them \(.*\) during all_reduce")
 
 
 def _outwait_rank_1(rank: int, n: int, kind: type[TransportGroup]):
@@ -95,46 +104,18 @@ def _outwait_rank_1(rank: int, n: int, kind: type[TransportGroup]):
 def test_a_frozen_peer_is_an_error_with_numbers():
     first, frozen, third = run_workers(3, _outwait_rank_1, HostGroup)
     assert frozen is None
-    for ranks, text, waited, seconds in (first, third):
-        assert ranks == (1,)
-        assert re.fullmatch(
-            r"worker ranks \[1\] have been stopped for 0\.5 s "
-            r"during exchange, meeting 2 of the test; waited \d+\.\d\d s",
-            text,
-        ), text
-        assert 0.5 <= waited <= seconds < _NOTICED_S
+    for loss in (first, third):
+        _check(loss, r"have been stopped for 0\.5 s during exchange, meeting 2 of the test", 0.5)
 
 
 def test_gloo_maps_a_frozen_peer():
-    (ranks, _, waited, seconds), frozen = run_workers(2, _outwait_rank_1, GlooGroup)
+    loss, frozen = run_workers(2, _outwait_rank_1, GlooGroup)
     assert frozen is None
-    assert ranks == (1,)
-    assert 0.4 <= waited <= seconds < _NOTICED_S
-
-
-def _share_words(n: int) -> np.ndarray:
-    memory = SharedSegment.create(dist.group.WORLD, 8 * n).memory
-    return np.frombuffer(memory, dtype=np.int64)
-
-
-def _meet_late(rank: int, n: int, steps: int, pause_s: float):
-    """Rank 1 comes after some steps that take `pause_s` each, far more than the limit together."""
-    progress = _share_words(n)
-    group = HostGroup.create(dist.group.WORLD, timeout_s=1.0, freeze_s=0.3, progress=progress)
-    if rank == 1:
-        for _ in range(steps):
-            progress[rank] += 1
-            time.sleep(pause_s)
-    received = group.exchange(np.array([rank]))
-    return [int(words[0]) for words in received]
-
-
-def test_a_peer_that_gets_on_is_waited_for():
-    assert run_workers(2, _meet_late, 20, 0.15) == [[0, 1], [0, 1]]
+    _check(loss, r"are silent or dead, at least one of them \(.*\) during exchange", 0.4)
 
 
 def _stay_away(rank: int, n: int):
-    progress = _share_words(n)
+    progress = share_words(n)
     group = HostGroup.create(dist.group.WORLD, timeout_s=0.5, progress=progress)
     loss = None
     if rank == 0:
@@ -145,14 +126,8 @@ def _stay_away(rank: int, n: int):
 
 
 def test_a_peer_that_runs_but_does_nothing_is_given_up_with_numbers():
-    (ranks, text, waited, seconds), _ = run_workers(2, _stay_away)
-    assert ranks == (1,)
-    assert re.fullmatch(
-        r"worker ranks \[1\] made no progress for 0\.5 s "
-        r"during exchange, meeting 1 of the test; waited \d+\.\d\d s",
-        text,
-    ), text
-    assert 0.5 <= waited <= seconds < _NOTICED_S
+    loss, _ = run_workers(2, _stay_away)
+    _check(loss, r"made no progress for 0\.5 s during exchange, meeting 1 of the test", 0.5)
 
 
 def _freeze_by_default(rank: int, n: int):
@@ -168,10 +143,9 @@ def _freeze_by_default(rank: int, n: int):
 
 
 def test_a_frozen_peer_is_reported_within_ten_seconds():
-    (ranks, text, _, seconds), _ = run_workers(2, _freeze_by_default)
-    assert ranks == (1,)
-    assert "have been stopped for 8 s" in text
-    assert 8 <= seconds < 10
+    loss, _ = run_workers(2, _freeze_by_default)
+    _check(loss, "have been stopped for 8 s during barrier, meeting 2")
+    assert 8 <= loss.seconds < 10
 
 
 def _stay_behind(rank: int, n: int):
@@ -183,23 +157,8 @@ def _stay_behind(rank: int, n: int):
 
 
 def test_a_closed_peer_is_not_waited_for():
-    (ranks, text, _, seconds), _ = run_workers(2, _stay_behind)
-    assert ranks == (1,)
-    assert "left the group" in text
-    assert seconds < _NOTICED_S
-
-
-def _leave_early(rank: int, n: int) -> int:
-    group = HostGroup.create(dist.group.WORLD, timeout_s=30.0)
-    if rank == 2:
-        time.sleep(0.3)
-    group.barrier()
-    return rank
-
-
-def test_a_peer_may_exit_after_its_last_operation():
-    # Rank 1 arrives and exits while rank 0 is kept waiting by rank 2.
-    assert run_workers(3, _leave_early) == [0, 1, 2]
+    loss, _ = run_workers(2, _stay_behind)
+    _check(loss, "left the group during barrier, meeting 2")
 
 
 def _call_exchange_on_rank_1(group: HostGroup) -> None:
@@ -231,99 +190,3 @@ def test_disagreement_is_named_on_every_rank(n: int):
         assert "in exchange" in operations
         assert "in all_reduce of 18432 bytes" in operations
         assert f"worker rank {rank} is in all_reduce of {4 * (8 + rank)} bytes" in sizes
-
-
-def _resources() -> tuple[int, int]:
-    maps = Path("/proc/self/maps").read_text()
-    return len(os.listdir("/proc/self/fd")), maps.count("memfd:amoeba-group")
-
-
-def _open_and_close(rank: int, n: int):
-    dist.barrier()
-    HostGroup.create(dist.group.WORLD).close()
-    before = _resources()
-    group = HostGroup.create(dist.group.WORLD)
-    group.all_reduce(torch.ones(8, 576))
-    group.exchange(np.arange(5))
-    during = _resources()
-    group.close()
-    return before, during, _resources()
-
-
-def test_close_releases_descriptors_and_memory():
-    for before, during, after in run_workers(2, _open_and_close):
-        assert before[1] == 0
-        assert during[1] == 1
-        assert during[0] > before[0]
-        assert after == before
-
-
-def _share_without_descriptors(rank: int, n: int) -> str:
-    if rank == 1:
-        highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, highest + 2))
-    with pytest.raises(TransportError) as caught:
-        HostGroup.create(dist.group.WORLD)
-    return str(caught.value)
-
-
-def test_every_rank_hears_that_one_cannot_share():
-    for text in run_workers(2, _share_without_descriptors):
-        assert re.match(
-            r"cannot share 4198400 bytes between the processes of a group: "
-            r"rank 1: .*Too many open files.*; --amoeba-transport collective works without",
-            text,
-        ), text
-
-
-def _die_together(rank: int, n: int, notes: Path) -> None:
-    group = HostGroup.create(dist.group.WORLD)
-    group.all_reduce(torch.ones(8, 576))
-    maps = Path("/proc/self/maps").read_text().splitlines()
-    (notes / str(rank)).write_text("\n".join(line for line in maps if " rw-s " in line))
-    group.barrier()
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_nothing_is_left_after_sigkill(tmp_path: Path):
-    assert run_workers(2, _die_together, tmp_path, may_die=(0, 1)) == [None, None]
-    first, second = ((tmp_path / str(rank)).read_text().split() for rank in range(2))
-    # One shared mapping, the same in both, of a file without a name.
-    assert first[4:] == second[4:]
-    inode, *name = first[4:]
-    assert name == ["/memfd:amoeba-group", "(deleted)"]
-    assert int(inode) not in [entry.inode() for entry in os.scandir("/dev/shm")]
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with contextlib.suppress(OSError):
-            assert f" {inode} /memfd:amoeba-group" not in re.sub(" +", " ", maps.read_text())
-
-
-def _wait_long(rank: int, n: int) -> float:
-    group = HostGroup.create(dist.group.WORLD)
-    group.barrier()
-    cpu, wall = time.process_time(), time.monotonic()
-    for _ in range(10):
-        if rank == 0:
-            time.sleep(0.05)
-        group.barrier()
-    return (time.process_time() - cpu) / (time.monotonic() - wall)
-
-
-def test_waiting_costs_little_cpu():
-    shares = run_workers(4, _wait_long)
-    assert sorted(shares)[2] < 0.05, shares
-
-
-def _sleep_until_woken(rank: int, n: int) -> float:
-    rendezvous._PERIOD.seconds = 30
-    group = HostGroup.create(dist.group.WORLD)
-    start = time.monotonic()
-    for late in range(n):
-        if rank == late:
-            time.sleep(0.1)
-        group.barrier()
-    return time.monotonic() - start
-
-
-def test_the_last_to_arrive_wakes_the_sleepers():
-    assert max(run_workers(4, _sleep_until_woken)) < 20

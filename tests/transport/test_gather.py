@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pickle
 
+import pytest
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from amoeba_sglang.transport.gather import gather_values
 from tests.processes import run_workers
@@ -13,6 +15,10 @@ def _gather(rank: int, n: int):
         raise AssertionError("nothing that comes from a connection may be unpickled")
 
     pickle.loads = pickle.load = pickle.Unpickler = refuse
+    # torch has a name of its own for it; what it offers shows that the refusal is in the way.
+    distributed_c10d._unpickler = refuse
+    with pytest.raises(AssertionError, match="unpickled"):
+        dist.all_gather_object([None] * n, rank)
     return [
         gather_values(dist.group.WORLD, value)
         for value in ([rank, None], "é" * rank, "", {"pid": 2**40 + rank})

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+from amoeba_sglang.reports import LongRequestsHere
 from amoeba_sglang.worker.long_report import LongReport
+
+
+def here(*rids, ended=()):
+    return LongRequestsHere(rank=0, request_ids=list(rids), ended=list(ended))
 
 
 def test_only_changes_are_reported():
@@ -8,10 +13,10 @@ def test_only_changes_are_reported():
     assert not report.due
     report.arrive("a")
     assert report.due
-    assert report.next(["a"]) == {"request_ids": ["a"], "ended": []}
+    assert report.next(0, ["a"]) == here("a")
     assert report.due
-    assert report.next(["a"]) is None
-    assert report.next([]) == {"request_ids": [], "ended": []}
+    assert report.next(0, ["a"]) is None
+    assert report.next(0, []) == here()
     assert not report.due
 
 
@@ -19,10 +24,10 @@ def test_one_that_has_come_and_gone_is_named():
     """A request that was refused at once blocked the router's rules for 30 s."""
     report = LongReport()
     report.arrive("gone")
-    assert report.next([]) == {"request_ids": [], "ended": ["gone"]}
+    assert report.next(0, []) == here(ended=["gone"])
     assert not report.due
     report.arrive("stays")
     report.arrive("gone again")
-    body = {"request_ids": ["stays"], "ended": ["gone again"]}
-    assert report.next(["stays", "stays"]) == body
-    assert report.next(["stays"]) is None
+    expected = here("stays", ended=["gone again"])
+    assert report.next(0, ["stays", "stays"]) == expected
+    assert report.next(0, ["stays"]) is None

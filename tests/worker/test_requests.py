@@ -9,7 +9,7 @@ import torch
 from amoeba_sglang.messages import TransformOrder
 from amoeba_sglang.router.limits import Capacity
 from amoeba_sglang.worker.requests import Requests, claims_of
-from amoeba_sglang.worker.scheduler import ElasticScheduler
+from amoeba_sglang.worker.turn import Turn
 from tests.model.allocators import GROWN, SIZE, make, request
 from tests.worker.instances import long_request
 
@@ -82,7 +82,7 @@ def test_a_long_request_whose_grammar_compiles_is_heard_at_a_vote():
     order = TransformOrder(
         phase="prepare", operation_id="x", epoch=1, ranks=[0, 1], before=[2, 2], after=[1, 1]
     )
-    refusal = ElasticScheduler.refusal(here, order)
+    refusal = Turn(here).refusal(order)
     assert req.rid in refusal and f"needs up to {SIZE + GROWN} tokens" in refusal
     req.to_finish = "aborted"
-    assert ElasticScheduler.refusal(here, order) is None
+    assert Turn(here).refusal(order) is None

@@ -34,18 +34,14 @@ def sums_of(*steps):
 
 def test_a_step_lasts_until_the_next_is_launched():
     taken = run(0, [(0, DECODE), (0.03, PREFILL), (0.09, DECODE)])
-    assert taken["2"]["steps"] == 2
-    assert taken["2"]["sums"] == [
-        pytest.approx(r) for r in sums_of((DECODE, 0.03), (PREFILL, 0.09))
-    ]
+    assert taken[2].steps == 2
+    assert taken[2].sums == [pytest.approx(r) for r in sums_of((DECODE, 0.03), (PREFILL, 0.09))]
 
 
 def test_a_device_that_is_one_step_behind_ends_each_when_the_next_but_one_is_launched():
     # Launched at once, the second step waits for the first: 90 ms later its successor comes.
     taken = run(1, [(0, PREFILL), (0.001, DECODE), (0.09, DECODE), (0.03, DECODE)])
-    assert taken["2"]["sums"] == [
-        pytest.approx(r) for r in sums_of((PREFILL, 0.09), (DECODE, 0.03))
-    ]
+    assert taken[2].sums == [pytest.approx(r) for r in sums_of((PREFILL, 0.09), (DECODE, 0.03))]
 
 
 @pytest.mark.parametrize("lag", [0, 1])
@@ -61,6 +57,6 @@ def test_sums_are_given_once_and_not_at_every_step():
         clock.time += 0.1
     assert meter.take() is None
     clock.time += 1.0
-    assert meter.take()["1"]["steps"] == 4
+    assert meter.take()[1].steps == 4
     clock.time += 5.0
     assert meter.take() is None

@@ -36,6 +36,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--keep", metavar="NAME", help="write the first, shrunk, to kept/NAME.json")
     parser.add_argument("--no-shrink", action="store_true")
     parser.add_argument("--first", action="store_true", help="stop at the first violation")
+    parser.add_argument("--cpu-limit", type=float, default=float("inf"), help="seconds in all")
     parser.add_argument("--replay", type=Path, help="play a kept case, with its trace")
     options = parser.parse_args(argv)
     if os.environ.get("PYTHONHASHSEED") != "0":

@@ -53,8 +53,8 @@ def _play_profile(
     results: Results,
 ) -> None:
     """In a fork, since upstream's groups can be built once in a process."""
-    batch = max(options.jobs, 1) if options.first else len(seeds)
-    while seeds:
+    batch = 4 * options.jobs if options.first else len(seeds)
+    while seeds and results.cpu < options.cpu_limit:
         now, seeds = seeds[:batch], seeds[batch:]
         histories = [draw(profile, name, seed) for seed in now]
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from amoeba_sglang.layout.locations import slots_of
 from amoeba_sglang.layout.slots import FIRST_LEASED
+from amoeba_sglang.reports import Report, Vote
 from amoeba_sglang.worker.batch_rows import lengths_of_batch
 from amoeba_sglang.worker.requests import Requests, batched_requests
 from tests.world.shadow import content_of
@@ -42,7 +43,8 @@ class Checks:
         self._blocked: dict[int, tuple[str, float]] = {}
         # By rank, of the last steps: their keys and the own slots of each row in it.
         self._rows: list[deque[Any]] = [deque(maxlen=3) for _ in play.workers]
-        self._since = 0.0
+        # By anchor: the epoch, and what is lacking still after the last round of records.
+        self._unmet: dict[int, tuple[int, int]] = {}
 
     # After every turn of a worker's loop
 
@@ -82,7 +84,7 @@ class Checks:
         router, rank = self._play.router, worker.rank
         operations = router.operations
         layouts = (operations.layout, operations.target)
-        promised = min(router.capacity.by_rank(layout)[rank] for layout in layouts)
+        promised = min(worker.capacity.by_rank(layout)[rank] for layout in layouts)
         if worker.max_req_len < promised:
             raise Violation(
                 "one promise",
@@ -98,6 +100,17 @@ class Checks:
         counts["steps that prefill"] += batch.forward_mode.is_extend()
 
     # Between the workers
+
+    def hear_loans(self, anchor: int, records: list[Any]) -> None:
+        """Peers lend no more than what was lacking a round ago and has not come since."""
+        lent = sum(len(record.slots.lent) for record in records)
+        epoch, unmet = self._unmet.get(anchor, (0, 0))
+        if epoch == records[0].epoch and lent > unmet:
+            raise Violation("more is lent than is lacking", f"rank {anchor}: {lent} for {unmet}")
+        self._unmet[anchor] = records[0].epoch, max(0, records[0].slots.wanted - lent)
+        self._play.counts["loans"] += lent > 0
+        self._play.counts["loans that come home"] += len(records[0].slots.returned) > 0
+        self._play.counts["recalls"] += any(record.slots.wanted for record in records[1:])
 
     def remember_rows(self, rank: int, record: Any) -> None:
         """What the owner has when it goes on from telling its peers."""
@@ -174,12 +187,10 @@ class Checks:
         else:
             raise Violation("an accepted request ends with an error", what)
 
-    def hear(self, rank: int, kind: str, body: dict[str, Any]) -> None:
+    def hear(self, report: Report) -> None:
         """A worker tells the router something."""
-        if kind == "vote":
-            self._play.counts["votes yes" if body["accept"] else "votes no"] += 1
-        elif kind == "done":
-            self._play.counts["done"] += 1
+        if isinstance(report, Vote):
+            self._play.counts["votes yes" if report.accept else "votes no"] += 1
 
     # Who waits
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sglang.srt.managers.io_struct import FlushCacheReqInput, FlushCacheReqOutput
+
 from amoeba_sglang.layout.partition import LayoutError
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.messages import AdminReply, AdminRequest
@@ -18,6 +20,7 @@ class Operator:
         self._play, self._chain = play, chain
         self._changes = 0
         self.asked: dict[str, float] = {}
+        self._flushes: list[bool] | None = None
 
     def change(self, event: events.Change) -> None:
         """Ask for one of the layouts that the present one allows."""
@@ -31,10 +34,24 @@ class Operator:
         self._play.note("ask", rid, body["ranks"], degree)
         self.asked[rid] = self._play.loop.now
         request = AdminRequest(rid=rid, kind="transform", body=body)
-        self._play.route(self._play.router.handle_admin, request)
+        self._play.route(self._play.router.handle_judged, request)
 
     def flush(self, event: events.Flush) -> None:
-        """Nothing yet: the router waits for answers in the middle of it."""
+        """Ask for one, unless another is not answered yet: the front end asks for one at a time."""
+        if self._flushes is None:
+            self._flushes = []
+            request = FlushCacheReqInput(timeout_s=event.seconds)
+            self._play.route(self._play.router.handle_judged, request)
+
+    def flushed(self, answer: FlushCacheReqOutput) -> None:
+        """All workers flush, or none."""
+        assert self._flushes is not None, answer
+        self._flushes.append(answer.success)
+        if len(self._flushes) == self._play.config.workers:
+            if len(set(self._flushes)) > 1:
+                raise Violation("some workers flush and others do not", str(self._flushes))
+            self._play.counts["flushes" if answer.success else "flushes refused"] += 1
+            self._flushes = None
 
     def answer(self, reply: AdminReply) -> None:
         """Once to each question."""

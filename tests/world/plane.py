@@ -72,6 +72,12 @@ class WorldExecutor(EmulatedExecutor):
             output.input_token_logprobs = torch.zeros(int(own.extend_num_tokens))
         return output
 
+    def hear(self, records: list[StepRecord]) -> None:
+        super().hear(records)
+        if self.index % self.degree == 0:
+            at = self.index % len(records)
+            STAGE.play.checks.hear_loans(self.rank, records[at : at + self.degree])
+
     def expect(self, records: list[StepRecord], move: LayerMove | None) -> None:
         super().expect(records, move)
         STAGE.play.checks.remember_rows(self.rank, records[self.index % len(records)])

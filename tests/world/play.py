@@ -14,11 +14,13 @@ from sglang.srt.managers.io_struct import (
     AbortReq,
     BatchTokenIDOutput,
     ContinueGenerationReqInput,
+    FlushCacheReqOutput,
     PauseGenerationReqInput,
 )
 
 from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.messages import AdminReply, LimitsChanged, WorkerReport
+from amoeba_sglang.messages import AdminReply, LimitsChanged
+from amoeba_sglang.reports import Done, Report, StepsMeasured
 from tests.world import events
 from tests.world.checks import Checks, Violation
 from tests.world.clients import Clients
@@ -65,7 +67,7 @@ class Play:
         self._reported_at = [0.0] * self.config.workers
         STAGE.play = self
         self.router = WorldRouter(self, self.config, self.workers[0])
-        self.clients = Clients(history.seed, self.router.placement.limits)
+        self.clients = Clients(history.seed, self.router.desk.limits)
         self.operator = Operator(self, chain)
         self.checks = Checks(self)
         self.ended: str | None = None
@@ -100,6 +102,7 @@ class Play:
             )
         for event in self.history.events:
             self.loop.at(event.at, lambda event=event: self.happen(event))
+        self.loop.at(0.0, lambda: self.route(self.router.open))
         self.loop.at(_TICK_S, self._tick)
         try:
             self._run_to_the_end()
@@ -138,7 +141,7 @@ class Play:
         self.found = Violation(kind, str(error)[:400], text)
 
     def _tick(self) -> None:
-        self.route(self.router.on_tick)
+        self.route(lambda: None)
         self.checks.look_at_queues()
         self.loop.after(_TICK_S, self._tick)
 
@@ -153,14 +156,14 @@ class Play:
                 return
             if event.leaves is not None:
                 self.loop.after(event.leaves, lambda: self._leave(event.rid))
-            self.route(self.router.place, request)
+            self.route(self.router.arrive, request)
         elif isinstance(event, events.Change):
             self.operator.change(event)
         elif isinstance(event, events.Pause):
             self._pause(event)
         elif isinstance(event, events.AbortAll):
             self.clients.excuse_all("all were aborted")
-            self.route(self.router.handle_abort, AbortReq(rid="", abort_all=True))
+            self.route(self.router.handle_judged, AbortReq(rid="", abort_all=True))
         elif isinstance(event, events.Flush):
             self.operator.flush(event)
         else:
@@ -171,14 +174,13 @@ class Play:
         if abort is not None:
             self.note("leave", rid)
             self.counts["clients that left"] += 1
-            self.route(self.router.handle_abort, abort)
+            self.route(self.router.handle_judged, abort)
 
     def _pause(self, event: events.Pause) -> None:
-        pause = PauseGenerationReqInput(mode=event.mode)
-        self.route(self.router.handle_pause, pause, True)
+        self.route(self.router.handle_judged, PauseGenerationReqInput(mode=event.mode))
         self.loop.after(
             event.seconds,
-            lambda: self.route(self.router.handle_pause, ContinueGenerationReqInput(), False),
+            lambda: self.route(self.router.handle_judged, ContinueGenerationReqInput()),
         )
 
     # Time
@@ -199,6 +201,7 @@ class Play:
         """Let the router do something, which takes no time."""
         self.built.activate(0)
         act(*args)
+        self.router.on_tick()
 
     def send(self, rank: int, message: Any) -> None:
         """Router to worker, in order."""
@@ -220,23 +223,20 @@ class Play:
         if fiber.waiting in ("poll", "spin"):
             fiber.wake()
 
-    def report(
-        self, rank: int, kind: str, operation_id: str, epoch: int, body: dict[str, Any]
-    ) -> None:
+    def report(self, rank: int, report: Report) -> None:
         """Worker to router, in order."""
-        message = WorkerReport(
-            kind=kind, rank=rank, operation_id=operation_id, epoch=epoch, body=body
-        )
-        self.note("report", rank, kind, epoch, _short(body))
-        self.checks.hear(rank, kind, body)
+        self.note("report", rank, _short(report))
+        self.checks.hear(report)
         delay = _WIRE_S + _WIRE_MORE_S * self.random("report", rank).random()
         delay += self.faults.delay(rank)
         at = self._reported_at[rank] = max(self._reported_at[rank], self.loop.now + delay)
-        self.loop.at(at, lambda: self.route(self.router.take_report, message))
+        self.loop.at(at, lambda: self.route(self.router.tell, report))
 
     def from_worker(self, rank: int, output: Any) -> None:
         if isinstance(output, AbortReq):
             self.checks.end(output.rid, output.finished_reason, f"worker {rank}")
+        elif isinstance(output, FlushCacheReqOutput):
+            self.operator.flushed(output)
         elif isinstance(output, BatchTokenIDOutput):
             parts = zip(output.rids, output.finished_reasons, output.completion_tokens, strict=True)
             for rid, reason, tokens in parts:
@@ -253,6 +253,8 @@ class Play:
             self.clients.limits = type(self.clients.limits)(**message.limits)
         elif isinstance(message, AdminReply):
             self.operator.answer(message)
+        elif isinstance(message, FlushCacheReqOutput):
+            self.operator.flushed(message)
 
     def end_server(self, reason: str) -> None:
         raise ServerEnded(reason)
@@ -272,6 +274,8 @@ class Play:
         return self.faults.map_fails(rank, what)
 
 
-def _short(body: dict[str, Any]) -> dict[str, Any]:
-    shown = ("accept", "reason", "request_ids", "ended", "boundary", "error")
-    return {key: body[key] for key in shown if key in body}
+def _short(report: Report) -> str:
+    """Without figures."""
+    if isinstance(report, Done):
+        return f"Done({report.epoch}, {report.report.error!r})"
+    return "StepsMeasured" if isinstance(report, StepsMeasured) else str(report)

@@ -55,12 +55,17 @@ class Results:
     def broken(self) -> list[Outcome]:
         return [one for one in self.outcomes.values() if one.broken]
 
+    @property
+    def cpu(self) -> float:
+        """Seconds of the processor for all of them."""
+        return sum(outcome.cpu for outcome in self.outcomes.values())
+
     def summary(self) -> dict[str, Any]:
         """The last line of a run."""
         counts: Counter[str] = Counter()
         for outcome in self.outcomes.values():
             counts.update(outcome.counts)
-        cpu = sum(outcome.cpu for outcome in self.outcomes.values())
+        cpu = self.cpu
         steps = counts.pop("engine steps", 0)
         transformations = counts["merges done"] + counts["splits done"]
         return {

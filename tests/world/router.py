@@ -2,55 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
 from amoeba_sglang.layout.partition import Layout
-from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.policy import POLICIES
-from amoeba_sglang.router.calibration import Calibration
+from amoeba_sglang.router import effects, translation
 from amoeba_sglang.router.controller import ElasticController
-from amoeba_sglang.router.loads import LoadBook
+from amoeba_sglang.router.desk import Desk
+from amoeba_sglang.router.events import Arrival, Opened
 from amoeba_sglang.router.metrics import NoMetrics
 from amoeba_sglang.router.operation import Operations
-from amoeba_sglang.router.waiting_limits import WaitingLimits
 
 
 class WorldRouter(ElasticController):
-    """`play`: where its messages go."""
+    """`play`: where its messages go; `worker`: any of its workers."""
 
     def __init__(self, play: Any, config: Any, worker: Any) -> None:
         self.play, self.config, self.clock = play, config, worker.clock
-        self.chain, self.capacity = DegreeChain(config.degrees), worker.capacity
-        self.load_book = LoadBook(config.workers, self.clock.wall)
-        self.calibration = Calibration(self.capacity, worker.max_running_requests, None)
-        self.emulation_times = {}
-        self.operations = Operations(
-            self.chain,
-            Layout.uniform(config.workers, 1),
-            config.layers,
-            config.prepare_timeout_s,
-            config.finish_timeout_s,
-        )
-        self.metrics = NoMetrics()
-        self.workers = [object()] * config.workers
-        self._active_workers, self.control_message_step = list(range(config.workers)), 1
-        self.load_snapshot_reader = SimpleNamespace(read_all=lambda: list(play.snapshots.values()))
-        self._last_refresh_time = 0.0
-        self.waiting_limits = WaitingLimits(config.workers)
-        self.placement = self.make_placement()
-        rules = POLICIES[config.policy].layout
-        if rules is not None:
-            self.placement.follow_rules(rules, self.chain, 1)
-        self.cache_flush = self.make_cache_flush()
+        info = {
+            "capacity": asdict(worker.capacity),
+            "max_rows": worker.max_running_requests,
+            "max_queued": worker.max_queued_requests,
+        }
+        terms = translation.to_terms(config, info, truncates=False)
+        self.desk = Desk(terms, Layout.uniform(config.workers, 1), self.clock.now())
+        self.metrics, self._last_refresh_time = NoMetrics(), 0.0
         self.guard = SimpleNamespace(stopping=False, end_server=play.end_server, check=lambda: None)
+        self.load_snapshot_reader = SimpleNamespace(read_all=lambda: [*play.snapshots.values()])
 
-    def place(self, request: Any) -> None:
-        self.placement.place(request)
+    @property
+    def operations(self) -> Operations:
+        return self.desk.operations
 
-    def finish(self, record: dict[str, Any]) -> None:
-        super().finish(record)
-        self.play.counts[f"{record['kind']}s {record['outcome']}"] += 1
+    def open(self) -> None:
+        self.tell(Opened())
+
+    def arrive(self, request: Any) -> None:
+        self.tell(Arrival(translation.to_request(request)))
+
+    def carry_out(self, effect: effects.Effect) -> None:
+        super().carry_out(effect)
+        if isinstance(effect, effects.Finished):
+            self.play.counts[f"{effect.record.kind}s {effect.record.outcome}"] += 1
 
     def send_to_worker(self, rank: int, message: Any) -> None:
         self.play.send(rank, message)

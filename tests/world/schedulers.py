@@ -26,6 +26,7 @@ from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.worker.audit import audit
 from amoeba_sglang.worker.connections import Groups
 from amoeba_sglang.worker.data_plane import DataPlane
+from amoeba_sglang.worker.protocol import State
 from amoeba_sglang.worker.scheduler import ElasticScheduler
 from tests.world.grammar import WorldGrammars
 from tests.world.plane import make_world_plane
@@ -169,8 +170,8 @@ class WorldScheduler(ElasticScheduler):
 
     def ingest_requests(self, stop_at_pause: bool = False) -> list[Any]:
         fiber = STAGE.loop.current
-        lock_step = self.runtime.lock_step
-        busy = self.last_batch is not None or (lock_step is not None and not lock_step.asleep)
+        in_step = self.runtime.protocol.state in (State.MERGED, State.CHANGING)
+        busy = self.last_batch is not None or in_step
         self.spins = 0 if busy or self.inbox.messages else self.spins + 1
         if self.spins > _SPINS:
             fiber.park("spin", min(_LONGEST_SPIN, _SPIN_SECONDS * 2 ** min(self.spins - 8, 8)))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.reports import Report
 from amoeba_sglang.transport import PeerLostError
 from amoeba_sglang.worker.connections import Groups
 from tests.world.stage import STAGE
@@ -26,6 +27,9 @@ class WorldClock:
         return EPOCH + (STAGE.loop.now if STAGE.playing else 0.0)
 
     wall = now
+
+    def since(self, wall: float) -> float:
+        return self.now() - wall
 
     def sleep(self, seconds: float) -> None:
         if STAGE.playing and STAGE.loop.current is not None:
@@ -65,8 +69,8 @@ class WorldLink:
     def __init__(self, rank: int) -> None:
         self.rank = rank
 
-    def report(self, kind: str, operation_id: str, epoch: int, body: dict[str, Any]) -> None:
-        STAGE.play.report(self.rank, kind, operation_id, epoch, body)
+    def send(self, report: Report) -> None:
+        STAGE.play.report(self.rank, report)
 
 
 class Meeting:
