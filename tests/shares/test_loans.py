@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from amoeba_sglang.shares.claims import Claim, Claims
@@ -55,6 +55,25 @@ def test_a_live_long_request_lacks_as_one_that_waits():
     group.workers[1].ledger.lent = group.workers[1].ledger.lent[:0]
     group.settle()
     assert not request.retracted
+
+
+def test_what_a_live_request_lacks_goes_before_all_who_wait():
+    """Else a lender's request would wait for what the live one has, and the live one for it."""
+    group = merged(2)
+    waits = Claim("waits", 0, 1, 8, long=False)
+    group.workers[1].claims = lambda: Claims(1, waiting=[waits])
+    for worker in group.workers[:2]:
+        worker.plan = lambda: None
+    group.workers[1].free = group.workers[1].free[3:]
+    group.check = lambda: None
+    steps(group, 3)
+    claim = Claim("lives", 0, 1, OWN + GROWN[2] + 4, long=True)
+    group.workers[0].claims = lambda: Claims(1, waiting=[claim])
+    steps(group, 4)
+    assert not sum(lent(group))
+    group.workers[0].claims = lambda: Claims(1, live=[claim])
+    steps(group, 4)
+    assert sum(lent(group)) == 4
 
 
 def test_leases_that_nobody_wants_come_home_while_a_long_request_lives():
@@ -126,6 +145,8 @@ def test_short_requests_ask_for_nothing():
         assert not sum(lent(group))
 
 
+@example(1, [OWN, 0, 0])
+@example(1, [0, OWN, OWN])
 @given(st.integers(0, 30), st.lists(st.integers(0, OWN), min_size=3, max_size=3))
 @settings(deadline=None, max_examples=25)
 def test_lenders_of_different_wealth_lend_together_what_they_can(lacks, taken):
