@@ -36,8 +36,9 @@ from tests.world.stage import STAGE
 # Of a message between processes, at least and beyond that at most, in seconds.
 _WIRE_S, _WIRE_MORE_S = 5e-5, 5e-4
 _TICK_S = 0.05
-# Everything ends within so many virtual seconds after the last event, beside steps that are slow.
-_BOUND_S = 300.0
+# Everything ends within so many virtual seconds after the last event, beside steps that are slow: a
+# request that waits at the router for a layout is answered after 600 s.
+_BOUND_S = 700.0
 
 
 class ServerEnded(Exception):
