@@ -6,7 +6,8 @@ surroundings.py clocks, peers, bells, links and helpers of the workers
 plane.py        a data plane that computes nothing; shadow.py: what each slot's KV must be
 router.py       the real router without sockets; clients.py: who asks, and what must come back
 events.py       one history as a list; profiles.py and walk.py draw them from a seed
-checks.py       the invariants (DESIGN, section 12)
-history.py      runs one history; shrink.py finds the fewest events that still fail
-__main__.py     `make world`
+checks.py       the invariants (DESIGN, section 12); waiting.py: that nobody waits for nothing
+play.py         plays one history; faults.py and operator.py do what its events say
+runner.py       plays many, each in a fork; shrink.py finds the fewest events that still fail
+campaign.py     `make world`; mutants.py, hunt.py: `make world-mutants`; kept/: found cases
 """

@@ -11,26 +11,18 @@ from amoeba_sglang.layout.locations import slots_of
 from amoeba_sglang.layout.slots import FIRST_LEASED
 from amoeba_sglang.reports import Report, Vote
 from amoeba_sglang.worker.batch_rows import lengths_of_batch
-from amoeba_sglang.worker.requests import Requests, batched_requests
+from amoeba_sglang.worker.requests import batched_requests
 from tests.world.shadow import content_of
+from tests.world.violation import Violation
+from tests.world.waiting import Waiting
 
 # The owners of all slots of a worker are looked at so often, in turns of its loop.
 _AUDIT_EVERY = 50
-# Nobody heads a queue for longer while all that it needs is free, in virtual seconds: some steps.
-_BLOCKED_S = 0.3
 
 
 def _key(record: Any) -> tuple[int, int, int]:
     """Of a step: an epoch counts its steps from 0 again when its change is over."""
     return record.epoch, record.step, record.boundary
-
-
-class Violation(Exception):
-    """An invariant is broken. `kind` names it, the same for the same fault."""
-
-    def __init__(self, kind: str, detail: str, text: str = "") -> None:
-        super().__init__(f"{kind}: {detail}")
-        self.kind, self.detail, self.text = kind, detail, text
 
 
 class Checks:
@@ -40,7 +32,7 @@ class Checks:
         self._play = play
         self.steps = 0
         self._turns = 0
-        self._blocked: dict[int, tuple[str, float]] = {}
+        self.waiting = Waiting(play)
         # By rank, of the last steps: their keys and the own slots of each row in it.
         self._rows: list[deque[Any]] = [deque(maxlen=3) for _ in play.workers]
         # By anchor: the epoch, and what is lacking still after the last round of records.
@@ -192,76 +184,6 @@ class Checks:
         if isinstance(report, Vote):
             self._play.counts["votes yes" if report.accept else "votes no"] += 1
 
-    # Who waits
-
-    def look_at_queues(self) -> None:
-        """Nobody waits although all that it and those beside it may ever need is free."""
-        for worker in self._play.workers:
-            head = worker.waiting_queue[0] if worker.waiting_queue else None
-            now = self._play.loop.now
-            if head is None or not self._fits(worker, head):
-                self._blocked.pop(worker.rank, None)
-                continue
-            rid, since = self._blocked.setdefault(worker.rank, (head.rid, now))
-            if rid != head.rid:
-                self._blocked[worker.rank] = head.rid, now
-            elif now - since > max(_BLOCKED_S, 2 * self._play.faults.longest_step):
-                raise Violation("a request waits although it fits", self._describe(worker, head))
-
-    def _fits(self, worker: Any, head: Any) -> bool:
-        busy = worker.chunked_req is not None or worker.runtime.transformation is not None
-        if busy or self._play.router.operations.running is not None or worker._engine_paused:
-            return False
-        allocator = worker.token_to_kv_pool_allocator
-        page = allocator.page_size
-        live = [req for req in Requests(worker).live if req is not head]
-        if len(live) >= worker.max_running_requests:
-            return False
-        coming = {True: 0, False: 0}
-        for req in live:
-            more = allocator.claim(req, req.kv.kv_allocated_len).rest(page)
-            coming[allocator.is_long(req)] += more
-        own = (allocator.available_size() + worker.tree_cache.evictable_size()) // page
-        own -= coming[False]
-        extra = allocator.ledger.extra.free_count - coming[True]
-        if extra < 0:
-            own, extra = own + extra, 0
-        own += self._idle_lent(worker)
-        room = own + (extra if allocator.is_long(head) else 0)
-        return allocator.claim(head, 0).rest(page) + 2 <= room
-
-    def _idle_lent(self, worker: Any) -> int:
-        """Own slots that are lent, lie free at the anchor, and that its long requests would not
-        need if they used all its other extra slots first."""
-        lent, degree = worker.token_to_kv_pool_allocator.ledger.lent, worker.runtime.degree
-        if not len(lent) or degree == 1:
-            return 0
-        anchor = self._play.workers[worker.rank // degree * degree]
-        allocator = anchor.token_to_kv_pool_allocator
-        free = allocator.ledger.extra.free
-        leased = free[free >= FIRST_LEASED]
-        mine = leased[worker.runtime.chain.leased_from(worker.runtime.index, leased)]
-        long = [req for req in Requests(anchor).all if allocator.is_long(req)]
-        wanted = sum(
-            allocator.claim(req, self._held(req)).rest(allocator.page_size) + 2 for req in long
-        )
-        return max(0, min(len(mine), len(free) - wanted))
-
-    @staticmethod
-    def _held(req: Any) -> int:
-        return req.kv.kv_allocated_len if req.kv is not None and req.kv.holds_kv else 0
-
-    def _describe(self, worker: Any, req: Any) -> str:
-        allocator = worker.token_to_kv_pool_allocator
-        ledger = allocator.ledger
-        return (
-            f"rank {worker.rank} {req.rid}, {allocator.tokens_wanted(req)} tokens, long "
-            f"{allocator.is_long(req)}: degree {worker.runtime.degree}, own free "
-            f"{allocator.available_size()}, evictable {worker.tree_cache.evictable_size()}, extra "
-            f"free {ledger.extra.free_count}, leased {len(ledger.extra.leased)}, lent "
-            f"{len(ledger.lent)}, batch_is_full {worker.running_batch.batch_is_full}"
-        )
-
     # The end
 
     def at_rest(self) -> bool:
@@ -308,7 +230,9 @@ class Checks:
             for place, req in enumerate(worker.waiting_queue):
                 if req.rid == rid:
                     head = worker.waiting_queue[0]
-                    return f"number {place} in the queue behind {self._describe(worker, head)}"
+                    return (
+                        f"number {place} in the queue behind {self.waiting.describe(worker, head)}"
+                    )
             if any(req.rid == rid for req in batched_requests(worker)):
                 return f"runs at rank {worker.rank}"
             if any(req.rid == rid for req in worker.grammar_manager.grammar_queue):

@@ -10,7 +10,7 @@ from amoeba_sglang.layout.partition import LayoutError
 from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.messages import AdminReply, AdminRequest
 from tests.world import events
-from tests.world.checks import Violation
+from tests.world.violation import Violation
 
 
 class Operator:

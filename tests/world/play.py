@@ -22,7 +22,7 @@ from amoeba_sglang.layout.slots import DegreeChain
 from amoeba_sglang.messages import AdminReply, LimitsChanged
 from amoeba_sglang.reports import Done, Report, StepsMeasured
 from tests.world import events
-from tests.world.checks import Checks, Violation
+from tests.world.checks import Checks
 from tests.world.clients import Clients
 from tests.world.events import Event, History
 from tests.world.faults import Faults
@@ -32,6 +32,7 @@ from tests.world.router import WorldRouter
 from tests.world.schedulers import Built, WorldScheduler
 from tests.world.shadow import Shadow
 from tests.world.stage import STAGE
+from tests.world.violation import Violation
 
 # Of a message between processes, at least and beyond that at most, in seconds.
 _WIRE_S, _WIRE_MORE_S = 5e-5, 5e-4
@@ -143,7 +144,7 @@ class Play:
 
     def _tick(self) -> None:
         self.route(lambda: None)
-        self.checks.look_at_queues()
+        self.checks.waiting.look()
         self.loop.after(_TICK_S, self._tick)
 
     def happen(self, event: Event) -> None:
