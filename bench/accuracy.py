@@ -14,10 +14,9 @@ import random
 import tempfile
 from typing import Any
 
+from bench import results_file
 from tests.serving.servers import MODEL, Server
 from tests.serving.tiny_qwen3 import make_tiny_qwen3
-
-from bench import results_file
 
 COMMON = ("--dtype", "float32", "--max-total-tokens", "4096", "--chunked-prefill-size", "512")
 

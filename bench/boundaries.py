@@ -23,11 +23,10 @@ import time
 from collections import Counter
 from typing import Any
 
-from tests.serving.load import chat_prompts, new_session, run_clients, stream_chat
-from tests.serving.servers import Server
-
 from bench import results_file
 from bench.equality import TOURS
+from tests.serving.load import chat_prompts, new_session, run_clients, stream_chat
+from tests.serving.servers import Server
 
 EVENTS = ("prefill", "decode", "arrived", "finished", "aborted", "retracted")
 TOLERANCE = 1e-4

@@ -17,10 +17,10 @@ from typing import Any
 
 import aiohttp
 import psutil
-from tests.serving.servers import Server
 
 from bench import results_file
 from bench.footprint import private_bytes, role
+from tests.serving.servers import Server
 
 PROMPT = 200
 

@@ -14,10 +14,10 @@ import statistics
 from typing import Any
 
 import numpy as np
-from tests.serving.load import Stream, chat_prompts, run_clients
-from tests.serving.servers import Server
 
 from bench import results_file
+from tests.serving.load import Stream, chat_prompts, run_clients
+from tests.serving.servers import Server
 
 TOURS: dict[int, list[tuple[list[int], int]]] = {
     2: [([0, 1], 2), ([0, 1], 1)],

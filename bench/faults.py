@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import time
 
+from bench import results_file
 from tests.serving.fault_cases import FLAGS, MOMENTS, SIGNALS, run_fault
 from tests.serving.servers import Server
-
-from bench import results_file
 
 
 def main() -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from tests.serving.servers import Server
 
 from amoeba_sglang.memory.host import HostMemory
+from tests.serving.servers import Server
 
 _ROLES = {
     "sglang::scheduler": "worker",

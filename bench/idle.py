@@ -7,11 +7,10 @@ import os
 import time
 from typing import Any
 
-from tests.serving.servers import Server
-
 from amoeba_sglang.platform import cpu_bindings, threads_per_worker
 from bench import results_file
 from bench.footprint import cpu_percent, sample
+from tests.serving.servers import Server
 
 
 def main() -> None:

@@ -17,11 +17,10 @@ import statistics
 import time
 from typing import Any
 
-from tests.serving.load import new_session
-from tests.serving.servers import Server
-
 from bench import results_file
 from bench.stagger import stream_tokens
+from tests.serving.load import new_session
+from tests.serving.servers import Server
 
 _CHUNK, _CHUNKS, _STREAMS = 512, 4, 2
 _PROMPT, _TOKENS = 200, 4000

@@ -14,12 +14,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tests.serving.servers import Server
-
 from bench import results_file
 from bench.accuracy import compare
 from bench.footprint import Mapping, mappings, memory_file
 from bench.idle import stock_environment
+from tests.serving.servers import Server
 
 POOL = 512
 SHORTS, SHORT_OUTPUT, LONG_OUTPUT = 8, 24, 16

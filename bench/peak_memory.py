@@ -16,11 +16,10 @@ import time
 from itertools import pairwise
 from typing import Any
 
-from tests.serving.load import chat_prompts, run_clients
-from tests.serving.servers import Server
-
 from bench import results_file
 from bench.footprint import memory_file, private_bytes
+from tests.serving.load import chat_prompts, run_clients
+from tests.serving.servers import Server
 
 _ROUNDS, _SPAN_S = 5, 12.0
 

@@ -24,8 +24,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.serving.servers import MODEL, Server
-
 from amoeba_sglang.errors import ConfigError
 from bench import results_file
 from bench.base_checkout import CACHE, BaseCheckout, find_commit, make_base, require_committed
@@ -40,6 +38,7 @@ from bench.pairs import (
     median_interval,
 )
 from bench.throughput import ServingLoad, run_bench_serving
+from tests.serving.servers import MODEL, Server
 
 KINDS = {
     "prefill": ServingLoad(input_len=512, output_len=2, num_prompts=16),

@@ -21,8 +21,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.serving.servers import MODEL, Server
-
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.policy.throughput import ThroughputTable
 from bench import plots, results_file
@@ -41,6 +39,7 @@ from bench.replay_client import OneServer
 from bench.restarts import RestartedServer
 from bench.simulation.replayed import batching_of, measured_mechanism, simulate_replay
 from bench.trace import Workload
+from tests.serving.servers import MODEL, Server
 
 POOL, REFERENCE_POOL = 512, 16384
 POLICIES = ("amoeba", "round_robin", "least_load")

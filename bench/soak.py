@@ -16,14 +16,13 @@ import tempfile
 import time
 from typing import Any
 
-from tests.serving.servers import MODEL, Server
-from tests.serving.shallow_model import make_shallow
-
 from bench import results_file
 from bench.footprint import growth, sample
 from bench.soak_load import Gaps, Sizes, SoakLoad
 from bench.soak_probe import probe_decode, probe_prefill
 from bench.soak_walk import Walk
+from tests.serving.servers import MODEL, Server
+from tests.serving.shallow_model import make_shallow
 
 SAMPLE_EVERY = 20
 REPORT_EVERY = 10

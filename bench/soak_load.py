@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+
 from tests.serving.load import new_session
 
 VOCABULARY = range(100, 5000)

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import aiohttp
+
 from tests.serving.load import new_session
 from tests.serving.servers import Server
 

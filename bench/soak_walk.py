@@ -8,11 +8,11 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from tests.serving.servers import Server
 
 from amoeba_sglang.layout.partition import Layout, LayoutError
 from amoeba_sglang.layout.slots import DegreeChain
 from bench.soak_load import Gaps
+from tests.serving.servers import Server
 
 BEFORE_S = 5.0
 STEP_PERCENTILE = 95

@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from tests.serving.load import new_session
-from tests.serving.servers import Server
 
 from bench import results_file
 from bench.plots import draw_stagger
+from tests.serving.load import new_session
+from tests.serving.servers import Server
 
 WAYS = {"staggered": "auto", "all at once": "0"}
 # Of what the server says of a transformation.

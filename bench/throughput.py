@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.serving.servers import MODEL, Server
-
 from bench import results_file
 from bench.idle import stock_environment
+from tests.serving.servers import MODEL, Server
 
 CASES = ("dp", "tp", "tp-gloo")
 KEPT = ("output_throughput", "mean_ttft_ms", "median_itl_ms", "p99_itl_ms", "completed", "duration")

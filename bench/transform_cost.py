@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 import statistics
 
-from tests.serving.servers import Server
-
 from bench import results_file
+from tests.serving.servers import Server
 
 
 def main() -> None:

@@ -16,8 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.serving.servers import MODEL, Server
-
 from amoeba_sglang.device import DeviceModel, load_device
 from amoeba_sglang.errors import AmoebaError
 from bench import results_file
@@ -29,6 +27,7 @@ from bench.simulate import degrees_of
 from bench.simulation.mechanisms import mechanisms
 from bench.simulation.replayed import batching_of, simulate_replay
 from bench.trace import Recipe, Workload, read_trace
+from tests.serving.servers import MODEL, Server
 
 CHUNK_TOKENS = 512
 # More than a worker of 96 GB holds.

@@ -18,8 +18,6 @@ import io
 import sys
 import tempfile
 
-from tests.serving.servers import Server
-
 from bench import results_file
 from bench.hostile.bodies import MODEL_NAME
 from bench.hostile.generator import Generator
@@ -29,6 +27,7 @@ from bench.hostile.report import figures, summarise
 from bench.hostile.run import Plan, Run
 from bench.hostile.schema import read_routes
 from bench.soak import choose_model
+from tests.serving.servers import Server
 
 POOL, CHUNK = 4096, 2048
 VOCABULARY = 49152

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 import psutil
+
 from tests.serving.load import Stream, chat_prompts, new_session, run_clients, stream_chat
 from tests.serving.servers import Server
 

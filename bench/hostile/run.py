@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import aiohttp
-from tests.serving.servers import Server
 
 from bench.hostile.answers import UnreadableError, read_choices
 from bench.hostile.beside import Changes, Memory, Streams
@@ -18,6 +17,7 @@ from bench.hostile.bodies import GENERATING
 from bench.hostile.cases import Case, encode, shorten
 from bench.hostile.client import new_client, send, send_plain
 from bench.hostile.oracle import Reply, Verdict, judge
+from tests.serving.servers import Server
 
 PHASES = ("degree 1", "merged", "changes")
 _LAST = 12
