@@ -60,7 +60,7 @@ MUTANTS = {
             ),
             (LEDGER, "np.concatenate([slots, self.moves.cancel(slots)])", "slots"),
         ),
-        "share",
+        "tails",
         4,
     ),
     "fault-b-limits": _one(

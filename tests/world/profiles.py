@@ -16,7 +16,8 @@ class Profile:
     tokens of what a worker or instance can hold; `leave`, whose client goes away; `grammar`,
     `logprobs`, `open` (no end is asked for), `named` (a rank is). Of seconds: `fault`, `refuse`,
     `slow`, `late`, `pause`, `flush`, `abort_all`, `lose` happen so often. slow_s, late_s: how long
-    at most. burst: arrivals come this much denser or thinner in turn. texts: common beginnings.
+    at most. burst: arrivals come this much denser or thinner in turn. texts: common beginnings, of which a prompt has all but its last token with
+    probability `same`, else half or nothing.
     """
 
     setting: Setting
@@ -42,6 +43,7 @@ class Profile:
     abort_all: float = 0.0
     lose: float = 0.0
     texts: int = 4
+    same: float = 0.3
 
 
 def _small(**changes: object) -> Setting:
@@ -71,6 +73,18 @@ PROFILES = {
     "leases": Profile(_small(grown=0.5), arrivals=6.0, long=0.4, near=0.6, change=0.5),
     # Common prefixes of long and short requests, whose ends let the tree keep what long ones had.
     "share": Profile(_small(), long=0.35, near=0.2, change=0.08, leave=0.25, texts=1),
+    # Long requests with the same prompts end and come again in the middle of long changes.
+    "tails": Profile(
+        _small(layers=30),
+        seconds=6.0,
+        arrivals=16.0,
+        long=0.6,
+        near=0.0,
+        change=0.05,
+        leave=0.3,
+        texts=1,
+        same=0.8,
+    ),
     # KV pages of several tokens.
     "pages": Profile(_small(tokens=128, page=4), grammar=0.05, logprobs=0.1, open=0.1, change=0.08),
     # The layout follows long requests by itself.

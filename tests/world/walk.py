@@ -94,7 +94,7 @@ def _ask(profile: Profile, at: float, rid: str, rng: Random) -> Event:
         prompt,
         None if rng.random() < profile.open else total - prompt,
         text=rng.randrange(profile.texts),
-        shared=rng.choice((0, prompt // 2, prompt - 1)),
+        shared=prompt - 1 if rng.random() < profile.same else rng.choice((0, prompt // 2)),
         leaves=round(rng.expovariate(1.0), 4) if rng.random() < profile.leave else None,
         compiles=round(rng.expovariate(1.0), 3) if rng.random() < profile.grammar else None,
         logprobs=rng.random() < profile.logprobs,
