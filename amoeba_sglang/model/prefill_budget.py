@@ -88,11 +88,15 @@ class ElasticPrefillBudget(PrefillBudget):
             return super().check_prefill(
                 total_tokens=total_tokens, chunk_limit=chunk_limit, **kwargs
             )
-        fits = self._rest(self._req) <= self._room_for_long()
-        return (True, chunk_limit) if fits else (False, None)
+        return (True, chunk_limit) if self._fits_long() else (False, None)
+
+    def _fits_long(self) -> bool:
+        """Whether a long request has room for its whole life. Its prefix, which is locked now, must
+        leave those that were admitted before it in this pass what they were given."""
+        return self._rest(self._req) <= self._room_for_long() and self._now_for_short() >= 0
 
     def can_allocate_prefill(self, *, paged_input, **kwargs) -> bool:
-        if self._parked or (self._long and self._rest(self._req) > self._room_for_long()):
+        if self._parked or (self._long and not self._fits_long()):
             return False
         return super().can_allocate_prefill(paged_input=paged_input, **kwargs)
 

@@ -81,6 +81,19 @@ def test_a_long_request_gets_no_own_slot_that_a_short_one_may_still_take():
     assert admits(budget, request(SIZE))
 
 
+def test_a_long_request_whose_prefix_holds_what_others_were_given_waits():
+    """Its lock on cached slots took them from a prompt admitted before it in the same pass, which
+    then found none: the worker raised."""
+    allocator, cached = make(grown=20), 5
+    allocator.alloc(SIZE - cached)
+    budget = budget_of(allocator)
+    assert admits(budget, short(3, prompt=2))
+    # All that is left is cached, and its prefix.
+    allocator.alloc(cached)
+    assert not admits(budget, request(SIZE + 1))
+    assert admits(budget_of(allocator), request(SIZE + 1))
+
+
 def test_running_long_requests_do_not_eat_the_own_budget_while_grown_slots_last():
     grown = 20
     for tokens, fits in ((grown, True), (grown + 1, False)):

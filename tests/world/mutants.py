@@ -81,13 +81,8 @@ MUTANTS = {
         (
             (
                 BUDGET,
-                "fits = self._rest(self._req) <= self._room_for_long()",
-                "fits = self._room_for_long() > 0",
-            ),
-            (
-                BUDGET,
-                "(self._long and self._rest(self._req) > self._room_for_long())",
-                "False",
+                "self._rest(self._req) <= self._room_for_long() and",
+                "self._room_for_long() > 0 and",
             ),
         ),
         "dense",

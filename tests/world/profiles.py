@@ -16,8 +16,8 @@ class Profile:
     tokens of what a worker or instance can hold; `leave`, whose client goes away; `grammar`,
     `logprobs`, `open` (no end is asked for), `named` (a rank is). Of seconds: `fault`, `refuse`,
     `slow`, `late`, `pause`, `flush`, `abort_all`, `lose` happen so often. slow_s, late_s: how long
-    at most. burst: arrivals come this much denser or thinner in turn. texts: common beginnings, of which a prompt has all but its last token with
-    probability `same`, else half or nothing.
+    at most. burst: arrivals come this much denser or thinner in turn. texts: common beginnings, of
+    which a prompt has all but its last token with probability `same`, else half or nothing.
     """
 
     setting: Setting
