@@ -91,10 +91,12 @@ def _show(
 ) -> None:
     """The fewest events that still break the same invariant, and what happens in them."""
     history = next(history for history in histories if history.seed == outcome.seed)
-    if not options.no_shrink:
-        started = time.monotonic()
-        history = shrink(history, lambda tried: run(built, tried).kind == outcome.kind)
-        print(f"shrunk to {len(history.events)} events in {time.monotonic() - started:.0f} s")
+    if options.no_shrink:
+        print(outcome.text or outcome.sentence)
+        return
+    started = time.monotonic()
+    history = shrink(history, lambda tried: run(built, tried).kind == outcome.kind)
+    print(f"shrunk to {len(history.events)} events in {time.monotonic() - started:.0f} s")
     again = run(built, history, traced=True)
     print("\n".join(["events:", *history.dump(), "what happens:", *again.trace[-_SHOWN:]]))
     print(again.text or again.sentence)
