@@ -95,6 +95,9 @@ def _show(
         print(outcome.text or outcome.sentence)
         return
     started = time.monotonic()
+    # What would have happened after it is no cause.
+    before = tuple(event for event in history.events if event.at <= outcome.virtual)
+    history = History(history.seed, before)
     history = shrink(history, lambda tried: run(built, tried).kind == outcome.kind)
     print(f"shrunk to {len(history.events)} events in {time.monotonic() - started:.0f} s")
     again = run(built, history, traced=True)

@@ -43,6 +43,7 @@ class Checks:
     def after_turn(self, worker: Any, batch: Any, running_batch: Any) -> None:
         self._turns += 1
         self._require_promises(worker)
+        self._require_untouched(worker)
         if batch is not None:
             self.steps += 1
             self._require_content(worker, batch)
@@ -82,6 +83,16 @@ class Checks:
                 "one promise",
                 f"the router promises requests of {promised} tokens at rank {rank}, which takes "
                 f"them below {worker.max_req_len}",
+            )
+
+    def _require_untouched(self, worker: Any) -> None:
+        """Only an order that was voted for keeps slots from anybody."""
+        ledger = worker.token_to_kv_pool_allocator.ledger
+        kept = len(ledger.extra.withheld) + len(ledger.kept)
+        if kept and not ledger.has_voted:
+            raise Violation(
+                "an order that is undecided or taken back keeps slots",
+                f"rank {worker.rank}: {kept}, verdict {ledger.verdict!r}",
             )
 
     def _count_rare(self, worker: Any, batch: Any) -> None:
