@@ -22,7 +22,7 @@ def version(number):
     return {
         "amoeba_sglang/__init__.py": f"version = {number}\n",
         "amoeba_sglang/patch.py": PATCH.format(version=number),
-        ".gitignore": ".venv/\n",
+        ".gitignore": ".venv/\n__pycache__/\n",
     }
 
 
