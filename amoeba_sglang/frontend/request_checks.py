@@ -125,6 +125,11 @@ def require_shape(obj: GenerateReqInput, bounds: RequestBounds, is_health_check:
         prompts = getattr(obj, field)
         if prompts is not None and not len(prompts) and not isinstance(prompts, str):
             raise refuse(field, prompts, "a prompt or at least one of a batch is needed")
+    nested = [isinstance(ids, list) for ids in obj.input_ids or ()]
+    if obj.input_ids is not None and (isinstance(obj.text, list) or (obj.text and any(nested))):
+        # SGLang would take the one for as long as the other.
+        reason = "a batch is given as text or as input_ids, not as both"
+        raise refuse("input_ids", obj.input_ids, reason)
     samples = _require_samples(obj, bounds.max_n)
     prompts = obj.text if obj.text is not None else obj.input_ids
     is_batch = isinstance(prompts, list) and not isinstance(prompts[0], int)
@@ -196,7 +201,7 @@ def _require_rids(rid: str | list[str] | None, is_health_check: bool) -> None:
             continue
         if not isinstance(one, str):
             raise refuse("rid", one, "must be a string")
-        require_name("rid", one, _MOST_RID)
+        require_name("rid (request_id)", one, _MOST_RID)
         if one.startswith(HEALTH_CHECK_RID_PREFIX) and not is_health_check:
             # A busy worker drops those without an answer.
             raise refuse("rid", one, f"ids of that start ({HEALTH_CHECK_RID_PREFIX}) are SGLang's")

@@ -167,3 +167,12 @@ def test_a_prompt_without_tokens_is_refused():
     request.normalize_batch_and_arguments()
     with pytest.raises(InvalidRequest, match="text ''"):
         require_request(request, [], BOUNDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "input_ids"), [(["x"] * 5, [1, 2]), (["x"] * 2, [[1], [2]]), ("x", [[1], [2]])]
+)
+def test_a_batch_is_given_in_one_way(text, input_ids):
+    """As many token ids as texts were looked for: HTTP 500."""
+    with pytest.raises(InvalidRequest, match="^input_ids .*not as both$"):
+        require_shape(GenerateReqInput(text=text, input_ids=input_ids), BOUNDS, False)
