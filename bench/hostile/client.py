@@ -10,7 +10,7 @@ from yarl import URL
 from bench.hostile.cases import Case, encode
 from bench.hostile.oracle import Reply
 
-ANSWER_S = 60.0
+ANSWER_S = 180.0
 
 
 def new_client(answer_s: float = ANSWER_S) -> aiohttp.ClientSession:
