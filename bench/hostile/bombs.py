@@ -75,7 +75,9 @@ def _sampling(bounds: Bounds) -> Iterator[Bomb]:
                    {"custom_params": {"a": {"b": {"c": [{}]}}}}, {"custom_params": 5},
                    {"watermark": {"key": "x"}}, {"beam_width": 2}, {"beam_width": -1},
                    {"stop_strs": ["a"]}, {"is_normalized": True}, {"stop_str_max_len": 2**40},
-                   {"no_such_parameter": 1}, {"max_new_tokens": 0}, {"max_new_tokens": None},
+                   {"no_such_parameter": 1}, {"max_new_tokens": 0},
+                   # Ends with its grammar, not with the pool.
+                   {"max_new_tokens": None, "regex": "a{2}"},
                    {"min_new_tokens": OUTPUT + 1}, {"temperature": 1e-300}, {"temperature": 1e308},
                    {"temperature": 1e38, "top_p": 1e-300}, {"stream_interval": 0},
                    {"temperature": 1, "logit_bias": {"5": 1e308, "6": 1e308}},
