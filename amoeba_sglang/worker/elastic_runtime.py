@@ -119,11 +119,13 @@ class ElasticRuntime:
     def _claims(self, requests: Requests) -> Claims:
         return claims_of(requests, self.allocator, self.requests.req_to_token, self.ledger.forget)
 
-    def slots_beyond(self, degree: int) -> int:
-        """Slots beyond its own that a request of this worker may have at a degree."""
-        if self.index % degree:
-            return 0
-        return self.grown[degree] + (degree - 1) * self.allocator.num_pages
+    def slots_beyond(self, *degrees: int) -> int:
+        """Slots beyond its own that a request of this worker may have at all of these degrees."""
+        size = self.allocator.num_pages
+        return min(
+            0 if self.index % degree else self.grown[degree] + (degree - 1) * size
+            for degree in degrees
+        )
 
     def enter(self, order: TransformOrder, committed: float) -> None:
         """Leave the instance and meet the whole block of the order. `committed`: when it came."""
@@ -153,8 +155,7 @@ class ElasticRuntime:
         before, after = order.before[place], order.after[place]
         if before != after:
             # What the router promises while the order runs.
-            beyond = min(self.slots_beyond(before), self.slots_beyond(after))
-            self.slots.leave(after, beyond, self.own)
+            self.slots.leave(after, self.slots_beyond(before, after), self.own)
 
     def advance(self) -> bool:
         """Move the next layers of the transformation under way; whether it has ended."""

@@ -133,17 +133,17 @@ class WorldPages:
         return self._grown[degree]
 
     def refusal(self, before: int, after: int) -> str | None:
-        return STAGE.play.page_refusal(self._rank)
+        return STAGE.play.faults.page_refusal(self._rank)
 
     def shrink(self) -> None:
         """Nothing: `move_layers` takes the time of all mappings."""
 
     def grow(self, degree: int) -> None:
-        if STAGE.play.map_fault(self._rank, "grow"):
+        if STAGE.play.faults.map_fails(self._rank, "grow"):
             raise MemoryFault("no pages behind the KV")
 
     def move_layers(self, layers: Iterable[int], degree: int) -> int:
-        if STAGE.play.map_fault(self._rank, "layers"):
+        if STAGE.play.faults.map_fails(self._rank, "layers"):
             raise MemoryFault("no pages for a layer")
         STAGE.play.sleep(_MAP_SECONDS * len(list(layers)))
         return 0

@@ -29,7 +29,7 @@ from tests.world.faults import Faults
 from tests.world.fibers import Loop
 from tests.world.operator import Operator
 from tests.world.router import WorldRouter
-from tests.world.schedulers import Built, WorldScheduler
+from tests.world.schedulers import Built
 from tests.world.shadow import Shadow
 from tests.world.stage import STAGE
 from tests.world.violation import Violation
@@ -260,20 +260,6 @@ class Play:
 
     def end_server(self, reason: str) -> None:
         raise ServerEnded(reason)
-
-    # Of what the workers do
-
-    def after_turn(self, worker: WorldScheduler, batch: Any, running_batch: Any) -> None:
-        self.checks.after_turn(worker, batch, running_batch)
-
-    def lost(self, late: list[int], timeout_s: float, since: float) -> list[Any]:
-        return self.faults.lost_peers(late, timeout_s, since)
-
-    def page_refusal(self, rank: int) -> str | None:
-        return self.faults.page_refusal(rank)
-
-    def map_fault(self, rank: int, what: str) -> bool:
-        return self.faults.map_fails(rank, what)
 
 
 def _short(report: Report) -> str:

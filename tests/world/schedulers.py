@@ -157,7 +157,7 @@ class WorldScheduler(ElasticScheduler):
 
     def step_with_peers(self, batch: Any, running_batch: Any) -> None:
         super().step_with_peers(batch, running_batch)
-        STAGE.play.after_turn(self, batch, running_batch)
+        STAGE.play.checks.after_turn(self, batch, running_batch)
 
     def run_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         result = super().run_batch(batch, *args, **kwargs)

@@ -120,7 +120,7 @@ class WorldGroup:
             if fiber.park(f"{self.name} of {self.ranks}", timeout=1.0):
                 continue
             late = [rank for i, rank in enumerate(self.ranks) if i not in arrived]
-            for lost, why in play.lost(late, self.timeout_s, since=started):
+            for lost, why in play.faults.lost_peers(late, self.timeout_s, since=started):
                 raise PeerLostError(lost, f"{self.phase}", play.loop.now - started, why)
 
 

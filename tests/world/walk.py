@@ -11,8 +11,6 @@ from tests.world.events import Event, History
 from tests.world.profiles import Profile
 from tests.world.setting import Setting
 
-_RESERVE = 8
-
 
 def draw(profile: Profile, name: str, seed: int) -> History:
     """The history of one seed: the same for ever, unless this file or the profile changes. Every
