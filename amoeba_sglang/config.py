@@ -8,12 +8,12 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from amoeba_sglang.control.layout.slots import MOST_TOKENS
 from amoeba_sglang.errors import ConfigError
-from amoeba_sglang.layout.slots import MOST_TOKENS
 
 if TYPE_CHECKING:
-    from amoeba_sglang.device.emulation import Emulation
-    from amoeba_sglang.policy.throughput import ThroughputTable
+    from amoeba_sglang.control.device.emulation import Emulation
+    from amoeba_sglang.control.policy.throughput import ThroughputTable
 
 MAX_PAGE_SIZE_KIB = 2048
 MOST_SAMPLES = 4096

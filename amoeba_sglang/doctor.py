@@ -17,11 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from amoeba_sglang.control.layout.dense_model import load_model
 from amoeba_sglang.errors import ConfigError
-from amoeba_sglang.memory.mapping import mapping_limit
+from amoeba_sglang.host.ports import require_free
 from amoeba_sglang.patch.state import installed_state, require_patched
-from amoeba_sglang.plan.dense_model import load_model
-from amoeba_sglang.ports import require_free
+from amoeba_sglang.planes.memory.mapping import mapping_limit
 
 BUNDLED_MODEL = ".cache/models/smollm2-135m-kv4"
 MIB = 2**20
@@ -156,7 +156,7 @@ def memory_needed(model: Path, workers: int) -> int:
 
 def check_model(model: Path) -> Finding:
     if not (model / "config.json").is_file():
-        build = f"python -m amoeba_sglang.bundled_model {BUNDLED_MODEL}"
+        build = f"python -m amoeba_sglang.tools.bundled_model {BUNDLED_MODEL}"
         return Finding(
             "model",
             f"{model} has no config.json",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from amoeba_sglang.plan.pace import GROWTH_SHARE
+from amoeba_sglang.control.transform.pace import GROWTH_SHARE
 
 POLICIES = ("amoeba", "round_robin", "least_load", "static")
 TRANSPORTS = ("peer", "collective")

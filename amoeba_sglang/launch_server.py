@@ -11,23 +11,23 @@ import os
 import sys
 from typing import Any
 
+from amoeba_sglang.adapters.cpu import NAME as CPU_PLATFORM
+from amoeba_sglang.adapters.cpu import VARIABLE as PLATFORM_VARIABLE
+from amoeba_sglang.host.cores import cpu_bindings, threads_per_worker
 from amoeba_sglang.config import AmoebaConfig, build_config
+from amoeba_sglang.control.policy.throughput import ThroughputTable
+from amoeba_sglang.control.router.limits import RequestLimits
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.flags import make_parser
+from amoeba_sglang.host.ports import require_free
+from amoeba_sglang.host.run_directory import RunDirectory
 from amoeba_sglang.patch.state import require_patched
-from amoeba_sglang.platform import NAME as CPU_PLATFORM
-from amoeba_sglang.platform import VARIABLE as PLATFORM_VARIABLE
-from amoeba_sglang.platform import cpu_bindings, threads_per_worker
-from amoeba_sglang.policy.throughput import ThroughputTable
-from amoeba_sglang.ports import require_free
-from amoeba_sglang.router.limits import RequestLimits
-from amoeba_sglang.run_directory import RunDirectory
 
 EXTENSION_CLASSES = {
-    "scheduler": "amoeba_sglang.worker.scheduler.ElasticScheduler",
-    "data_parallel_controller": "amoeba_sglang.router.controller.ElasticController",
-    "mha_kv_pool": "amoeba_sglang.model.kv_pool.ElasticKVPool",
-    "paged_allocator": "amoeba_sglang.model.kv_allocator.ElasticAllocator",
+    "scheduler": "amoeba_sglang.adapters.worker.scheduler.ElasticScheduler",
+    "data_parallel_controller": "amoeba_sglang.adapters.router.controller.ElasticController",
+    "mha_kv_pool": "amoeba_sglang.adapters.model.kv_pool.ElasticKVPool",
+    "paged_allocator": "amoeba_sglang.adapters.model.kv_allocator.ElasticAllocator",
 }
 
 
@@ -86,10 +86,10 @@ def prepare(server_args: Any, options: argparse.Namespace, run_directory: str) -
     import msgspec
     from sglang.srt.configs.model_config import ModelConfig
 
-    from amoeba_sglang.emulation.launch import EXTENSION_CLASSES as EMULATED_CLASSES
-    from amoeba_sglang.emulation.launch import heads_of, pretend, read_emulation
+    from amoeba_sglang.adapters.emulated.launch import EXTENSION_CLASSES as EMULATED_CLASSES
+    from amoeba_sglang.adapters.emulated.launch import heads_of, pretend, read_emulation
+    from amoeba_sglang.adapters.supported import require_supported_flags, require_supported_model
     from amoeba_sglang.frontend.ending import end_start
-    from amoeba_sglang.supported import require_supported_flags, require_supported_model
 
     if server_args.device != "cpu":
         raise ConfigError(
@@ -178,12 +178,12 @@ def serve(server_args: Any, config: AmoebaConfig) -> None:
     """Run the server; whatever ends it, its processes end with it."""
     from sglang.srt.entrypoints import http_server
 
-    from amoeba_sglang.frontend.bodies import check_bodies
+    from amoeba_sglang.adapters.frontend.bodies import check_bodies
+    from amoeba_sglang.adapters.frontend.routes import add_routes
+    from amoeba_sglang.adapters.frontend.tokenizer_manager import init_elastic_tokenizer_manager
     from amoeba_sglang.frontend.early_errors import EarlyErrors
     from amoeba_sglang.frontend.ending import kill_children
     from amoeba_sglang.frontend.gate import Gate
-    from amoeba_sglang.frontend.routes import add_routes
-    from amoeba_sglang.frontend.tokenizer_manager import init_elastic_tokenizer_manager
     from amoeba_sglang.frontend.warm_up import measure_throughput
 
     def manager() -> Any:

@@ -2,6 +2,6 @@
 
 import os
 
-from amoeba_sglang.platform import NAME, VARIABLE
+from amoeba_sglang.adapters.cpu import NAME, VARIABLE
 
 os.environ.setdefault(VARIABLE, NAME)

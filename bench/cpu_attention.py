@@ -34,7 +34,7 @@ def activate_bare() -> str:
 
 
 def activate_default_pool() -> str:
-    from amoeba_sglang.platform import offer_backend
+    from amoeba_sglang.adapters.cpu import offer_backend
 
     offer_backend()
     return "bench.cpu_attention:DefaultPoolCpu"
@@ -49,7 +49,7 @@ def __getattr__(name: str) -> type:
     if name == "BareCpu":
         return type(name, (CpuDeviceMixin, SRTPlatform), {"_enum": PlatformEnum.OOT})
     if name == "DefaultPoolCpu":
-        from amoeba_sglang.platform.cpu import CpuPlatform
+        from amoeba_sglang.adapters.cpu.platform import CpuPlatform
 
         # SGLang's own KV pool for both, so that only attention and operators differ.
         return type(name, (CpuPlatform,), {"get_kv_pool_cls": lambda self, *, kind: None})

@@ -14,15 +14,22 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from amoeba_sglang.device import load_device
-from amoeba_sglang.layout.partition import Layout
-from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.policy import POLICIES, LongRequest, Policy, RequestSize, View, WorkerLoad
-from amoeba_sglang.router.books import Books
-from amoeba_sglang.router.layout_keeper import LayoutKeeper
-from amoeba_sglang.router.long_book import LongBook
-from amoeba_sglang.router.long_queue import Waiting
-from amoeba_sglang.router.request import Request
+from amoeba_sglang.control.device import load_device
+from amoeba_sglang.control.layout.partition import Layout
+from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.control.policy import (
+    POLICIES,
+    LongRequest,
+    Policy,
+    RequestSize,
+    View,
+    WorkerLoad,
+)
+from amoeba_sglang.control.router.books import Books
+from amoeba_sglang.control.router.layout_keeper import LayoutKeeper
+from amoeba_sglang.control.router.long_book import LongBook
+from amoeba_sglang.control.router.long_queue import Waiting
+from amoeba_sglang.control.router.request import Request
 from bench import results_file
 from bench.simulate import DEGREES
 from bench.simulation.mechanisms import mechanisms

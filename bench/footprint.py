@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from amoeba_sglang.memory.host import HostMemory
+from amoeba_sglang.planes.memory.host import HostMemory
 from tests.serving.servers import Server
 
 _ROLES = {

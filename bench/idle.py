@@ -7,7 +7,7 @@ import os
 import time
 from typing import Any
 
-from amoeba_sglang.platform import cpu_bindings, threads_per_worker
+from amoeba_sglang.host.cores import cpu_bindings, threads_per_worker
 from bench import results_file
 from bench.footprint import cpu_percent, sample
 from tests.serving.servers import Server

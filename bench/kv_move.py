@@ -20,14 +20,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from amoeba_sglang.kv.collective_mover import CollectiveKVMover
-from amoeba_sglang.kv.peer_mover import PeerKVMover
-from amoeba_sglang.kv.units import UnitBuffers
-from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.memory.host import HostMemory
-from amoeba_sglang.memory.mapping import return_freed_memory
-from amoeba_sglang.plan.moves import unit_moves
-from amoeba_sglang.transport import HostGroup
+from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.control.transform.moves import unit_moves
+from amoeba_sglang.planes.kv.collective_mover import CollectiveKVMover
+from amoeba_sglang.planes.kv.peer_mover import PeerKVMover
+from amoeba_sglang.planes.kv.units import UnitBuffers
+from amoeba_sglang.planes.memory.host import HostMemory
+from amoeba_sglang.planes.memory.mapping import return_freed_memory
+from amoeba_sglang.planes.transport import HostGroup
 from bench import results_file
 from bench.footprint import Peak
 from bench.transform_ways import move_to_second_pool

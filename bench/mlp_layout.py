@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from amoeba_sglang.memory.host import HostMemory
+from amoeba_sglang.planes.memory.host import HostMemory
 from bench import results_file
 
 _LAYERS, _HIDDEN, _INTERMEDIATE, _PAGE = 30, 576, 1536, 64 << 10

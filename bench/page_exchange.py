@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from amoeba_sglang.plan.moves import unit_moves
+from amoeba_sglang.control.transform.moves import unit_moves
 from bench import results_file
 from bench.footprint import Peak, mappings
 from bench.page_worker import CHAINS, PAGE, SHAPES, PageWorker, live_slots

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from amoeba_sglang.kv.peer_mover import PeerKVMover
-from amoeba_sglang.kv.ranges import KVRanges
-from amoeba_sglang.kv.units import UnitBuffers
-from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.layout.weight_pages import WeightPages, layer_matrices
-from amoeba_sglang.memory.host import HostMemory
-from amoeba_sglang.model.weight_store import WeightStore
-from amoeba_sglang.transport import HostGroup
-from amoeba_sglang.worker.page_exchange import PageExchange
+from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.control.layout.weight_pages import WeightPages, layer_matrices
+from amoeba_sglang.planes.kv.peer_mover import PeerKVMover
+from amoeba_sglang.planes.kv.units import UnitBuffers
+from amoeba_sglang.planes.memory.host import HostMemory
+from amoeba_sglang.planes.pages.page_exchange import PageExchange
+from amoeba_sglang.planes.pages.ranges import KVRanges
+from amoeba_sglang.planes.pages.weight_store import WeightStore
+from amoeba_sglang.planes.transport import HostGroup
 
 PAGE, STAGING = 64 << 10, 8 << 20
 CHAINS = {2: (1, 2), 4: (1, 2, 4)}

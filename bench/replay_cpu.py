@@ -21,8 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from amoeba_sglang.control.policy.throughput import ThroughputTable
 from amoeba_sglang.errors import ConfigError
-from amoeba_sglang.policy.throughput import ThroughputTable
 from bench import plots, results_file
 from bench.prompts import PromptMaker
 from bench.replay import (

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from amoeba_sglang.device import device_names, load_device
+from amoeba_sglang.control.device import device_names, load_device
 from amoeba_sglang.errors import AmoebaError, ConfigError
 from bench import results_file
 from bench.plots import draw_simulation

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from amoeba_sglang.layout.partition import Layout, LayoutError
-from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.control.layout.partition import Layout, LayoutError
+from amoeba_sglang.control.layout.slots import DegreeChain
 from bench.soak_load import Gaps
 from tests.serving.servers import Server
 

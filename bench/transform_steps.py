@@ -10,9 +10,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from amoeba_sglang.messages import TransformOrder
-from amoeba_sglang.plan.pace import Pace
-from amoeba_sglang.worker.transformation import Transformation, TransformReport
+from amoeba_sglang.adapters.messages import TransformOrder
+from amoeba_sglang.control.transform.pace import Pace
+from amoeba_sglang.planes.transformation import Transformation, TransformReport
 from bench.page_worker import PageWorker
 
 

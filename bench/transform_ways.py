@@ -13,9 +13,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from amoeba_sglang.kv.units import RunMoves, UnitBuffers
-from amoeba_sglang.memory.host import HostMemory
-from amoeba_sglang.plan.moves import UnitMove
+from amoeba_sglang.control.transform.moves import UnitMove
+from amoeba_sglang.planes.kv.units import RunMoves, UnitBuffers
+from amoeba_sglang.planes.memory.host import HostMemory
 from bench.page_worker import PAGE, PageWorker
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from amoeba_sglang.transport import GlooGroup, HostGroup, TransportGroup
+from amoeba_sglang.planes.transport import GlooGroup, HostGroup, TransportGroup
 from bench import results_file
 from tests.processes import run_workers
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from amoeba_sglang.device import DeviceModel, load_device
+from amoeba_sglang.control.device import DeviceModel, load_device
 from amoeba_sglang.errors import AmoebaError
 from bench import results_file
 from bench.replay import load_prompts, measure

@@ -2,7 +2,7 @@
 
 import os
 
-from amoeba_sglang.platform import NAME, VARIABLE
+from amoeba_sglang.adapters.cpu import NAME, VARIABLE
 
 # Parts of SGLang that run in this process do so on our platform, which answers only when named.
 os.environ.setdefault(VARIABLE, NAME)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from amoeba_sglang.kv.ranges import KVRanges
-from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.layout.weight_pages import WeightPages
-from amoeba_sglang.memory.base import MemoryFault, MemoryHandle
-from amoeba_sglang.memory.host import HostMemory
-from amoeba_sglang.model.weight_store import WeightStore
-from amoeba_sglang.worker.page_exchange import PageExchange
+from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.control.layout.weight_pages import WeightPages
+from amoeba_sglang.planes.memory.base import MemoryFault, MemoryHandle
+from amoeba_sglang.planes.memory.host import HostMemory
+from amoeba_sglang.planes.pages.page_exchange import PageExchange
+from amoeba_sglang.planes.pages.ranges import KVRanges
+from amoeba_sglang.planes.pages.weight_store import WeightStore
 
 PAGE = 4096
 CHAIN = DegreeChain((1, 2, 4))

@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from amoeba_sglang import launch_server
+from amoeba_sglang.adapters.cpu import NAME
 from amoeba_sglang.config import ModelHeads, build_config
+from amoeba_sglang.control.router.limits import RequestLimits
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.flags import make_parser
-from amoeba_sglang.platform import NAME
-from amoeba_sglang.router.limits import RequestLimits
 
 
 def config_of(*flags: str):

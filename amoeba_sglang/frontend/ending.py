@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import psutil
 
-from amoeba_sglang.process_state import FreezeWatch
+from amoeba_sglang.host.process_state import FreezeWatch
 
 logger = logging.getLogger(__name__)
 

@@ -18,12 +18,12 @@ from dataclasses import asdict
 from typing import NoReturn
 
 from amoeba_sglang.config import MAX_PAGE_SIZE_KIB
+from amoeba_sglang.control.layout.dense_model import load_model
+from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.errors import ConfigError
-from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.plan.dense_model import load_model
 from amoeba_sglang.plan.dry_run import parse_change, plan_change
 from amoeba_sglang.plan.report import GB, SMALLEST_PAGE, Report
-from amoeba_sglang.plan.transformation import TransformPlan
+from amoeba_sglang.plan.transform_plan import TransformPlan
 
 _DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _KV_DTYPES = {"auto": None, "fp8_e4m3": 1, "fp8_e5m2": 1}

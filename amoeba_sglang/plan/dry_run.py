@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from amoeba_sglang.control.layout.dense_model import DenseModel
+from amoeba_sglang.control.layout.partition import Layout, LayoutError
+from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.errors import ConfigError
-from amoeba_sglang.layout.partition import Layout, LayoutError
-from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.layout.weight_pages import WeightPages
-from amoeba_sglang.plan.dense_model import DenseModel
-from amoeba_sglang.plan.transformation import TransformPlan
+from amoeba_sglang.plan.transform_plan import TransformPlan
 
 
 def parse_change(text: str, chain: DegreeChain) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -7,9 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from amoeba_sglang.config import MAPPING_SHARE
-from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.layout.weight_pages import WeightPages
-from amoeba_sglang.plan.capacity import (
+from amoeba_sglang.control.layout.capacity import (
     MOST_WASTE,
     Capacity,
     largest_frugal_page,
@@ -17,7 +15,9 @@ from amoeba_sglang.plan.capacity import (
     starvation,
     wasted_share,
 )
-from amoeba_sglang.plan.dense_model import DenseModel
+from amoeba_sglang.control.layout.dense_model import DenseModel
+from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.control.layout.weight_pages import WeightPages
 
 GB = 10**9
 SMALLEST_PAGE = 4 << 10

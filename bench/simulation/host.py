@@ -7,15 +7,15 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from amoeba_sglang.layout.partition import Layout
-from amoeba_sglang.policy import Policy
-from amoeba_sglang.reports import Done, LongRequestsHere, TransformReport, Vote
-from amoeba_sglang.router import effects
-from amoeba_sglang.router.desk import Desk
-from amoeba_sglang.router.effects import Effect, Order
-from amoeba_sglang.router.events import Arrival, Event, LoadsRead, Opened, Tick
-from amoeba_sglang.router.loads import DELIVERY_S, Snapshot
-from amoeba_sglang.router.request import Request as Told
+from amoeba_sglang.control.layout.partition import Layout
+from amoeba_sglang.control.policy import Policy
+from amoeba_sglang.control.reports import Done, LongRequestsHere, TransformReport, Vote
+from amoeba_sglang.control.router import effects
+from amoeba_sglang.control.router.desk import Desk
+from amoeba_sglang.control.router.effects import Effect, Order
+from amoeba_sglang.control.router.events import Arrival, Event, LoadsRead, Opened, Tick
+from amoeba_sglang.control.router.loads import DELIVERY_S, Snapshot
+from amoeba_sglang.control.router.request import Request as Told
 from bench.simulation.clock import Clock
 from bench.simulation.instance import Batching, Instance
 from bench.simulation.mechanisms import Mechanism

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from amoeba_sglang.device import DeviceModel
-from amoeba_sglang.policy.throughput import DegreeThroughput, StepCost, ThroughputTable
+from amoeba_sglang.control.device import DeviceModel
+from amoeba_sglang.control.policy.throughput import DegreeThroughput, StepCost, ThroughputTable
 
 MAX_ROWS = 256
 # Host memory to a device and back, a PCIe 5 x16 link at 0.8 of 64 GB/s.

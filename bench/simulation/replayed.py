@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from amoeba_sglang.policy import POLICIES
-from amoeba_sglang.policy.throughput import ThroughputTable
+from amoeba_sglang.control.policy import POLICIES
+from amoeba_sglang.control.policy.throughput import ThroughputTable
 from bench.simulation import requests
 from bench.simulation.instance import Batching
 from bench.simulation.mechanisms import Mechanism

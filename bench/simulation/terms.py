@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 
-from amoeba_sglang.layout.partition import Layout
-from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.policy import Policy
-from amoeba_sglang.reports import Done, TransformReport, Vote
-from amoeba_sglang.router.desk import Desk
-from amoeba_sglang.router.effects import Order
-from amoeba_sglang.router.events import Opened, Tick
-from amoeba_sglang.router.limits import Capacity
-from amoeba_sglang.router.terms import Terms
-from amoeba_sglang.router.waiting_limits import WaitingLimits
+from amoeba_sglang.control.layout.partition import Layout
+from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.control.policy import Policy
+from amoeba_sglang.control.reports import Done, TransformReport, Vote
+from amoeba_sglang.control.router.desk import Desk
+from amoeba_sglang.control.router.effects import Order
+from amoeba_sglang.control.router.events import Opened, Tick
+from amoeba_sglang.control.router.limits import Capacity
+from amoeba_sglang.control.router.terms import Terms
+from amoeba_sglang.control.router.waiting_limits import WaitingLimits
 from bench.simulation.mechanisms import MAX_ROWS, Mechanism
 
 

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from amoeba_sglang.policy.throughput import DegreeThroughput, StepCost, ThroughputTable
+from amoeba_sglang.control.policy.throughput import DegreeThroughput, StepCost, ThroughputTable
 from bench.simulation.replayed import batching_of, measured_mechanism, simulate_replay
 from bench.trace import TraceRequest, Workload
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amoeba_sglang.device import load_device
-from amoeba_sglang.policy import POLICIES
-from amoeba_sglang.router.effects import Order
+from amoeba_sglang.control.device import load_device
+from amoeba_sglang.control.policy import POLICIES
+from amoeba_sglang.control.router.effects import Order
 from bench.simulation.clock import Clock
 from bench.simulation.contenders import contenders
 from bench.simulation.instance import Batching, Instance

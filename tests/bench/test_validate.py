@@ -5,7 +5,7 @@ from argparse import Namespace
 
 import pytest
 
-from amoeba_sglang.device import load_device
+from amoeba_sglang.control.device import load_device
 from bench.trace import TraceRequest
 from bench.validate import LONG_INPUT, Case, make_recipe, simulate
 

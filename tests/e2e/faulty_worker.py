@@ -6,8 +6,8 @@ import os
 import signal
 from pathlib import Path
 
-from amoeba_sglang.memory.base import MemoryFault
-from amoeba_sglang.worker.scheduler import ElasticScheduler
+from amoeba_sglang.adapters.worker.scheduler import ElasticScheduler
+from amoeba_sglang.planes.memory.base import MemoryFault
 
 FAULTY_RANK = 1
 

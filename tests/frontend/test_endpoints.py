@@ -4,8 +4,8 @@ from fastapi import FastAPI
 from sglang.srt.entrypoints import http_server
 from starlette.routing import WebSocketRoute
 
+from amoeba_sglang.adapters.frontend.routes import add_routes
 from amoeba_sglang.frontend import endpoints
-from amoeba_sglang.frontend.routes import add_routes
 
 
 def test_a_root_path_changes_nothing():

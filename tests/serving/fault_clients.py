@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import psutil
 
-from amoeba_sglang.run_directory import PREFIX
+from amoeba_sglang.host.run_directory import PREFIX
 from tests.serving.load import new_session
 from tests.serving.servers import Server
 

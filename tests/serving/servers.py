@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from amoeba_sglang.platform import NAME, VARIABLE
+from amoeba_sglang.adapters.cpu import NAME, VARIABLE
 from tests.serving.free_port import free_port
 
 MODEL = os.environ.get("AMOEBA_TEST_MODEL", ".cache/models/smollm2-135m-kv4")

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from amoeba_sglang.layout.locations import slots_of
-from amoeba_sglang.layout.slots import FIRST_LEASED
-from amoeba_sglang.reports import Report, Vote
-from amoeba_sglang.worker.batch_rows import lengths_of_batch
-from amoeba_sglang.worker.requests import batched_requests
+from amoeba_sglang.adapters.worker.batch_rows import lengths_of_batch
+from amoeba_sglang.adapters.worker.requests import batched_requests
+from amoeba_sglang.control.layout.locations import slots_of
+from amoeba_sglang.control.layout.slots import FIRST_LEASED
+from amoeba_sglang.control.reports import Report, Vote
 from tests.world.shadow import content_of
 from tests.world.violation import Violation
 from tests.world.waiting import Waiting

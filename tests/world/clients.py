@@ -10,7 +10,7 @@ from typing import Any
 from sglang.srt.managers.io_struct import AbortReq, TokenizedGenerateReqInput
 from sglang.srt.sampling.sampling_params import SamplingParams
 
-from amoeba_sglang.router.limits import RequestLimits
+from amoeba_sglang.control.router.limits import RequestLimits
 from tests.world.events import Ask
 
 _TOKENS = range(3, 900)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from amoeba_sglang.transport import PeerLostError
+from amoeba_sglang.planes.transport import PeerLostError
 from tests.world import events
 from tests.world.stage import STAGE
 

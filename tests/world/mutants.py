@@ -42,9 +42,17 @@ def _one(
     return Mutant(about, ((file, old, new),), profile, workers)
 
 
-LEDGER, LOANS, DEPARTURE = "shares/ledger.py", "shares/loans.py", "shares/departure.py"
-PROTOCOL, REQUESTS, MIRROR = "worker/protocol.py", "worker/requests.py", "model/mirror.py"
-BUDGET, OPERATION = "model/prefill_budget.py", "router/operation.py"
+LEDGER, LOANS, DEPARTURE = (
+    "control/shares/ledger.py",
+    "control/shares/loans.py",
+    "control/shares/departure.py",
+)
+PROTOCOL, REQUESTS, MIRROR = (
+    "control/worker/protocol.py",
+    "adapters/worker/requests.py",
+    "control/worker/mirror.py",
+)
+BUDGET, OPERATION = "adapters/model/prefill_budget.py", "control/router/operation.py"
 
 MUTANTS = {
     "fault-a-late-copy": Mutant(
@@ -199,7 +207,7 @@ MUTANTS = {
     ),
     "share-lent-is-dead": _one(
         "Lent slots count as dead when layers move.",
-        "worker/slots.py",
+        "adapters/worker/slots.py",
         "    live[0] = False\n",
         "    live[0] = False\n    live[torch.from_numpy(allocator.ledger.lent)] = False\n",
         "leases",
@@ -228,14 +236,14 @@ MUTANTS = {
     ),
     "mirror-unheard": _one(
         "Steps that are not computed together are not heard.",
-        "worker/elastic_runtime.py",
+        "adapters/worker/elastic_runtime.py",
         "        self.executor.hear(records)\n",
         "        if self.degree > 1:\n            self.executor.hear(records)\n",
         "faults",
     ),
     "mirror-leased": _one(
         "Leased slots of a narrower instance are computed wrongly.",
-        "layout/slots.py",
+        "control/layout/slots.py",
         "(ids - FIRST_LEASED) * degree // self.finest,",
         "(ids - FIRST_LEASED) // self.finest * degree,",
         "leases",
@@ -244,20 +252,20 @@ MUTANTS = {
     # Boundary
     "boundary-split": _one(
         "b does not move in a split.",
-        "plan/boundary.py",
+        "control/transform/boundary.py",
         "Boundary(moved.start if self.falls else moved.stop,",
         "Boundary(moved.start,",
     ),
     "boundary-not-reversed": _one(
         "A change that failed goes on.",
-        "worker/transformation.py",
+        "planes/transformation.py",
         "        self.boundary = self.boundary.reversed()\n",
         "",
         "faults",
     ),
     "boundary-not-settled": _one(
         "Layers that have moved keep their degree on the way back.",
-        "worker/transformation.py",
+        "planes/transformation.py",
         "return (self._upper if self.boundary.falls else self._lower)[self._index]",
         "return self._upper[self._index]",
     ),
@@ -271,14 +279,14 @@ MUTANTS = {
     ),
     "abort-waits-on": _one(
         "A request that waits at the router is not aborted.",
-        "router/events.py",
+        "control/router/events.py",
         "return self.everything or rid == self.rid",
         "return self.everything",
         "rules",
     ),
     "pause-leaves-peers": _one(
         "A paused worker does not meet its peers.",
-        "worker/scheduler.py",
+        "adapters/worker/scheduler.py",
         "        if self._engine_paused:\n            self.step_with_peers(None, None)\n",
         "",
         "mixed",

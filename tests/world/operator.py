@@ -6,9 +6,9 @@ from typing import Any
 
 from sglang.srt.managers.io_struct import FlushCacheReqInput, FlushCacheReqOutput
 
-from amoeba_sglang.layout.partition import LayoutError
-from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.messages import AdminReply, AdminRequest
+from amoeba_sglang.adapters.messages import AdminReply, AdminRequest
+from amoeba_sglang.control.layout.partition import LayoutError
+from amoeba_sglang.control.layout.slots import DegreeChain
 from tests.world import events
 from tests.world.violation import Violation
 

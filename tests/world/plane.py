@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 
-from amoeba_sglang.emulation.executor import EmulatedExecutor, EmulatedLayer
-from amoeba_sglang.emulation.sampler import EmulatedSampler
-from amoeba_sglang.emulation.timeline import Timeline
-from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.memory.base import MemoryFault
-from amoeba_sglang.model.mirror import RowMirror
-from amoeba_sglang.model.step_executor import LayerMove
-from amoeba_sglang.model.step_record import StepRecord
-from amoeba_sglang.model.union_batch import build_union
-from amoeba_sglang.worker.data_plane import DataPlane
+from amoeba_sglang.adapters.cpu.plane import DataPlane
+from amoeba_sglang.adapters.emulated.executor import EmulatedExecutor, EmulatedLayer
+from amoeba_sglang.adapters.emulated.sampler import EmulatedSampler
+from amoeba_sglang.adapters.model.union_batch import build_union
+from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.control.worker.mirror import RowMirror
+from amoeba_sglang.control.worker.step_record import StepRecord
+from amoeba_sglang.planes.emulated.timeline import Timeline
+from amoeba_sglang.planes.memory.base import MemoryFault
+from amoeba_sglang.planes.step_executor import LayerMove
 from tests.world.stage import STAGE
 
 # Virtual seconds of copying a slot, of moving and of mapping a layer.

@@ -18,9 +18,9 @@ from sglang.srt.managers.io_struct import (
     PauseGenerationReqInput,
 )
 
-from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.messages import AdminReply, LimitsChanged
-from amoeba_sglang.reports import Done, Report, StepsMeasured
+from amoeba_sglang.adapters.messages import AdminReply, LimitsChanged
+from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.control.reports import Done, Report, StepsMeasured
 from tests.world import events
 from tests.world.checks import Checks
 from tests.world.clients import Clients

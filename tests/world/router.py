@@ -6,13 +6,14 @@ from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
-from amoeba_sglang.layout.partition import Layout
-from amoeba_sglang.router import effects, translation
-from amoeba_sglang.router.controller import ElasticController
-from amoeba_sglang.router.desk import Desk
-from amoeba_sglang.router.events import Arrival, Opened
-from amoeba_sglang.router.metrics import NoMetrics
-from amoeba_sglang.router.operation import Operations
+from amoeba_sglang.adapters.router import translation
+from amoeba_sglang.adapters.router.controller import ElasticController
+from amoeba_sglang.control.layout.partition import Layout
+from amoeba_sglang.control.router import effects
+from amoeba_sglang.control.router.desk import Desk
+from amoeba_sglang.control.router.events import Arrival, Opened
+from amoeba_sglang.control.router.metrics import NoMetrics
+from amoeba_sglang.control.router.operation import Operations
 
 
 class WorldRouter(ElasticController):

@@ -19,15 +19,15 @@ import zmq
 from sglang.srt import runtime_context
 from sglang.srt.distributed import bootstrap
 
+from amoeba_sglang.adapters.cpu.plane import DataPlane
+from amoeba_sglang.adapters.worker.audit import audit
+from amoeba_sglang.adapters.worker.connections import Groups
+from amoeba_sglang.adapters.worker.scheduler import ElasticScheduler
 from amoeba_sglang.config import AmoebaConfig
-from amoeba_sglang.emulation.timeline import Launched
+from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.control.worker.protocol import State
 from amoeba_sglang.flags import make_parser
-from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.worker.audit import audit
-from amoeba_sglang.worker.connections import Groups
-from amoeba_sglang.worker.data_plane import DataPlane
-from amoeba_sglang.worker.protocol import State
-from amoeba_sglang.worker.scheduler import ElasticScheduler
+from amoeba_sglang.planes.emulated.timeline import Launched
 from tests.world.grammar import WorldGrammars
 from tests.world.plane import make_world_plane
 from tests.world.setting import Setting

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from amoeba_sglang.layout.slots import FIRST_LEASED, DegreeChain
+from amoeba_sglang.control.layout.slots import FIRST_LEASED, DegreeChain
 
 # Of a slot whose KV a move has clobbered, or that nobody has written.
 NOTHING = -1

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from amoeba_sglang.layout.slots import DegreeChain
-from amoeba_sglang.reports import Report
-from amoeba_sglang.transport import PeerLostError
-from amoeba_sglang.worker.connections import Groups
+from amoeba_sglang.adapters.worker.connections import Groups
+from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.control.reports import Report
+from amoeba_sglang.planes.transport import PeerLostError
 from tests.world.stage import STAGE
 
 # Virtual time starts here, so that nothing is at 0.

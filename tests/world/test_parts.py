@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from amoeba_sglang.layout.slots import DegreeChain
+from amoeba_sglang.control.layout.slots import DegreeChain
 from tests.world.events import Ask, Change, History
 from tests.world.fibers import Loop
 from tests.world.profiles import PROFILES

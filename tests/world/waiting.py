@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from amoeba_sglang.layout.slots import FIRST_LEASED
-from amoeba_sglang.worker.requests import Requests
+from amoeba_sglang.adapters.worker.requests import Requests
+from amoeba_sglang.control.layout.slots import FIRST_LEASED
 from tests.world.violation import Violation
 
 # Nobody heads a queue for longer while all that it needs is free, in virtual seconds: some steps.

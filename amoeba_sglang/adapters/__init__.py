@@ -1,0 +1,1 @@
+"""What joins control and planes to SGLang; the only package that imports it."""

@@ -1,0 +1,1 @@
+"""SGLang's HTTP front end and tokenizer manager, extended."""

@@ -1,0 +1,74 @@
+"""The HTTP endpoints that Amoeba adds: those under /amoeba, and what a gateway asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from sglang.srt.utils.auth import AuthLevel, auth_level
+
+from amoeba_sglang.control.router.transform_request import MAX_BODY_BYTES, parse_transform
+from amoeba_sglang.errors import RequestError
+
+
+class Reply(Protocol):
+    """The router's answer: an HTTP status and a JSON body."""
+
+    status: int
+    body: dict[str, Any]
+
+
+def add_routes(app: FastAPI, ask: Callable[[str, dict[str, Any]], Awaitable[Reply]]) -> None:
+    """Add the endpoints; `ask(kind, body)` asks the router process and may raise RequestError.
+
+    Straight to the app: SGLang's key check does not see the auth level of an included router's
+    endpoints with FastAPI 0.165, and would let everybody in.
+    """
+
+    async def answer(kind: str, body: dict[str, Any]) -> JSONResponse:
+        try:
+            reply = await ask(kind, body)
+        except RequestError as error:
+            return refuse(error)
+        return JSONResponse(reply.body, reply.status)
+
+    @app.get("/amoeba/state")
+    async def get_state() -> JSONResponse:
+        """Layout, load, running operation and history."""
+        return await answer("state", {})
+
+    @app.get("/get_load")
+    async def get_load() -> JSONResponse:
+        """Load by worker, in the form that SGLang's gateway reads; SGLang itself has dropped it."""
+        try:
+            reply = await ask("load", {})
+        except RequestError as error:
+            return refuse(error)
+        # A server that ends answers with its reason alone.
+        return JSONResponse(reply.body.get("loads", reply.body), reply.status)
+
+    @app.post("/amoeba/transform")
+    @auth_level(AuthLevel.ADMIN_OPTIONAL)
+    async def transform(request: Request) -> JSONResponse:
+        """Change the degree of some ranks; the answer is the finished operation."""
+        try:
+            body = parse_transform(await read_head(request)).to_body()
+        except RequestError as error:
+            return refuse(error)
+        return await answer("transform", body)
+
+
+async def read_head(request: Request) -> bytes:
+    """The body, or of one that is too large enough to see that: nobody keeps the rest."""
+    head = b""
+    async for part in request.stream():
+        head += part
+        if len(head) > MAX_BODY_BYTES:
+            break
+    return head
+
+
+def refuse(error: RequestError) -> JSONResponse:
+    return JSONResponse({"error": str(error)}, error.status)

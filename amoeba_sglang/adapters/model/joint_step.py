@@ -1,0 +1,171 @@
+"""What happens in one joint step: own rows in, union through layers and head, own logits out.
+
+The pipeline-parallel seam of upstream's models runs a range of layers without touching a model
+file: `start_layer`, `end_layer`, the first/last-rank flags and PPProxyTensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from sglang.srt.distributed.parallel_state import patch_tensor_parallel_group
+from sglang.srt.layers.layer_boundary.residual import batch as residual_batch
+from sglang.srt.model_executor.forward_batch_info import ForwardBatch, PPProxyTensors
+from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
+
+from amoeba_sglang.adapters.model.joint_head import JointHead, rows_of_joint_head
+from amoeba_sglang.adapters.model.layer_shards import LayerShards
+from amoeba_sglang.adapters.model.union_batch import UnionBatch, build_union
+from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.control.worker.mirror import RowMirror
+from amoeba_sglang.control.worker.step_record import StepRecord
+from amoeba_sglang.planes.step_executor import LayerMove, StepExecutor
+from amoeba_sglang.planes.transport import TransportGroup
+
+
+class JointExecutor(StepExecutor):
+    """Runs the joint steps of one worker on a CPU.
+
+    `size`: slots of a worker's own pool; `page`: tokens of a slot. `attention`: backend that takes
+    explicit slots per row.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        layers: list[LayerShards],
+        chain: DegreeChain,
+        size: int,
+        page: int,
+        groups: dict[int, Any],
+        transports: dict[int, TransportGroup],
+        attention: Any,
+    ) -> None:
+        super().__init__(layers, layers[0].index)
+        self.model, self.stack = model, model.model
+        self.chain, self.size, self.page = chain, size, page
+        self.groups, self.transports, self.attention = groups, transports, attention
+        self.mirrors = [RowMirror() for _ in range(chain.finest)]
+
+    def forward(self, own: ForwardBatch) -> Any | None:
+        if self._expected is None:
+            assert self.degree == 1, "a worker of an instance must not run alone"
+            return None
+        records, move = self._take_expected()
+        hidden = self._run(own, records, move, self.stack.embed_tokens(own.input_ids))
+        residual_width = hidden.shape[1] // 2
+        last = PPProxyTensors(
+            {
+                "hidden_states": hidden[:, :residual_width].contiguous(),
+                "residual": hidden[:, residual_width:].contiguous(),
+            }
+        )
+        own.residual_stream = None
+        normed = self.stack.layers[-1].ffn_boundary.from_pp(last, own)
+        normed = residual_batch.final_norm(normed, own, self.stack.norm)
+        head = self._joint_head(records) or self.model.lm_head
+        return self.model.logits_processor(own.input_ids, normed, head, own)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        records, move = self._take_expected()
+        weight = self.stack.embed_tokens.weight
+        nothing = torch.zeros(0, weight.shape[1], dtype=weight.dtype)
+        self._run(None, records, move, nothing)
+        head = self._joint_head(records)
+        if head is not None:
+            head.apply(None, nothing)
+
+    def synchronize(self) -> None:
+        """Nothing: a forward returns when it has run."""
+
+    def _joint_head(self, records: list[StepRecord]) -> JointHead | None:
+        """The head that the workers who ran the last layer together share, if they do."""
+        degree, weight = self.degree, self.model.lm_head.weight
+        first = self.index % len(records) // degree * degree
+        rows = rows_of_joint_head(records[first : first + degree], weight.shape[0])
+        if degree == 1 or rows is None or not any(rows):
+            return None
+        return JointHead(self.model.logits_processor, weight, rows, self.transports[degree])
+
+    def _run(
+        self,
+        own: ForwardBatch | None,
+        records: list[StepRecord],
+        move: LayerMove | None,
+        x: torch.Tensor,
+    ) -> torch.Tensor:
+        """Own embeddings [tokens, H] -> hidden states beside residual [tokens, 2 H]."""
+        present, union, mine = 0, None, slice(None)
+        for degree, first, end in self._segments(move):
+            if degree != present:
+                x, present = x[mine], degree
+                union = self._join(own, records, degree)
+                tokens = [0] * degree if union is None else union.tokens
+                index = self.index % degree
+                assert tokens[index] == len(x), f"{tokens=} {index=} {len(x)=}"
+                start = sum(tokens[:index])
+                mine = slice(start, start + len(x))
+                if degree > 1 and union is not None:
+                    x = self.transports[degree].all_gather_rows(x, tokens)
+            if union is None:
+                x = x.new_zeros(0, 2 * self.stack.embed_tokens.weight.shape[1])
+            else:
+                x = self._run_layers(union, degree, first, end, x)
+        return x[mine]
+
+    def _join(
+        self, own: ForwardBatch | None, records: list[StepRecord], degree: int
+    ) -> UnionBatch | None:
+        """What the instance of `degree` around this worker computes; None without any rows."""
+        if degree == 1:
+            return None if own is None else UnionBatch(own, [], [len(own.input_ids)])
+        # While layers are at two degrees, those at the lower join only some of the workers.
+        at = self.index % len(records) // degree * degree
+        return build_union(
+            records[at : at + degree],
+            self.mirrors[at : at + degree],
+            self.chain,
+            degree,
+            self.size,
+            self.page,
+        )
+
+    def _run_layers(
+        self, union: UnionBatch, degree: int, first: int, end: int, x: torch.Tensor
+    ) -> torch.Tensor:
+        batch, starts = union.batch, first == 0
+        batch.residual_stream = None
+        group = (
+            patch_tensor_parallel_group(self.groups[degree], owns_attention=True)
+            if degree > 1
+            else nullcontext()
+        )
+        context = ForwardContext(attn_backend=self.attention)
+        with self._stage(first, end, starts), forward_context(context), group:
+            if degree > 1:
+                self.attention.init_ragged_metadata(batch, union.slots)
+            else:
+                self.attention.init_forward_metadata(batch)
+            if starts:
+                out = self.stack(batch.input_ids, batch.positions, batch, input_embeds=x)
+            else:
+                hidden, residual = (half.contiguous() for half in x.chunk(2, dim=1))
+                proxy = PPProxyTensors({"hidden_states": hidden, "residual": residual})
+                out = self.stack(batch.input_ids, batch.positions, batch, pp_proxy_tensors=proxy)
+        return torch.cat([out["hidden_states"], out["residual"]], dim=1)
+
+    @contextmanager
+    def _stage(self, first: int, end: int, starts: bool) -> Iterator[None]:
+        stack = self.stack
+        saved = stack.pp_group, stack.start_layer, stack.end_layer
+        stack.pp_group = SimpleNamespace(is_first_rank=starts, is_last_rank=False)
+        stack.start_layer, stack.end_layer = first, end
+        try:
+            yield
+        finally:
+            stack.pp_group, stack.start_layer, stack.end_layer = saved

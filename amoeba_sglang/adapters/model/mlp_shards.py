@@ -1,0 +1,143 @@
+"""The MLP of a layer in the weight store: a shard of any degree is a range of its rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from sglang.srt.layers.linear import MergedColumnParallelLinear, RowParallelLinear
+from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod
+from torch import nn
+
+from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.control.layout.weight_pages import layer_matrices
+from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.planes.pages.weight_store import WeightStore
+
+
+class ShardedActivation(nn.Module):
+    """`silu(gate) * up` for gate_up columns in the order (finest shard, gate | up)."""
+
+    def __init__(self, activation: nn.Module, shard_width: int) -> None:
+        super().__init__()
+        self.activation = activation
+        self.shard_width = shard_width
+
+    def forward(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """[tokens, 2 I / d] -> [tokens, I / d] at any degree d."""
+        out = self.activation(gate_up.reshape(-1, self.shard_width))
+        return out.view(gate_up.shape[0], -1)
+
+
+def elastic_matrices(layers: list[nn.Module], finest: int) -> tuple[int, ...]:
+    """Bytes of the matrices of each decoder layer in turn, as WeightPages takes them.
+
+    ConfigError if an MLP cannot be cut into `finest` shards.
+    """
+    sizes = []
+    for layer in layers:
+        mlp = find_mlp(layer)
+        intermediate = mlp.down_proj.weight.shape[1]
+        if intermediate % finest:
+            raise ConfigError(
+                f"--tp-size {finest} does not divide the model's {intermediate} MLP columns"
+            )
+        sizes += [mlp.gate_up_proj.weight.nbytes, mlp.down_proj.weight.nbytes]
+    return tuple(sizes)
+
+
+def find_mlp(layer: nn.Module) -> Any:
+    """The one module of a decoder layer that has gate_up_proj and down_proj; else ConfigError."""
+    found = [m for m in layer.modules() if hasattr(m, "gate_up_proj") and hasattr(m, "down_proj")]
+    if len(found) != 1:
+        raise ConfigError(
+            f"decoder layer {type(layer).__name__} has {len(found)} MLPs of gate_up_proj and "
+            "down_proj; Amoeba serves models with exactly one"
+        )
+    return found[0]
+
+
+class ProductPerShard(UnquantizedLinearMethod):
+    """gate_up as one product for each finest shard: padding lies between their rows."""
+
+    def apply(
+        self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """[tokens, hidden] -> [tokens, 2 I / d] for weights [shards, rows, hidden]."""
+        assert bias is None
+        return torch.cat([F.linear(x, shard) for shard in layer.weight], dim=-1)
+
+
+class SumOfShards(UnquantizedLinearMethod):
+    """down as the sum of one product for each finest shard."""
+
+    def apply(
+        self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """[tokens, I / d] -> [tokens, hidden] for weights [shards, columns, hidden]."""
+        parts = x.chunk(len(layer.weight), dim=-1)
+        out = sum(part @ shard for part, shard in zip(parts, layer.weight, strict=True))
+        return out if bias is None else out + bias
+
+
+class MLPShards:
+    """gate_up and down of one layer, moved into the store and switchable between degrees.
+
+    gate_up is kept with its rows in the order (finest shard, gate | up), down transposed, so a
+    shard of any degree is a range of rows of both. The product with the transposed matrix costs
+    3-7 % more in bf16 at 8 rows than with upstream's and 20 % less in fp32; blocks of columns, each
+    in upstream's orientation, cost 16-35 % more in bf16 (bench/mlp_layout.py). With padded pages
+    the finest shards lie apart, and each is a product of its own.
+    """
+
+    def __init__(
+        self, layer: nn.Module, number: int, chain: DegreeChain, index: int, store: WeightStore
+    ) -> None:
+        mlp = find_mlp(layer)
+        self.gate_up: MergedColumnParallelLinear = mlp.gate_up_proj
+        self.down: RowParallelLinear = mlp.down_proj
+        self._chain, self._index, self._padded = chain, index, store.pages.padded
+        hidden, intermediate = self.down.weight.shape
+        if self.gate_up.bias is not None:
+            raise ConfigError("models with a bias in gate_up_proj are not served")
+        dtype, width = self.down.weight.dtype, intermediate // chain.finest
+        gate_up, down = layer_matrices(number)
+        self._gate_up = store.shards(gate_up, (2 * width, hidden), dtype)
+        self._down = store.shards(down, (width, hidden), dtype)
+        mlp.act_fn = ShardedActivation(mlp.act_fn, 2 * width)
+        if self._padded:
+            self.gate_up.quant_method, self.down.quant_method = ProductPerShard(), SumOfShards()
+        self._take(self.gate_up.weight.data, self.down.weight.data)
+
+    def adopt_weights(self) -> None:
+        """Take freshly loaded weights (degree 1) from upstream's order into the store's."""
+        # They may lie in the same bytes.
+        self._take(self.gate_up.weight.data.clone(), self.down.weight.data.clone())
+
+    def restore_upstream_order(self) -> None:
+        """Inverse of `adopt_weights`, for upstream code that loads weights by name. With padded
+        pages there is a second copy of the weights until they are adopted."""
+        finest, hidden = self._chain.finest, self._down.shape[-1]
+        gate_up = self._gate_up.view(finest, 2, -1, hidden).transpose(0, 1).reshape(-1, hidden)
+        down = self._down.reshape(-1, hidden).t().contiguous()
+        if not self._padded:
+            gate_up = self._gate_up.view(gate_up.shape).copy_(gate_up)
+            down = self._down.view(down.shape).copy_(down)
+        self.gate_up.weight.data, self.down.weight.data = gate_up, down
+
+    def switch(self, degree: int) -> None:
+        """Point both linears at this worker's shard of `degree`."""
+        shard = self._chain.shard(degree, self._index % degree)
+        gate_up, down = self._gate_up.chunk(degree)[shard], self._down.chunk(degree)[shard]
+        if not self._padded:
+            gate_up, down = gate_up.flatten(0, 1), down.flatten(0, 1).t()
+        self.gate_up.weight.data, self.down.weight.data = gate_up, down
+
+    def _take(self, gate_up: torch.Tensor, down: torch.Tensor) -> None:
+        """Fill the store from [2 I, hidden] and [hidden, I]."""
+        finest, hidden = self._chain.finest, self._down.shape[-1]
+        by_shard = gate_up.view(2, finest, -1, hidden).transpose(0, 1)
+        self._gate_up.view(by_shard.shape).copy_(by_shard)
+        self._down.copy_(down.t().contiguous().view(self._down.shape))
+        self.switch(1)

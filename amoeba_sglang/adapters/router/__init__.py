@@ -1,0 +1,1 @@
+"""SGLang's data-parallel controller, driven by the router's desk."""

@@ -1,0 +1,164 @@
+"""SGLang's messages as what a desk is told, and what a desk decides as SGLang's messages."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import Any
+
+from sglang.srt.environ import envs
+from sglang.srt.managers.io_struct import (
+    AbortReq,
+    ContinueGenerationReqInput,
+    FlushCacheReqInput,
+    FlushCacheReqOutput,
+    GetWeightsByNameReqInput,
+    PauseGenerationReqInput,
+    UpdateWeightFromDiskReqInput,
+    UpdateWeightFromDiskReqOutput,
+)
+
+from amoeba_sglang.adapters.messages import AdminRequest, TransformOrder, WeightsRefused
+from amoeba_sglang.clock import Clock
+from amoeba_sglang.config import AmoebaConfig
+from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.control.policy import POLICIES
+from amoeba_sglang.control.router.effects import Order, RefuseControl
+from amoeba_sglang.control.router.events import (
+    Abort,
+    Event,
+    FlushAsked,
+    LoadAsked,
+    PauseAsked,
+    StateAsked,
+    TransformAsked,
+    WeightsAsked,
+)
+from amoeba_sglang.control.router.limits import Capacity
+from amoeba_sglang.control.router.loads import Snapshot
+from amoeba_sglang.control.router.request import Request
+from amoeba_sglang.control.router.terms import Terms
+from amoeba_sglang.control.router.transform_request import TransformRequest
+from amoeba_sglang.control.router.waiting_limits import WaitingLimits
+
+_ERRORS = {
+    HTTPStatus.BAD_REQUEST: "BadRequestError",
+    HTTPStatus.SERVICE_UNAVAILABLE: "ServiceUnavailableError",
+}
+# What a desk judges; the dispatcher passes on the others.
+JUDGED = (
+    AbortReq,
+    AdminRequest,
+    UpdateWeightFromDiskReqInput,
+    GetWeightsByNameReqInput,
+    FlushCacheReqInput,
+    PauseGenerationReqInput,
+    ContinueGenerationReqInput,
+)
+
+
+def to_terms(config: AmoebaConfig, worker: dict[str, Any], truncates: bool) -> Terms:
+    """What a desk needs to know of a server; `worker`: the init info that all workers gave."""
+    waiting_s = envs.SGLANG_REQ_WAITING_TIMEOUT.get()
+    emulation = config.emulation
+    return Terms(
+        policy=POLICIES[config.policy],
+        chain=DegreeChain(config.degrees),
+        capacity=Capacity(**worker["capacity"]),
+        waiting=WaitingLimits(
+            config.workers, worker["max_queued"], waiting_s if waiting_s > 0 else None
+        ),
+        workers=config.workers,
+        layers=config.layers,
+        initial_degree=config.initial_degree,
+        max_rows=worker["max_rows"],
+        prepare_timeout_s=config.prepare_timeout_s,
+        finish_timeout_s=config.finish_timeout_s,
+        truncates=truncates,
+        saved_table=config.throughput_table,
+        emulation=None if emulation is None else emulation.describe(),
+    )
+
+
+def to_request(message: Any) -> Request:
+    """Of what the tokenizer sends."""
+    ids = message.input_ids or ()
+    return Request(
+        rid=message.rid,
+        prompt_tokens=len(ids),
+        output_tokens=message.sampling_params.max_new_tokens,
+        rank=message.routed_dp_rank,
+        token_ids=ids,
+        payload=message,
+    )
+
+
+def to_event(message: Any) -> Event:
+    """Of one of JUDGED."""
+    match message:
+        case AbortReq():
+            return Abort(message.rid, message.abort_all, message)
+        case UpdateWeightFromDiskReqInput():
+            # They are loaded by name into unsharded layers.
+            return WeightsAsked("updated", message)
+        case GetWeightsByNameReqInput():
+            # A worker of a merged instance has only its shard.
+            return WeightsAsked("read", message)
+        case FlushCacheReqInput():
+            return FlushAsked(message.timeout_s, message)
+        case PauseGenerationReqInput() | ContinueGenerationReqInput():
+            return PauseAsked(isinstance(message, PauseGenerationReqInput), message)
+    assert isinstance(message, AdminRequest) and message.rid is not None, message
+    if message.kind == "transform":
+        return TransformAsked(message.rid, TransformRequest.from_body(message.body))
+    return {"state": StateAsked, "load": LoadAsked}[message.kind](message.rid)
+
+
+def to_snapshot(published: Any, clock: Clock, now: float) -> Snapshot:
+    """Of an SGLang LoadSnapshot, whose time is that of the last look for requests before it."""
+    return Snapshot(
+        rank=published.dp_rank,
+        taken_at=now - clock.since(published.timestamp),
+        running=published.num_running_reqs,
+        waiting=published.num_waiting_reqs,
+        tokens=published.num_total_tokens,
+        to_prefill=published.num_waiting_uncached_tokens,
+        used_tokens=published.num_used_tokens,
+    )
+
+
+def to_order(order: Order) -> TransformOrder:
+    fields = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(order).items()
+    }
+    return TransformOrder(**fields)
+
+
+def refusal_of(effect: RefuseControl) -> Any:
+    """What a worker would answer that refuses a control request."""
+    match effect.payload:
+        case UpdateWeightFromDiskReqInput():
+            return UpdateWeightFromDiskReqOutput(success=False, message=effect.reason)
+        case GetWeightsByNameReqInput():
+            return WeightsRefused(parameter=None, reason=effect.reason)
+    assert isinstance(effect.payload, FlushCacheReqInput), effect
+    return FlushCacheReqOutput(success=False, message=effect.reason)
+
+
+def refusal_reason(status: HTTPStatus, reason: str) -> dict[str, Any]:
+    """The finish reason of a request that is refused."""
+    return {
+        "type": "abort",
+        "message": reason,
+        "status_code": status,
+        "err_type": _ERRORS[status],
+    }
+
+
+def end(request: Request, finished_reason: dict[str, Any] | None) -> AbortReq:
+    """The end of a request that no worker has seen."""
+    message: Any = request.payload
+    return AbortReq(
+        rid=request.rid, http_worker_ipc=message.http_worker_ipc, finished_reason=finished_reason
+    )

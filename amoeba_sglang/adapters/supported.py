@@ -1,0 +1,125 @@
+"""Flags and models that Amoeba does not serve, refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from amoeba_sglang.config import ModelHeads
+from amoeba_sglang.control.layout.dense_model import ARCHITECTURES
+from amoeba_sglang.errors import ConfigError
+
+# Fields of SGLang's ServerArgs that must keep their default, by the feature that they ask for.
+_FEATURES = {
+    "LoRA": ("enable_lora", "lora_paths", "uno_lora_path"),
+    "speculative decoding": (
+        "speculative_algorithm",
+        "speculative_draft_model_path",
+        "decoupled_spec_role",
+    ),
+    "a diffusion language model": ("dllm_algorithm",),
+    "pipeline parallelism": ("pp_size",),
+    "data-parallel attention": ("enable_dp_attention", "attn_dp_size"),
+    "context parallelism": ("dcp_size", "attn_cp_size", "enable_prefill_cp"),
+    "expert parallelism": (
+        "ep_size",
+        "moe_dp_size",
+        "dwdp_size",
+        "moe_a2a_backend",
+        "elastic_ep_backend",
+        "enable_eplb",
+    ),
+    "a hierarchical or external KV cache": (
+        "enable_hierarchical_cache",
+        "hicache_storage_backend",
+        "enable_unified_cache_external_linker",
+        "enable_unified_memory",
+        "enable_hisparse",
+        "enable_lmcache",
+        "enable_flexkv",
+    ),
+    "another KV cache layout": (
+        "enable_page_major_kv_layout",
+        "enable_kv_cache_sharding",
+        "prefill_only_disable_kv_cache",
+        "radix_cache_backend",
+    ),
+    "prefill/decode disaggregation": (
+        "disaggregation_mode",
+        "enable_pd_role_switch",
+        "enable_pdmux",
+        "encoder_only",
+        "language_only",
+    ),
+    "quantisation": ("quantization", "modelopt_quant", "quantize_and_serve", "rl_quant_profile"),
+    "a KV cache type other than the model's": ("kv_cache_dtype",),
+    "several hosts": ("nnodes", "dist_init_addr", "use_ray"),
+    "several tokenizer processes": ("tokenizer_worker_num", "detokenizer_worker_num"),
+    "a server without SGLang's HTTP front end": ("smg_grpc_mode", "grpc_mode", "grpc_port"),
+    "the memory saver": ("enable_memory_saver", "enable_weights_cpu_backup"),
+    "weight offloading": ("cpu_offload_gb", "offload_group_size", "weight_cache_mode"),
+    "torch.compile": ("enable_torch_compile",),
+    "batch overlap": ("enable_two_batch_overlap", "enable_single_batch_overlap"),
+    "hidden states in answers": (
+        "enable_return_hidden_states",
+        "return_hidden_states_mode",
+        "enable_return_aux_hidden_states",
+    ),
+    "multimodal models": ("enable_multimodal",),
+    "embedding models": ("is_embedding",),
+    "another model implementation": ("model_impl",),
+    "sessions": ("enable_streaming_session", "enable_session_radix_cache"),
+    "another load balancing (--amoeba-policy chooses it)": ("load_balance_method",),
+}
+
+# Tested with emulated steps only.
+_EMULATED_FEATURES = {"mixed prefill and decode batches": ("enable_mixed_chunk",)}
+
+
+def require_supported_flags(
+    values: Mapping[str, Any], defaults: Mapping[str, Any], emulated: bool
+) -> None:
+    """ConfigError that names the flag if any of `values` asks for a feature that is not served.
+
+    values: SGLang's server arguments by field name, as the user gave them; defaults: SGLang's own;
+    emulated: whether steps compute nothing.
+    """
+    for feature, fields in (_FEATURES if emulated else _FEATURES | _EMULATED_FEATURES).items():
+        for field in fields:
+            if values[field] != defaults[field]:
+                raise ConfigError(
+                    f"{_flag(field)} {values[field]}: Amoeba does not support {feature}"
+                )
+    page, chunk = values["page_size"], values["chunked_prefill_size"]
+    if emulated and page is not None and page > 1:
+        raise ConfigError(f"--page-size {page}: emulated servers keep 1 token in a KV page")
+    if page and chunk is not None and chunk > 0 and chunk % page:
+        raise ConfigError(
+            f"--page-size {page}: --chunked-prefill-size {chunk} is not a multiple of it"
+        )
+
+
+def require_supported_model(model: Any) -> ModelHeads:
+    """The heads and layers of an SGLang ModelConfig; ConfigError if it cannot be served."""
+    path, config = model.model_path, model.hf_config
+    name = (config.architectures or ["(none)"])[0]
+    if name not in ARCHITECTURES:
+        raise ConfigError(
+            f"--model-path {path}: its architecture {name} is not one of those that Amoeba "
+            f"serves: {', '.join(ARCHITECTURES)}"
+        )
+    if model.quantization is not None or getattr(config, "quantization_config", None):
+        raise ConfigError(f"--model-path {path}: Amoeba does not support quantised checkpoints")
+    if model.is_hybrid_swa:
+        raise ConfigError(f"--model-path {path}: Amoeba does not support sliding-window attention")
+    return ModelHeads(
+        attention_heads=model.num_attention_heads,
+        kv_heads=model.get_total_num_kv_heads(),
+        layers=model.num_hidden_layers,
+        mlp_elements=3 * model.hf_text_config.hidden_size * model.hf_text_config.intermediate_size,
+        kv_bytes=2 * model.get_total_num_kv_heads() * model.head_dim * model.dtype.itemsize,
+    )
+
+
+def _flag(field: str) -> str:
+    return "--" + field.replace("_", "-")

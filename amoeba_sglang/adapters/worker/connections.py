@@ -1,0 +1,127 @@
+"""What a worker shares with the others: groups of every degree, and movers between their pools."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from sglang.srt.distributed.parallel_state import get_world_group, init_model_parallel_group
+
+from amoeba_sglang.adapters.model.kv_pool import ElasticKVPool
+from amoeba_sglang.config import AmoebaConfig
+from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.planes.kv.collective_mover import CollectiveKVMover
+from amoeba_sglang.planes.kv.mover import KVMover
+from amoeba_sglang.planes.kv.peer_mover import PeerKVMover
+from amoeba_sglang.planes.kv.units import UnitBuffers
+from amoeba_sglang.planes.memory.base import AddressRange, MemoryHandle
+from amoeba_sglang.planes.pages.page_exchange import PageExchange, describe_waste
+from amoeba_sglang.planes.pages.weight_store import WeightStore
+from amoeba_sglang.planes.transport import TransportGroup, create_group
+from amoeba_sglang.planes.transport.gather import gather_values
+from amoeba_sglang.planes.transport.segment import SharedSegment
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """By degree above 1, of this worker's block: upstream's GroupCoordinator, the transport of its
+    joint steps, and of what moves meanwhile on another thread the process group and transport."""
+
+    coordinators: dict[int, Any]
+    transports: dict[int, TransportGroup]
+    moving: dict[int, tuple[dist.ProcessGroup, TransportGroup]]
+
+    @classmethod
+    def create(
+        cls, config: AmoebaConfig, chain: DegreeChain, device: str, progress: np.ndarray
+    ) -> Groups:
+        """Collective over all workers of the world. `progress`: what each has done, shared."""
+        coordinators, transports, moving = {}, {}, {}
+        limits = config.watchdog_timeout_s, config.freeze_timeout_s, progress
+        timeout = datetime.timedelta(seconds=config.watchdog_timeout_s)
+        for degree in chain.degrees[1:]:
+            blocks = [list(range(i, i + degree)) for i in range(0, config.workers, degree)]
+            world = get_world_group()
+            group = init_model_parallel_group(
+                blocks,
+                world.local_rank,
+                dist.get_backend(world.device_group),
+                group_name=f"amoeba_degree_{degree}",
+            )
+            transport = create_group(config.transport, group.cpu_group, *limits)
+            if device == "cpu":
+                group.host_communicator = transport if config.transport == "peer" else None
+            coordinators[degree], transports[degree] = group, transport
+            mine, _ = dist.new_subgroups_by_enumeration(blocks, timeout, "gloo")
+            moving[degree] = mine, create_group(config.transport, mine, *limits)
+            moving[degree][1].phase = f"a move of layers in a block of {degree} workers"
+        return cls(coordinators, transports, moving)
+
+
+def share_words(config: AmoebaConfig) -> np.ndarray:
+    """A zeroed int64 for every worker of the world, which all see; without shared memory nobody
+    sees the others'. Collective."""
+    if config.transport == "collective":
+        return np.zeros(config.workers, dtype=np.int64)
+    segment = SharedSegment.create(get_world_group().cpu_group, 8 * config.workers)
+    return np.frombuffer(segment.memory, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Movers:
+    """`kv`: by block width, moves KV over the pools of the block. `pages`: weights and pages, None
+    without peers' pages to refill weights from, so that they stay."""
+
+    kv: dict[int, KVMover]
+    pages: PageExchange | None
+
+    @classmethod
+    def create(
+        cls,
+        config: AmoebaConfig,
+        chain: DegreeChain,
+        rank: int,
+        pool: ElasticKVPool,
+        store: WeightStore,
+        groups: Groups,
+    ) -> Movers:
+        """Collective over all workers of the world."""
+        own = UnitBuffers(pool.blocks, chain.finest)
+        staging = config.staging_mib << 20
+        if config.transport == "collective":
+            kv: dict[int, KVMover] = {
+                width: CollectiveKVMover(own, group, staging)
+                for width, (group, _) in groups.moving.items()
+            }
+            return cls(kv, None)
+        index = rank % config.group_size
+        peers, units = _open_peers(config, chain, rank, pool)
+        waste = describe_waste(store.pages, pool.layer_num)
+        if waste is not None and rank == 0:
+            logger.warning(waste)
+        kv = {}
+        for width, (_, group) in groups.moving.items():
+            first = index // width * width
+            block = [units.get(peer) for peer in range(first, first + width)]
+            kv[width] = PeerKVMover(own, block, group, staging)
+        return cls(kv, PageExchange(pool.ranges, store, peers))
+
+
+def _open_peers(
+    config: AmoebaConfig, chain: DegreeChain, rank: int, pool: ElasticKVPool
+) -> tuple[dict[int, AddressRange], dict[int, UnitBuffers]]:
+    """The pages of the other workers of this group and the pools in them, by index. Writable: the
+    units of two pools change places."""
+    memory, index = pool.memory, rank % config.group_size
+    offers = gather_values(get_world_group().cpu_group, astuple(memory.export()))
+    first = rank - index
+    handles = {i: MemoryHandle(*offers[first + i]) for i in range(config.group_size) if i != index}
+    peers = {i: memory.open_peer(handle, writable=True) for i, handle in handles.items()}
+    units = {i: UnitBuffers(pool.peer_blocks(peers[i], handles[i]), chain.finest) for i in peers}
+    return peers, units

@@ -1,0 +1,8 @@
+"""Pure models of devices: how long a step and a transformation take, how many tokens fit."""
+
+from __future__ import annotations
+
+from amoeba_sglang.control.device.device_file import device_names, load_device
+from amoeba_sglang.control.device.device_model import DeviceModel
+
+__all__ = ["DeviceModel", "device_names", "load_device"]

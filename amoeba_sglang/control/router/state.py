@@ -1,0 +1,69 @@
+"""The bodies of `GET /amoeba/state` and `GET /get_load`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from amoeba_sglang.control.policy import LongRequest, WorkerLoad
+from amoeba_sglang.control.router.limits import RequestLimits
+from amoeba_sglang.control.router.loads import Snapshot
+from amoeba_sglang.control.router.operation import Operations
+from amoeba_sglang.control.router.terms import Terms
+
+
+def describe_server(
+    terms: Terms, operations: Operations, snapshots: Sequence[Snapshot]
+) -> dict[str, Any]:
+    """Layout, load and history of the server; snapshots, by rank, lag behind by up to a step."""
+    capacity, instances = terms.capacity, []
+    for ranks in operations.layout.instances:
+        loads = [snapshots[rank] for rank in ranks]
+        instances.append(
+            {
+                "ranks": list(ranks),
+                "degree": len(ranks),
+                "running": sum(load.running for load in loads),
+                "queued": sum(load.waiting for load in loads),
+                "used_tokens": sum(load.used_tokens for load in loads),
+                "max_tokens": capacity.instance_tokens(len(ranks)),
+            }
+        )
+    return {
+        "EMULATED": None,
+        "workers": terms.workers,
+        "degrees": list(terms.chain.degrees),
+        "instances": instances,
+        "max_request_tokens": RequestLimits.of_layout(capacity, operations.layout).request_tokens,
+        "operation": operations.running,
+        "history": [record.to_json() for record in operations.history],
+    }
+
+
+def late_share(times: Iterable[tuple[float, float]]) -> float:
+    """By how much emulated devices lag behind: of the worker that is worst, its emulated seconds
+    (late, busy) as a share. What is measured while it is not small is the dilation's fault."""
+    return max((late / max(late + busy, 1e-9) for late, busy in times), default=0.0)
+
+
+def describe_loads(
+    loads: Sequence[WorkerLoad], waiting: Iterable[LongRequest]
+) -> list[dict[str, int]]:
+    """One entry a worker, of which SGLang's gateway adds up the tokens of a server.
+
+    waiting: long requests in the router. They have no worker yet, and count as the first one's.
+    """
+    entries = [
+        {
+            "dp_rank": rank,
+            "num_reqs": load.requests,
+            "num_waiting_reqs": load.queued,
+            "num_tokens": load.tokens,
+        }
+        for rank, load in enumerate(loads)
+    ]
+    for request in waiting:
+        entries[0]["num_reqs"] += 1
+        entries[0]["num_waiting_reqs"] += 1
+        entries[0]["num_tokens"] += request.tokens
+    return entries

@@ -1,0 +1,1 @@
+"""How a transformation goes: which layers, which KV units, how many at a time."""

@@ -1,0 +1,1 @@
+"""This machine: its ports, cores, processes and files."""

@@ -1,1 +1,0 @@
-"""Where tokens live and who steps together: pure functions of degrees, ranks and slots."""

@@ -1,0 +1,1 @@
+"""What computes and carries bytes for a worker, behind `contract`; takes no decision."""

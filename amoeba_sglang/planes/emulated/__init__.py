@@ -1,0 +1,1 @@
+"""Copies and steps that only take time."""

@@ -1,0 +1,48 @@
+"""The contract of what moves the live KV units of some layers between two layouts of a block."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from amoeba_sglang.control.transform.moves import UnitMove
+from amoeba_sglang.planes.kv.units import RunMoves, UnitBuffers
+
+
+class KVMover(ABC):
+    """One worker's part of the move; all workers of the block call `move` with equal arguments.
+
+    The units of a super-slot never leave it, so a pool is permuted in place, some super-slots at a
+    time. `staging_bytes` bounds the extra memory, allocated once.
+    """
+
+    def __init__(self, own: UnitBuffers, worker: int, staging_bytes: int) -> None:
+        self._own = own
+        self._worker = worker
+        self._staging_bytes = staging_bytes
+
+    def move(
+        self, layers: Sequence[int], moves: tuple[UnitMove, ...], live: Sequence[np.ndarray]
+    ) -> int:
+        """Move the live units of `layers` and return the bytes that came to this worker from its
+        peers.
+
+        `moves`: of `plan.moves.unit_moves`, for this block. `live`: per worker of the block its
+        live local slots (int64, ascending): everything that anybody may read again. Live units keep
+        their bits, dead ones may be overwritten. When it returns, all workers have moved and nobody
+        touches a peer's pool any more. Raises ConfigError when the staging buffer cannot hold one
+        slot of one layer, and the errors of the group.
+        """
+        runs = RunMoves(moves, live, self._own.finest, self._own.rows)
+        if not moves or not layers:
+            return 0
+        self._move(layers, runs)
+        return (
+            runs.received_runs(self._worker) * runs.width * sum(self._own.unit_bytes) * len(layers)
+        )
+
+    @abstractmethod
+    def _move(self, layers: Sequence[int], runs: RunMoves) -> None:
+        """`move`; there is something to move."""

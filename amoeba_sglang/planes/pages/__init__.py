@@ -1,0 +1,1 @@
+"""Memory pages that change hands between weights and KV."""

@@ -1,0 +1,1 @@
+"""Commands of this repository's Makefile; not in the wheel."""

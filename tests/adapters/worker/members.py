@@ -1,0 +1,216 @@
+"""Workers of a block that transform, with memories of their own.
+
+They are threads, which import SGLang once for all.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from amoeba_sglang.adapters.messages import TransformOrder
+from amoeba_sglang.control.layout.capacity import growth_pages
+from amoeba_sglang.control.layout.weight_pages import layer_matrices
+from amoeba_sglang.control.transform.pace import Pace
+from amoeba_sglang.planes.kv.peer_mover import PeerKVMover
+from amoeba_sglang.planes.kv.units import UnitBuffers
+from amoeba_sglang.planes.memory.base import MemoryFault
+from amoeba_sglang.planes.transformation import Transformation
+from tests.elastic_workers import (
+    CHAIN,
+    LAYERS,
+    PAGES,
+    ROW_BYTES,
+    ROWS,
+    ElasticWorker,
+    original_kv,
+)
+
+LIVE = np.arange(1, ROWS)
+
+
+class Layer:
+    """A layer of the model and of the pool: remembers at which degree it is."""
+
+    def __init__(self):
+        self.degree = self.viewed = 1
+
+    def switch(self, degree):
+        self.degree = degree
+
+
+class ThreadGroup:
+    """The part of a TransportGroup that a transformation uses, for workers that are threads."""
+
+    def __init__(self, rank, barrier, words):
+        self.rank, self.size = rank, barrier.parties
+        self.barrier, self._words = barrier.wait, words
+
+    def exchange(self, record):
+        self._words[self.rank] = record
+        self.barrier()
+        received = [words.copy() for words in self._words]
+        self.barrier()
+        return received
+
+
+class Reluctant:
+    """A page exchange that refuses one move of layers, before which it counts down, as it is."""
+
+    def __init__(self, exchange):
+        self.moves_until_fault = None
+        self.shrink, self.grow, self._move = exchange.shrink, exchange.grow, exchange.move_layers
+
+    def move_layers(self, layers, degree):
+        if self.moves_until_fault is not None:
+            self.moves_until_fault -= 1
+            if self.moves_until_fault < 0:
+                self.moves_until_fault = None
+                raise MemoryFault("no more moves")
+        return self._move(layers, degree)
+
+
+class Member(ElasticWorker):
+    """A worker with all that a transformation needs; it knows its peers by their handles."""
+
+    def join(self, group, moving_group, handles):
+        self.group, self.moving_group = group, moving_group
+        self.helper = ThreadPoolExecutor(1)
+        self.meet({index: handle for index, handle in enumerate(handles) if index != self.index})
+        self.exchange = Reluctant(self.exchange)
+        own = UnitBuffers(self.blocks, CHAIN.finest)
+        pools = [
+            None if index == self.index else self.pool_of(index, handle)
+            for index, handle in enumerate(handles)
+        ]
+        self.mover = PeerKVMover(own, pools, moving_group, 1 << 14)
+        self.layers = [Layer() for _ in range(LAYERS)]
+
+    def pool_of(self, index, handle):
+        shape = (ROWS, ROW_BYTES)
+        layers = self.ranges.peer_layers(self.peers[index], handle, shape, torch.uint8)
+        return UnitBuffers(layers, CHAIN.finest)
+
+    def view_layer(self, number, degree):
+        self.layers[number].viewed = degree
+
+    def start(self, epoch, before, after, pace):
+        order = TransformOrder(
+            phase="commit",
+            operation_id="op",
+            epoch=epoch,
+            ranks=list(range(len(before))),
+            before=list(before),
+            after=list(after),
+        )
+        return Transformation(
+            order,
+            CHAIN,
+            self.index,
+            layers=self.layers,
+            pool=self,
+            pages=self.exchange,
+            block=self.group,
+            moving=self.moving_group,
+            mover=self.mover,
+            pace=Pace(pace, LAYERS),
+            helper=self.helper,
+            crowding=1.0,
+            now=time.monotonic,
+            copy_clock=time.thread_time,
+        )
+
+    def check(self, lower, upper, b, layers):
+        """What of `layers` is not as it must be while layers [0, b) are at `lower` and the others
+        at `upper`: a joint step would compute with it now."""
+        wrong = []
+        for number in layers:
+            degrees = lower if number < b else upper
+            kv = torch.stack(self.blocks[number]).view(2, ROWS, CHAIN.finest, -1)
+            for home, home_degree in enumerate(degrees):
+                theirs = original_kv(home)[number].view_as(kv)
+                for unit in range(CHAIN.finest):
+                    holder, place = CHAIN.place(home_degree, home, unit)
+                    if holder == self.index and not torch.equal(
+                        kv[:, 1:, place], theirs[:, 1:, unit]
+                    ):
+                        wrong.append(f"layer {number} unit {unit} of home {home}")
+            layer, degree = self.layers[number], degrees[self.index]
+            if (layer.degree, layer.viewed) != (degree, degree):
+                wrong.append(f"layer {number} at {layer.degree}, seen at {layer.viewed}")
+            if {self.store.degrees[matrix] for matrix in layer_matrices(number)} != {degree}:
+                wrong.append(f"weights of layer {number} not at {degree}")
+        if len(layers) == LAYERS and not self.weights_are_whole():
+            wrong.append("weights")
+        return wrong
+
+    def check_growth(self, degrees):
+        grown = growth_pages(PAGES, degrees[self.index], LAYERS)
+        return [] if self.ranges.grown_pages == grown else [f"{self.ranges.grown_pages} grown"]
+
+
+def walk(steps):
+    """By worker and step: (its report, b after each move, what is ever wrong).
+
+    A step is (before, after, layers a move, failing worker or None, what makes it fail).
+    """
+    members = [Member(rank) for rank in range(CHAIN.finest)]
+    handles = [member.memory.export() for member in members]
+    barriers = [threading.Barrier(CHAIN.finest, timeout=20) for _ in range(3)]
+    words = [[None] * CHAIN.finest for _ in range(2)]
+    for member in members:
+        groups = [ThreadGroup(member.index, *each) for each in zip(barriers, words, strict=False)]
+        member.join(*groups, handles)
+    barrier = barriers[2]
+
+    def work(member):
+        found = []
+        for epoch, (before, after, pace, failing, fail) in enumerate(steps, 1):
+            if member.index == failing:
+                fail(member)
+            lower, upper = (tuple(map(f, zip(before, after, strict=True))) for f in (min, max))
+            moving = member.start(epoch, before, after, pace)
+            moving.enter()
+            boundaries, wrong = [moving.boundary.b], []
+            while not moving.finished:
+                moving.advance(LIVE)
+                # A joint step: layers before those that move, which must not be touched, then all.
+                b, start = moving.boundary.b, moving.layers.start
+                moving.begin()
+                barrier.wait()
+                wrong += member.check(lower, upper, b, range(start))
+                moving.settle()
+                if moving.boundary.b != boundaries[-1]:
+                    boundaries.append(moving.boundary.b)
+                barrier.wait()
+                wrong += member.check(lower, upper, moving.boundary.b, range(LAYERS))
+                barrier.wait()
+            member.memory.maps_until_fault = None
+            wrong += member.check_growth(before if moving.report.error else after)
+            found.append((moving.report, boundaries, wrong))
+            # Long requests may use the grown rows between transformations.
+            member.overwrite_grown_rows()
+            barrier.wait()
+        member.helper.shutdown()
+        return found
+
+    with ThreadPoolExecutor(CHAIN.finest) as executor:
+        return list(executor.map(work, members))
+
+
+def mapping_fails(count):
+    def fail(member):
+        member.memory.maps_until_fault = count
+
+    return fail
+
+
+def move_fails(count):
+    def fail(member):
+        member.exchange.moves_until_fault = count
+
+    return fail

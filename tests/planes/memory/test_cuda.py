@@ -1,0 +1,172 @@
+"""GPU memory on a stand-in for the driver: what the contract does not say."""
+
+import gc
+import resource
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from cuda.bindings import driver as real
+
+from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.planes.memory import cuda, cuda_range
+from amoeba_sglang.planes.memory.base import MemoryFault
+from amoeba_sglang.planes.memory.cuda import CudaMemory
+from amoeba_sglang.planes.memory.driver import Driver
+from tests.planes.memory.driver_stand_in import GRANULARITY as PAGE
+from tests.planes.memory.driver_stand_in import DriverStandIn, view_bytes
+from tests.planes.memory.pages import make_memory, mapped, page_view, permissions
+
+
+@pytest.fixture
+def memory():
+    memory = make_memory("cuda")
+    yield memory
+    memory.close()
+    gc.collect()
+    memory.stand_in.assert_nothing_leaked()
+
+
+def test_a_create_without_memory_says_how_far_it_came(memory):
+    memory.stand_in.fail("cuMemCreate", 3, real.CUresult.CUDA_ERROR_OUT_OF_MEMORY)
+    with pytest.raises(MemoryFault, match=r"page 3 of 4: cuMemCreate .* --mem-fraction-static"):
+        memory.create(4)
+    assert memory.physical_bytes() == 0
+    assert memory.create(1) == range(0, 1)
+
+
+def test_pages_are_created_once_and_access_is_set_once_a_stretch(memory):
+    where, pages = mapped(memory, 5)
+    peer = memory.open_peer(memory.export())
+    memory.stand_in.calls.clear()
+    memory.unmap(where, 0, 5)
+    memory.map(where, 0, list(reversed(pages)))
+    calls = memory.stand_in.calls
+    assert "cuMemCreate" not in calls
+    assert calls.count("cuMemSetAccess") == 1
+    peer.close()
+
+
+def test_a_page_that_stays_is_not_touched(memory):
+    where, _ = mapped(memory, 3)
+    memory.stand_in.calls.clear()
+    memory.map(where, 0, [0, 1, 2])
+    assert memory.stand_in.calls == ["cuMemSetAccess"]
+
+
+def test_mapped_pages_are_not_released(memory):
+    where, pages = mapped(memory, 2)
+    with pytest.raises(AssertionError):
+        memory.release(pages)
+    with pytest.raises(AssertionError):
+        memory.map(where, 0, [0, 0])
+
+
+def test_a_peer_keeps_released_pages_and_a_later_peer_has_a_gap(memory):
+    where, pages = mapped(memory, 4)
+    page_view(where, 1, PAGE).fill_(9)
+    early = memory.open_peer(memory.export())
+    memory.unmap(where, 1 * PAGE, 2)
+    memory.release([1, 2])
+    memory.create(1)
+    late = memory.open_peer(memory.export())
+    assert permissions(late, PAGE) == ["r-", "--", "--", "r-", "r-"]
+    assert bool((page_view(early, 1, PAGE) == 9).all())
+    memory.map(where, 1 * PAGE, [1, 2])
+    page_view(where, 1, PAGE).fill_(5)
+    assert bool((page_view(early, 1, PAGE) == 9).all())
+    renewed = memory.open_peer(memory.export())
+    assert bool((page_view(renewed, 1, PAGE) == 5).all())
+
+
+def test_more_pages_than_fit_in_one_message():
+    stand_in = DriverStandIn(granularity=4096)
+    memory = CudaMemory(4096, 0, stand_in, view_bytes)
+    where, pages = mapped(memory, 2 * cuda.BATCH + 3)
+    for page in pages:
+        where.tensor(page * 4096, (1,), torch.int32).fill_(page)
+    peer = memory.open_peer(memory.export())
+    heads = peer.tensor(0, (len(pages), 1024), torch.int32)[:, 0]
+    assert heads.tolist() == list(pages)
+    for thing in (where, peer, memory):
+        thing.close()
+    stand_in.assert_nothing_leaked()
+
+
+def test_the_limit_of_descriptors_is_checked_before_anything_is_exported(memory, monkeypatch):
+    memory.create(8)
+    with monkeypatch.context() as patch:
+        patch.setattr(resource, "getrlimit", lambda which: (cuda.BATCH + 8, 4096))
+        with pytest.raises(
+            MemoryFault,
+            match=r"sharing 8 pages of 2048 KiB .* beside \d+ in use .* 136; .* \(up to 4096\)",
+        ):
+            memory.export()
+    assert "cuMemExportToShareableHandle" not in memory.stand_in.calls
+    memory.export()
+
+
+@pytest.mark.parametrize("size", [0, 65536, PAGE // 2, 3 * PAGE])
+def test_page_sizes_the_gpu_cannot_have_are_refused(size):
+    with pytest.raises(
+        ConfigError, match=rf"--amoeba-page-size-kib {size / 1024:g}: .* multiple of 2048"
+    ):
+        CudaMemory(size, 0, DriverStandIn(), view_bytes)
+
+
+def test_a_missing_driver_is_one_line():
+    def call(*arguments):
+        raise RuntimeError("not found:\n  libcuda.so.1")
+
+    functions = {"cuMemGetAllocationGranularity": call}
+    with pytest.raises(MemoryFault, match=r"^[^\n]*no usable NVIDIA driver [^\n]*: not found:.*$"):
+        CudaMemory(PAGE, 0, SimpleNamespace(**vars(real) | functions))
+
+
+def test_missing_bindings_are_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    with pytest.raises(ConfigError, match="cuda.bindings.driver .* `pip install cuda-python`"):
+        CudaMemory(PAGE, 0)
+
+
+def test_pytorch_is_told_the_device_and_keeps_the_owner(monkeypatch):
+    monkeypatch.setattr(torch, "as_tensor", lambda data, device: (data, device))
+    owner = object()
+    data, device = cuda_range.view_device_bytes(3, 0x7000, 64, owner)
+    assert device == "cuda:3"
+    assert data.owner is owner
+    interface = data.__cuda_array_interface__
+    assert (interface["data"], interface["shape"], interface["typestr"]) == (
+        (0x7000, False),
+        (64,),
+        "|u1",
+    )
+
+
+def has_driver():
+    try:
+        return real.cuInit(0) is not None
+    except RuntimeError:
+        return False
+
+
+@pytest.mark.skipif(has_driver(), reason="a driver would act on made-up handles and addresses")
+def test_the_bindings_take_what_they_are_given():
+    handle = real.CUmemGenericAllocationHandle(1)
+    functions = {"cuMemGetAllocationGranularity": lambda *arguments: (0, PAGE)}
+    driver = Driver(PAGE, 0, SimpleNamespace(**vars(real) | functions))
+    for call, arguments in {
+        driver.reserve: (PAGE,),
+        driver.free: (PAGE, PAGE),
+        driver.create: (),
+        driver.release: (handle,),
+        driver.map: (PAGE, handle),
+        driver.unmap: (PAGE,),
+        driver.allow: (PAGE, 3, True),
+        driver.export: (handle,),
+        driver.open: (0,),
+    }.items():
+        # They check the arguments first (TypeError), then look for the library.
+        with pytest.raises(MemoryFault, match=r"bytes on GPU 0: no usable NVIDIA driver"):
+            call(*arguments)
