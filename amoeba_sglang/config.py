@@ -31,8 +31,9 @@ class AmoebaConfig:
     staging buffer of a worker; both in binary units. max_n: samples of one prompt. Times in
     seconds. run_directory: where the sockets are, closed to other users. freeze_timeout_s: how long
     a process may be stopped; watchdog_timeout_s: how long it may make no progress, SGLang's
-    --watchdog-timeout. emulation: None on a server that computes. throughput_table: a saved one,
-    from throughput_file or still to be measured and written there.
+    --watchdog-timeout. dilation: real seconds of a second of the server's clock. emulation: what
+    its workers pretend to be, if anything. throughput_table: a saved one, from throughput_file or
+    still to be measured and written there.
     """
 
     group_size: int
@@ -52,6 +53,7 @@ class AmoebaConfig:
     max_n: int = 128
     freeze_timeout_s: float = 8.0
     watchdog_timeout_s: float = 300.0
+    dilation: float = 1.0
     emulation: Emulation | None = None
     throughput_table: ThroughputTable | None = None
     throughput_file: str | None = None
@@ -78,11 +80,6 @@ class AmoebaConfig:
         watchdog's."""
         return 2 * self.watchdog_timeout_s / self.dilation
 
-    @property
-    def dilation(self) -> float:
-        """Real seconds of a second of the server's clock."""
-        return 1.0 if self.emulation is None else self.emulation.dilation
-
 
 @dataclass(frozen=True)
 class ModelHeads:
@@ -98,11 +95,13 @@ class ModelHeads:
 
 def build_config(
     options: argparse.Namespace,
+    *,
     group_size: int,
     groups: int,
     heads: ModelHeads,
     kv_page: int,
     run_directory: str,
+    dilation: float = 1.0,
     emulation: Emulation | None = None,
     throughput_table: ThroughputTable | None = None,
     watchdog_timeout_s: float = 300.0,
@@ -129,9 +128,6 @@ def build_config(
         initial in degrees,
         f"--amoeba-initial-degree {initial}: not one of the degrees {_join(degrees)}",
     )
-    if emulation is not None:
-        for degree in degrees:
-            emulation.device.require_degree(degree)
     page = options.amoeba_page_size_kib
     smallest = os.sysconf("SC_PAGE_SIZE") // 1024
     _require(
@@ -172,6 +168,7 @@ def build_config(
         prepare_timeout_s=timeout,
         max_n=max_n,
         watchdog_timeout_s=watchdog_timeout_s,
+        dilation=dilation,
         emulation=emulation,
         throughput_table=throughput_table,
         throughput_file=options.amoeba_throughput_table,

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import Executor
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from amoeba_sglang.adapters.cpu.plane import CpuPlane
 from amoeba_sglang.adapters.messages import TransformOrder
+from amoeba_sglang.adapters.worker.connections import Movers
 from amoeba_sglang.control.transform.pace import Pace
 from amoeba_sglang.planes.transformation import Transformation, TransformReport
-from bench.page_worker import PageWorker
+from bench.page_worker import STAGING, PageWorker
 
 
 class _Layer:
@@ -22,6 +25,13 @@ class _Layer:
 
     def switch(self, degree: int) -> None:
         self.degree = degree
+
+
+class Unseen:
+    """A KV pool that nobody looks at."""
+
+    def view_layer(self, layer: int, degree: int) -> None:
+        """Nothing."""
 
 
 class Steps:
@@ -34,10 +44,15 @@ class Steps:
     def __init__(self, worker: PageWorker, rows: int, helper: Executor) -> None:
         self._worker, self._rows, self._helper = worker, rows, helper
         self._layers = [_Layer() for _ in range(worker.shape.layers)]
+        self._plane = CpuPlane(
+            SimpleNamespace(layers=self._layers),
+            Unseen(),
+            Movers({worker.n: worker.mover}, worker.pages),
+            degrees=worker.chain.degrees,
+            staging_bytes=STAGING,
+            crowding=max(1.0, worker.n / len(os.sched_getaffinity(0))),
+        )
         self._epoch = 0
-
-    def view_layer(self, layer: int, degree: int) -> None:
-        """Nobody looks at the KV pool here."""
 
     @torch.inference_mode()
     def run(self, transformation: Transformation | None) -> float:
@@ -79,17 +94,12 @@ class Steps:
             order,
             worker.chain,
             worker.rank,
-            layers=self._layers,
-            pool=self,
-            pages=worker.pages,
+            plane=self._plane,
             block=worker.group,
             moving=worker.moving,
-            mover=worker.mover,
             pace=Pace(layers_per_step, len(self._layers)),
             helper=self._helper,
-            crowding=max(1.0, worker.n / len(os.sched_getaffinity(0))),
             now=time.monotonic,
-            copy_clock=time.thread_time,
         )
         transformation.enter()
         seconds, boundaries = [], []

@@ -20,7 +20,12 @@ def build(
     *flags: str, group_size: int = 4, groups: int = 1, heads: ModelHeads = HEADS, kv_page: int = 1
 ):
     options = make_parser().parse_args(flags)
-    return build_config(options, group_size, groups, heads, kv_page, "/run/amoeba")
+    return build_of(options, group_size=group_size, groups=groups, heads=heads, kv_page=kv_page)
+
+
+def build_of(options, **parts):
+    usual = {"group_size": 4, "groups": 1, "heads": HEADS, "kv_page": 1}
+    return build_config(options, run_directory="/run/amoeba", **(usual | parts))
 
 
 def test_defaults():
@@ -133,9 +138,9 @@ def test_other_flags_are_left_to_sglang():
 
 def test_nothing_gives_a_worker_up_before_the_watchdog_does():
     options = make_parser().parse_args([])
-    config = build_config(options, 4, 1, HEADS, 1, "/run", watchdog_timeout_s=1000.0)
+    config = build_of(options, watchdog_timeout_s=1000.0)
     assert config.watchdog_timeout_s == 1000.0
     assert config.finish_timeout_s >= 1000.0
     assert build().watchdog_timeout_s == 300.0
     with pytest.raises(ConfigError, match="--watchdog-timeout 0: must be positive"):
-        build_config(options, 4, 1, HEADS, 1, "/run", watchdog_timeout_s=0.0)
+        build_of(options, watchdog_timeout_s=0.0)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from amoeba_sglang import launch_server
+from amoeba_sglang.adapters import launch
 from amoeba_sglang.adapters.cpu import NAME
 from amoeba_sglang.config import ModelHeads, build_config
 from amoeba_sglang.control.router.limits import RequestLimits
@@ -17,7 +18,14 @@ from amoeba_sglang.flags import make_parser
 
 def config_of(*flags: str):
     heads = ModelHeads(12, 4, 30, 1000, 2048)
-    return build_config(make_parser().parse_args(flags), 4, 1, heads, 1, "/run")
+    return build_config(
+        make_parser().parse_args(flags),
+        group_size=4,
+        groups=1,
+        heads=heads,
+        kv_page=1,
+        run_directory="/run",
+    )
 
 
 @pytest.fixture
@@ -56,7 +64,7 @@ def test_a_gpu_keeps_sglang_s_own_platform(environment):
 
 def test_the_environment_of_the_children(environment):
     config = config_of()
-    launch_server.prepare_environment(config)
+    launch.prepare_environment(config)
     assert environment["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] == config.rendezvous
     assert environment["GLOO_SOCKET_IFNAME"] == "lo"
     assert len(environment["SGLANG_CPU_OMP_THREADS_BIND"].split("|")) == 4
@@ -66,15 +74,15 @@ def test_the_environment_of_the_children(environment):
 def test_what_the_user_set_stays(environment):
     environment["OMP_NUM_THREADS"] = "7"
     environment["GLOO_SOCKET_IFNAME"] = "eth9"
-    launch_server.prepare_environment(config_of())
+    launch.prepare_environment(config_of())
     assert environment["OMP_NUM_THREADS"] == "7"
     assert environment["GLOO_SOCKET_IFNAME"] == "eth9"
 
 
 def test_the_ready_line():
     limits = RequestLimits(2046, 4000, 9000, ladder=(2046, 4000))
-    line = launch_server.describe(config_of("--amoeba-initial-degree", "2"), limits, "http://x:1")
-    for part in ("http://x:1", "layout 2+2", "degrees 1,2,4", "transport peer"):
+    line = launch.describe(config_of("--amoeba-initial-degree", "2"), "said", limits, "http://x:1")
+    for part in ("http://x:1: said; 4 workers", "layout 2+2", "degrees 1,2,4", "transport peer"):
         assert part in line
     assert "requests of up to 2046 tokens, 9000 when merged" in line
     assert "\n" not in line
@@ -90,7 +98,7 @@ def test_an_unpatched_sglang_is_one_line_and_code_2(monkeypatch, capsys):
 
 
 def test_every_extension_class_has_a_place():
-    assert set(launch_server.EXTENSION_CLASSES) == {
+    assert set(launch.EXTENSION_CLASSES) == {
         "scheduler",
         "data_parallel_controller",
         "mha_kv_pool",
@@ -102,6 +110,7 @@ def test_every_extension_class_has_a_place():
 CHILD = """
 import json, sys
 from amoeba_sglang import launch_server
+from amoeba_sglang.adapters import launch
 launch_server.require_patched = lambda: None
 launch_server.serve = lambda args, config: print("SERVED", json.dumps([
     args.tp_size, args.dp_size, config.group_size, config.degrees, args.sleep_on_idle,
@@ -153,7 +162,7 @@ def test_flags_meet_sglang_s_own(tmp_path):
         True,
         True,
         True,
-        sorted(launch_server.EXTENSION_CLASSES),
+        sorted(launch.EXTENSION_CLASSES),
     ]
     errors = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 3
@@ -163,8 +172,3 @@ def test_flags_meet_sglang_s_own(tmp_path):
     assert "--no-such-flag" in run.stderr
     assert "--amoeba-degrees" in run.stdout
     assert "--chunked-prefill-size" in run.stdout
-
-
-@pytest.mark.parametrize(("chunk", "page"), [(None, 16), (-1, 16), (512, 16), (100, 1)])
-def test_kv_pages_are_of_16_tokens_unless_chunks_of_prompts_are_no_multiple(chunk, page):
-    assert launch_server.default_kv_page(chunk) == page

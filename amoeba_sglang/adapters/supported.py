@@ -72,27 +72,24 @@ _FEATURES = {
     "another load balancing (--amoeba-policy chooses it)": ("load_balance_method",),
 }
 
-# Tested with emulated steps only.
-_EMULATED_FEATURES = {"mixed prefill and decode batches": ("enable_mixed_chunk",)}
-
 
 def require_supported_flags(
-    values: Mapping[str, Any], defaults: Mapping[str, Any], emulated: bool
+    values: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    unsupported: Mapping[str, tuple[str, ...]],
 ) -> None:
     """ConfigError that names the flag if any of `values` asks for a feature that is not served.
 
     values: SGLang's server arguments by field name, as the user gave them; defaults: SGLang's own;
-    emulated: whether steps compute nothing.
+    unsupported: fields by feature that the backend does not serve.
     """
-    for feature, fields in (_FEATURES if emulated else _FEATURES | _EMULATED_FEATURES).items():
+    for feature, fields in (_FEATURES | dict(unsupported)).items():
         for field in fields:
             if values[field] != defaults[field]:
                 raise ConfigError(
                     f"{_flag(field)} {values[field]}: Amoeba does not support {feature}"
                 )
     page, chunk = values["page_size"], values["chunked_prefill_size"]
-    if emulated and page is not None and page > 1:
-        raise ConfigError(f"--page-size {page}: emulated servers keep 1 token in a KV page")
     if page and chunk is not None and chunk > 0 and chunk % page:
         raise ConfigError(
             f"--page-size {page}: --chunked-prefill-size {chunk} is not a multiple of it"

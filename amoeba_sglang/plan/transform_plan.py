@@ -5,29 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from amoeba_sglang.control.layout.kv_shape import KVShape
 from amoeba_sglang.control.layout.locations import slots_filled
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages, layer_matrices
 from amoeba_sglang.control.transform.boundary import Boundary
 from amoeba_sglang.control.transform.moves import UnitMove, unit_moves, units_per_slot
 from amoeba_sglang.control.transform.staging import fit_exchange
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """What a plan must know of the KV; `kv_dtype_bytes` is the size of one element, `page` the
-    tokens of a slot."""
-
-    layers: int
-    kv_heads: int
-    head_dim: int
-    kv_dtype_bytes: int
-    page: int = 1
-
-    def unit_bytes(self, finest: int) -> int:
-        """Bytes of one slot's K and V of one unit (kv_heads / finest heads) in one layer."""
-        assert self.kv_heads % finest == 0, (self.kv_heads, finest)
-        return 2 * self.kv_heads // finest * self.page * self.head_dim * self.kv_dtype_bytes
 
 
 @dataclass(frozen=True)
@@ -75,7 +59,7 @@ class TransformPlan:
         before: Sequence[int],
         after: Sequence[int],
         live_tokens: Sequence[int],
-        shape: ModelShape,
+        shape: KVShape,
         pages: WeightPages,
         staging_bytes: int,
         layers_per_step: int = 0,

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
 import numpy as np
 
-from amoeba_sglang.adapters.cpu.plane import KVViews, PageMover, UnitMover
-from amoeba_sglang.adapters.messages import TransformOrder
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.reports import TransformReport
 from amoeba_sglang.control.transform.boundary import Boundary
 from amoeba_sglang.control.transform.moves import unit_moves
 from amoeba_sglang.control.transform.pace import Pace, Timing
+from amoeba_sglang.control.worker.protocol import Order
+from amoeba_sglang.planes.contract import Plane
 from amoeba_sglang.planes.memory.base import MemoryFault
-from amoeba_sglang.planes.step_executor import Layer
 from amoeba_sglang.planes.transport import TransportGroup
 
 
@@ -39,41 +38,33 @@ class Transformation:
     results but for the bytes and seconds of its report.
 
     `index`: position in the block. `block`, `moving`: transports over exactly the block's ranks,
-    for the caller's thread and for `helper`, the thread that copies; `mover` and `pages` belong to
-    the helper while layers move. `crowding`, `copy_clock`: of the DataPlane; `now`: of all times.
+    for the caller's thread and for `helper`, the thread that copies. `now`: the clock of all times.
     """
 
     def __init__(
         self,
-        order: TransformOrder,
+        order: Order,
         chain: DegreeChain,
         index: int,
         *,
-        layers: Sequence[Layer],
-        pool: KVViews,
-        pages: PageMover | None,
+        plane: Plane,
         block: TransportGroup,
         moving: TransportGroup,
-        mover: UnitMover,
         pace: Pace,
         helper: Executor,
-        crowding: float,
         now: Callable[[], float],
-        copy_clock: Callable[[], float],
     ) -> None:
         self.order, self.report = order, TransformReport()
         changes = list(zip(order.before, order.after, strict=True))
         self._lower, self._upper = tuple(map(min, changes)), tuple(map(max, changes))
         merges = self._lower == tuple(order.before)
         assert merges or self._upper == tuple(order.before), f"neither merge nor split: {changes}"
-        self.boundary = Boundary.at_start(len(layers), falls=merges)
+        self.boundary = Boundary.at_start(len(plane.executor.layers), falls=merges)
         self.finished = False
         self.layers = range(0)
         self._chain, self._index = chain, index
-        self._shards, self._pool, self._pages = layers, pool, pages
-        self._block, self._moving, self._mover = block, moving, mover
-        self._pace, self._helper, self._crowding = pace, helper, crowding
-        self._now, self._copy_clock = now, copy_clock
+        self._plane, self._block, self._moving = plane, block, moving
+        self._pace, self._helper, self._now = pace, helper, now
         self._live: list[np.ndarray] = []
         self._copies: Future[Copied] | None = None
         self._timing = Timing(0.0, 0.0)
@@ -139,14 +130,12 @@ class Transformation:
         report.kv_bytes += copied.kv_bytes
         report.weight_bytes += copied.weight_bytes
         report.copy_seconds += copied.seconds
-        self._moving_seconds = self._crowding * copied.seconds
+        self._moving_seconds = self._plane.crowding * copied.seconds
         self._timing = Timing(self._moving_seconds / len(layers), 0.0)
         if copied.fault:
             self._turn_round(copied.fault)
         else:
-            for number in layers:
-                self._shards[number].switch(self.degree)
-                self._pool.view_layer(number, self.degree)
+            self._plane.switch(layers, self.degree)
             self.boundary = self.boundary.after(layers)
         self.layers = range(0)
         report.settle_seconds += self._now() - started
@@ -164,26 +153,24 @@ class Transformation:
 
     def _copy(self, layers: range, live: list[np.ndarray]) -> Copied:
         """Free or refill the weights of `layers` and move their KV."""
-        started, kv_bytes = self._copy_clock(), 0
+        started, kv_bytes = self._plane.copy_seconds(), 0
         fault, weight_bytes = self._change_pages(layers)
         if not fault:
             degrees = (self._lower, self._upper)
             moves = unit_moves(self._chain, *(degrees if self.boundary.falls else degrees[::-1]))
-            kv_bytes = self._mover.move(layers, moves, live)
-        return Copied(kv_bytes, weight_bytes, self._copy_clock() - started, fault)
+            kv_bytes = self._plane.move_units(len(live), layers, moves, live)
+        return Copied(kv_bytes, weight_bytes, self._plane.copy_seconds() - started, fault)
 
     def _change_pages(self, layers: range) -> tuple[str, int]:
         """Free or refill the weights of `layers`: (why not, bytes copied)."""
-        pages, before = self._pages, self._shards[layers[0]].degree
-        if pages is None:
-            return "", 0
-        copied = 0
+        plane, copied = self._plane, 0
+        before = plane.executor.layers[layers[0]].degree
 
         def change() -> None:
             nonlocal copied
-            copied = pages.move_layers(layers, self.degree)
+            copied = plane.move_weights(layers, self.degree)
 
-        fault = self._together(self._moving, change, lambda: pages.move_layers(layers, before))
+        fault = self._together(self._moving, change, lambda: plane.move_weights(layers, before))
         return fault, copied
 
     # On either thread
@@ -224,16 +211,15 @@ class Transformation:
 
     def _shrink(self) -> None:
         """Take back the pages that the KV has of this worker, unless its degree stays."""
-        if self._pages is not None and self._lower[self._index] != self._upper[self._index]:
-            self._pages.shrink()
-            self._view_all()
+        if self._changes:
+            self._plane.shrink()
 
     def _grow(self) -> None:
         """Inverse of `_shrink`, at the degree that all layers are at now."""
-        if self._pages is not None and self._lower[self._index] != self._upper[self._index]:
-            self._pages.grow(self.degree)
-            self._view_all()
+        if self._changes:
+            self._plane.grow(self.degree)
 
-    def _view_all(self) -> None:
-        for number, shards in enumerate(self._shards):
-            self._pool.view_layer(number, shards.degree)
+    @property
+    def _changes(self) -> bool:
+        """Whether the degree of this worker changes."""
+        return self._lower[self._index] != self._upper[self._index]

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 import pytest
 
 from amoeba_sglang.adapters import supported
+from amoeba_sglang.adapters.cpu.backend import CpuBackend
 from amoeba_sglang.errors import ConfigError
 
-FEATURES = supported._FEATURES | supported._EMULATED_FEATURES
+CPU = CpuBackend.unsupported
+FEATURES = supported._FEATURES | CPU
 DEFAULTS = {field: None for fields in FEATURES.values() for field in fields}
 DEFAULTS |= {"page_size": None, "chunked_prefill_size": None, "nnodes": 1, "kv_cache_dtype": "auto"}
 
@@ -24,9 +26,9 @@ DEFAULTS |= {"page_size": None, "chunked_prefill_size": None, "nnodes": 1, "kv_c
     ],
 )
 def test_refused_flags(field, value, says):
-    supported.require_supported_flags(DEFAULTS, DEFAULTS, False)
+    supported.require_supported_flags(DEFAULTS, DEFAULTS, CPU)
     with pytest.raises(ConfigError) as error:
-        supported.require_supported_flags({**DEFAULTS, field: value}, DEFAULTS, False)
+        supported.require_supported_flags({**DEFAULTS, field: value}, DEFAULTS, CPU)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -34,24 +36,17 @@ def test_refused_flags(field, value, says):
 def test_only_an_emulated_server_mixes_prefill_and_decode_rows():
     """No joint step with such a batch has been tested with a model that computes."""
     values = {**DEFAULTS, "enable_mixed_chunk": True}
-    supported.require_supported_flags(values, DEFAULTS, True)
+    supported.require_supported_flags(values, DEFAULTS, {})
     with pytest.raises(ConfigError, match="--enable-mixed-chunk"):
-        supported.require_supported_flags(values, DEFAULTS, False)
-
-
-def test_an_emulated_server_keeps_one_token_in_a_page():
-    """A page size above 1 ended its workers with an assertion."""
-    supported.require_supported_flags({**DEFAULTS, "page_size": 1}, DEFAULTS, True)
-    with pytest.raises(ConfigError, match="--page-size 16: emulated servers"):
-        supported.require_supported_flags({**DEFAULTS, "page_size": 16}, DEFAULTS, True)
+        supported.require_supported_flags(values, DEFAULTS, CPU)
 
 
 @pytest.mark.parametrize("page", [None, 1, 16])
 def test_pages_of_any_size_are_served_if_chunks_are_made_of_them(page):
     values = {**DEFAULTS, "page_size": page, "chunked_prefill_size": 512}
-    supported.require_supported_flags(values, DEFAULTS, False)
+    supported.require_supported_flags(values, DEFAULTS, CPU)
     with pytest.raises(ConfigError, match="--page-size 48: --chunked-prefill-size 512 is not a"):
-        supported.require_supported_flags({**values, "page_size": 48}, DEFAULTS, False)
+        supported.require_supported_flags({**values, "page_size": 48}, DEFAULTS, CPU)
 
 
 def model(**changes):

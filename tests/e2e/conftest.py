@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from amoeba_sglang.launch_server import KV_PAGE
+from amoeba_sglang.adapters.cpu.backend import KV_PAGE
 from tests.serving.servers import MODEL, Server
 from tests.serving.shallow_model import make_shallow
 

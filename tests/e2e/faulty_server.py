@@ -3,7 +3,8 @@
 import sys
 
 from amoeba_sglang import launch_server
+from amoeba_sglang.adapters import launch
 
 if __name__ == "__main__":
-    launch_server.EXTENSION_CLASSES["scheduler"] = "tests.e2e.faulty_worker.FaultyScheduler"
+    launch.EXTENSION_CLASSES["scheduler"] = "tests.e2e.faulty_worker.FaultyScheduler"
     sys.exit(launch_server.main(sys.argv[1:]))

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from amoeba_sglang.launch_server import KV_PAGE
+from amoeba_sglang.adapters.cpu.backend import KV_PAGE
 from bench.long_request import score
 from tests.e2e.conftest import split_all
 from tests.serving.servers import Server

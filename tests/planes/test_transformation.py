@@ -105,6 +105,13 @@ def test_a_block_that_mixes_up_two_orders_stops_before_it_moves_anything():
     block = SimpleNamespace(exchange=lambda words: [words, words + 1])
     with pytest.raises(AssertionError, match=r"\[0, 1\] entered with epochs \[3, 4\]"):
         Transformation(
-            order, CHAIN, 0, layers=[], pool=None, pages=None, block=block, moving=None, mover=None,
-            pace=None, helper=None, crowding=1.0, now=time.monotonic, copy_clock=time.thread_time,
-        ).enter()  # fmt: skip
+            order,
+            CHAIN,
+            0,
+            plane=SimpleNamespace(executor=SimpleNamespace(layers=[])),
+            block=block,
+            moving=None,
+            pace=None,
+            helper=None,
+            now=time.monotonic,
+        ).enter()

@@ -3,21 +3,21 @@ would compute with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 
-from amoeba_sglang.adapters.cpu.plane import DataPlane
 from amoeba_sglang.adapters.emulated.executor import EmulatedExecutor, EmulatedLayer
 from amoeba_sglang.adapters.emulated.sampler import EmulatedSampler
 from amoeba_sglang.adapters.model.union_batch import build_union
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.worker.mirror import RowMirror
 from amoeba_sglang.control.worker.step_record import StepRecord
-from amoeba_sglang.planes.emulated.timeline import Timeline
+from amoeba_sglang.planes.contract import Plane
+from amoeba_sglang.planes.emulated.timeline import Launched, Timeline
 from amoeba_sglang.planes.memory.base import MemoryFault
 from amoeba_sglang.planes.step_executor import LayerMove
 from tests.world.stage import STAGE
@@ -93,17 +93,48 @@ class WorldExecutor(EmulatedExecutor):
                 STAGE.play.checks.compare_union(first, degree, members, union)
 
 
-class WorldViews:
-    """Of a pool whose KV is the shadow's."""
+class Launching(Launched):
+    """Also of a batch that is sampled only after the one before it."""
 
-    def __init__(self, runtime: Any) -> None:
-        self._runtime = runtime
+    def record(self) -> None:
+        """Nothing: sampling takes no time."""
 
-    def view_layer(self, layer: int, degree: int) -> None:
-        """Nothing: nobody looks."""
 
-    def copy_slots(self, source: Sequence[int], target: Sequence[int], staging_bytes: int) -> None:
-        runtime = self._runtime()
+class WorldPlane(Plane):
+    """The plane of one worker, whose KV is the shadow's; what is not live when its layers move is
+    lost."""
+
+    def __init__(self, scheduler: Any, rank: int, executor: WorldExecutor) -> None:
+        self._scheduler, self._rank = scheduler, rank
+        chain = DegreeChain(scheduler.server_args._amoeba.degrees)
+        self._own_slots = scheduler.token_to_kv_pool_allocator.num_pages
+        super().__init__(executor, {d: scheduler.setting.grown_slots(d) for d in chain.degrees})
+
+    def refusal(self, before: int, after: int) -> str | None:
+        return STAGE.play.faults.page_refusal(self._rank)
+
+    def shrink(self) -> None:
+        """Nothing: `move_weights` takes the time of all mappings."""
+
+    def grow(self, degree: int) -> None:
+        if STAGE.play.faults.map_fails(self._rank, "grow"):
+            raise MemoryFault("no pages behind the KV")
+
+    def move_weights(self, layers: range, degree: int) -> int:
+        if STAGE.play.faults.map_fails(self._rank, "layers"):
+            raise MemoryFault("no pages for a layer")
+        STAGE.play.sleep(_MAP_SECONDS * len(layers))
+        return 0
+
+    def move_units(self, width: int, layers: range, moves: Any, live: Sequence[np.ndarray]) -> int:
+        index = self._rank % width
+        STAGE.play.sleep(len(layers) * (_LAYER_SECONDS + _SLOT_SECONDS * max(map(len, live))))
+        if any(move.home == index for move in moves):
+            STAGE.play.shadow.clobber(self._rank, live[index], self._own_slots)
+        return 64 * len(layers)
+
+    def copy_slots(self, source: np.ndarray, target: np.ndarray) -> None:
+        runtime = self._scheduler.runtime
         if runtime.index % runtime.degree == 0:
             moves = runtime.slots.moves
             taken, put = moves.source, moves.target
@@ -111,65 +142,27 @@ class WorldViews:
             STAGE.play.counts["slots copied"] += len(taken)
         STAGE.play.sleep(_SLOT_SECONDS * len(source))
 
+    def copy_seconds(self) -> float:
+        return self._scheduler.clock.now()
 
-class WorldMover:
-    """Of one worker; what is not live when its layers move is lost."""
+    def launched(self) -> Launching:
+        return Launching(self._scheduler.timeline)
 
-    def __init__(self, rank: int, width: int, own_slots: int) -> None:
-        self._rank, self._index, self._own_slots = rank, rank % width, own_slots
-
-    def move(self, layers: Sequence[int], moves: Any, live: Sequence[np.ndarray]) -> int:
-        STAGE.play.sleep(len(layers) * (_LAYER_SECONDS + _SLOT_SECONDS * max(map(len, live))))
-        if any(move.home == self._index for move in moves):
-            STAGE.play.shadow.clobber(self._rank, live[self._index], self._own_slots)
-        return 64 * len(layers)
+    def rest(self) -> None:
+        self._scheduler.timeline.rest()
 
 
-class WorldPages:
-    def __init__(self, rank: int, grown: dict[int, int]) -> None:
-        self._rank, self._grown = rank, grown
-
-    def grown_slots(self, degree: int) -> int:
-        return self._grown[degree]
-
-    def refusal(self, before: int, after: int) -> str | None:
-        return STAGE.play.faults.page_refusal(self._rank)
-
-    def shrink(self) -> None:
-        """Nothing: `move_layers` takes the time of all mappings."""
-
-    def grow(self, degree: int) -> None:
-        if STAGE.play.faults.map_fails(self._rank, "grow"):
-            raise MemoryFault("no pages behind the KV")
-
-    def move_layers(self, layers: Iterable[int], degree: int) -> int:
-        if STAGE.play.faults.map_fails(self._rank, "layers"):
-            raise MemoryFault("no pages for a layer")
-        STAGE.play.sleep(_MAP_SECONDS * len(list(layers)))
-        return 0
-
-
-def make_world_plane(scheduler: Any, layers: int, grown: dict[int, int]) -> DataPlane:
-    """For one worker of a world. `grown`: by degree, slots of its instance above its workers' own
-    pools."""
+def make_world_plane(scheduler: Any, rank: int) -> WorldPlane:
+    """For one worker of a world."""
     config, allocator = scheduler.server_args._amoeba, scheduler.token_to_kv_pool_allocator
-    chain, rank = DegreeChain(config.degrees), scheduler.rank
     scheduler.timeline = Timeline(scheduler.clock)
     scheduler.tp_worker.model_runner.sampler = WorldSampler()
     executor = WorldExecutor(
         rank,
-        [EmulatedLayer() for _ in range(layers)],
-        chain,
+        [EmulatedLayer() for _ in range(config.layers)],
+        DegreeChain(config.degrees),
         allocator,
         vocabulary=scheduler.model_config.vocab_size,
         timeline=scheduler.timeline,
     )
-    return DataPlane(
-        executor=executor,
-        views=WorldViews(lambda: scheduler.runtime),
-        movers={width: WorldMover(rank, width, allocator.num_pages) for width in chain.degrees[1:]},
-        pages=WorldPages(rank, grown),
-        grown=grown,
-        copy_clock=scheduler.clock.now,
-        crowding=1.0,
-    )
+    return WorldPlane(scheduler, rank, executor)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
+from amoeba_sglang.adapters.choice import choose_backend
 from amoeba_sglang.adapters.router import translation
 from amoeba_sglang.adapters.router.controller import ElasticController
 from amoeba_sglang.control.layout.partition import Layout
@@ -26,7 +27,7 @@ class WorldRouter(ElasticController):
             "max_rows": worker.max_running_requests,
             "max_queued": worker.max_queued_requests,
         }
-        terms = translation.to_terms(config, info, truncates=False)
+        terms = translation.to_terms(config, choose_backend("cpu", None), info, truncates=False)
         self.desk = Desk(terms, Layout.uniform(config.workers, 1), self.clock.now())
         self.metrics, self._last_refresh_time = NoMetrics(), 0.0
         self.guard = SimpleNamespace(stopping=False, end_server=play.end_server, check=lambda: None)

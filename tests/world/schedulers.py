@@ -19,17 +19,12 @@ import zmq
 from sglang.srt import runtime_context
 from sglang.srt.distributed import bootstrap
 
-from amoeba_sglang.adapters.cpu.plane import DataPlane
 from amoeba_sglang.adapters.worker.audit import audit
-from amoeba_sglang.adapters.worker.connections import Groups
 from amoeba_sglang.adapters.worker.scheduler import ElasticScheduler
 from amoeba_sglang.config import AmoebaConfig
-from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.worker.protocol import State
 from amoeba_sglang.flags import make_parser
-from amoeba_sglang.planes.emulated.timeline import Launched
 from tests.world.grammar import WorldGrammars
-from tests.world.plane import make_world_plane
 from tests.world.setting import Setting
 from tests.world.stage import STAGE
 from tests.world.surroundings import WorldSurroundings
@@ -102,13 +97,6 @@ class Sleeper:
             STAGE.loop.current.park("poll", timeout=1.0)
 
 
-class Copied(Launched):
-    """Also of a batch that is sampled only after the one before it."""
-
-    def record(self) -> None:
-        """Nothing: sampling takes no time."""
-
-
 class WorldScheduler(ElasticScheduler):
     """A real worker; every turn of its loop takes virtual time."""
 
@@ -135,15 +123,6 @@ class WorldScheduler(ElasticScheduler):
         super().init_grammar_manager()
         self.grammar_manager.grammar_backend = WorldGrammars()
 
-    def make_data_plane(
-        self, config: AmoebaConfig, chain: DegreeChain, rank: int, groups: Groups
-    ) -> DataPlane:
-        grown = {degree: self.setting.grown_slots(degree) for degree in chain.degrees}
-        return make_world_plane(self, config.layers, grown)
-
-    def log_digest(self, when: str) -> None:
-        """Nothing: there are no bits to compare."""
-
     def ingest_requests(self, stop_at_pause: bool = False) -> list[Any]:
         fiber = STAGE.loop.current
         in_step = self.runtime.protocol.state in (State.MERGED, State.CHANGING)
@@ -158,15 +137,6 @@ class WorldScheduler(ElasticScheduler):
     def step_with_peers(self, batch: Any, running_batch: Any) -> None:
         super().step_with_peers(batch, running_batch)
         STAGE.play.checks.after_turn(self, batch, running_batch)
-
-    def run_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        result = super().run_batch(batch, *args, **kwargs)
-        result.copy_done = Copied(self.timeline)
-        return result
-
-    def on_idle(self) -> None:
-        self.timeline.rest()
-        super().on_idle()
 
     def problems(self, *planned: Any) -> list[str]:
         """Of slot ownership."""
@@ -220,7 +190,7 @@ def build(setting: Setting) -> Built:
 
 def make_server_args(setting: Setting) -> tuple[Any, AmoebaConfig]:
     """As the launcher does, but of a stub of the model."""
-    from amoeba_sglang.launch_server import EXTENSION_CLASSES, parse_server_args, prepare
+    from amoeba_sglang.adapters.launch import EXTENSION_CLASSES, parse_server_args, prepare
 
     stub = _STUB | {"num_hidden_layers": setting.layers}
     flags: dict[str, Any] = {

@@ -12,6 +12,7 @@ from amoeba_sglang.adapters.worker.connections import Groups
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.reports import Report
 from amoeba_sglang.planes.transport import PeerLostError
+from tests.world.plane import WorldPlane, make_world_plane
 from tests.world.stage import STAGE
 
 # Virtual time starts here, so that nothing is at 0.
@@ -161,6 +162,9 @@ class WorldSurroundings:
             transports[degree] = WorldGroup("step", ranks, self._rank, self._timeout_s)
             moving[degree] = None, WorldGroup("move", ranks, self._rank, self._timeout_s)
         return Groups({}, transports, moving)
+
+    def plane(self, scheduler: Any, rank: int, groups: Groups) -> WorldPlane:
+        return make_world_plane(scheduler, rank)
 
     def bell(self, rank: int) -> WorldBell:
         return WorldBell(rank)

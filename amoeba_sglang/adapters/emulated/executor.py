@@ -40,6 +40,7 @@ class EmulatedExecutor(StepExecutor):
         emulation: Emulation,
         layers: Sequence[Layer],
         index: int,
+        *,
         vocabulary: int,
         timeline: Timeline,
     ) -> None:

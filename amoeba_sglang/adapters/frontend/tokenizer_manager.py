@@ -18,7 +18,7 @@ from sglang.srt.managers.load_snapshot import shm_path_for
 from sglang.srt.managers.tokenizer_manager import ServerStatus, SignalHandler, TokenizerManager
 from sglang.utils import TypeBasedDispatcher
 
-from amoeba_sglang.adapters.emulated.launch import refuse_emulated
+from amoeba_sglang.adapters.choice import choose_backend
 from amoeba_sglang.adapters.frontend.control_calls import ControlCalls
 from amoeba_sglang.adapters.frontend.request_checks import (
     RequestBounds,
@@ -55,6 +55,7 @@ class ElasticTokenizerManager(ControlCalls, TokenizerManager):
 
     def __init__(self, server_args: Any, port_args: Any, **kwargs: Any) -> None:
         self.config: AmoebaConfig = server_args._amoeba
+        self.backend = choose_backend(server_args.device, self.config.emulation)
         self.failure: str | None = None
         self.changed_limits: RequestLimits | None = None
         self.pending: dict[str, asyncio.Future[AdminReply]] = {}
@@ -156,7 +157,7 @@ class ElasticTokenizerManager(ControlCalls, TokenizerManager):
         if isinstance(obj, GenerateReqInput):
             require_request(obj, input_ids, self.bounds)
             remember_id(obj)
-            refusal = refuse_emulated(obj) if self.config.emulation is not None else None
+            refusal = self.backend.refusal(obj)
             if refusal is None and not self.allow_auto_truncate:
                 refusal = self.limits.refusal_by_all(len(input_ids or ()), self.asked_tokens(obj))
             if refusal is not None:

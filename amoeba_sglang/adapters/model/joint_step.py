@@ -39,6 +39,7 @@ class JointExecutor(StepExecutor):
         model: Any,
         layers: list[LayerShards],
         chain: DegreeChain,
+        *,
         size: int,
         page: int,
         groups: dict[int, Any],

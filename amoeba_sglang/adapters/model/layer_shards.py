@@ -52,6 +52,7 @@ class LayerShards:
         number: int,
         chain: DegreeChain,
         index: int,
+        *,
         groups: dict[int, Any],
         store: WeightStore,
     ) -> None:

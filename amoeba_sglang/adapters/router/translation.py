@@ -18,6 +18,7 @@ from sglang.srt.managers.io_struct import (
     UpdateWeightFromDiskReqOutput,
 )
 
+from amoeba_sglang.adapters.backend import Backend
 from amoeba_sglang.adapters.messages import AdminRequest, TransformOrder, WeightsRefused
 from amoeba_sglang.clock import Clock
 from amoeba_sglang.config import AmoebaConfig
@@ -57,10 +58,11 @@ JUDGED = (
 )
 
 
-def to_terms(config: AmoebaConfig, worker: dict[str, Any], truncates: bool) -> Terms:
+def to_terms(
+    config: AmoebaConfig, backend: Backend, worker: dict[str, Any], truncates: bool
+) -> Terms:
     """What a desk needs to know of a server; `worker`: the init info that all workers gave."""
     waiting_s = envs.SGLANG_REQ_WAITING_TIMEOUT.get()
-    emulation = config.emulation
     return Terms(
         policy=POLICIES[config.policy],
         chain=DegreeChain(config.degrees),
@@ -76,7 +78,8 @@ def to_terms(config: AmoebaConfig, worker: dict[str, Any], truncates: bool) -> T
         finish_timeout_s=config.finish_timeout_s,
         truncates=truncates,
         saved_table=config.throughput_table,
-        emulation=None if emulation is None else emulation.describe(),
+        emulated=backend.description,
+        no_weights=backend.no_weights,
     )
 
 

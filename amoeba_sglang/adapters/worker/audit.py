@@ -1,16 +1,13 @@
-"""Checks of a worker for tests (`AMOEBA_AUDIT=1`): slot owners, digests, what happens when."""
+"""Checks of a worker for tests (`AMOEBA_AUDIT=1`): slot owners, what happens when."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 
-from amoeba_sglang.adapters.model.kv_pool import ElasticKVPool
-from amoeba_sglang.adapters.model.layer_shards import LayerShards
 from amoeba_sglang.adapters.worker.batch_rows import extends
 from amoeba_sglang.adapters.worker.requests import Requests
 from amoeba_sglang.adapters.worker.slots import free_slots
@@ -57,19 +54,6 @@ def audit(scheduler: Any, planned: Iterable[Any]) -> list[str]:
         requests=owned,
         leased=ledger.lent,
     )
-
-
-def digest(pool: ElasticKVPool, live: np.ndarray, layers: list[LayerShards]) -> tuple[str, str]:
-    """Digests of the live KV and of the full weights, to compare before and after a round trip."""
-    assert all(layer.degree == 1 for layer in layers)
-    slots = torch.from_numpy(live)
-    kv, weights = hashlib.sha256(), hashlib.sha256()
-    for blocks, layer in zip(pool.blocks, layers, strict=True):
-        for block in blocks:
-            kv.update(block[slots].contiguous().view(torch.uint8).numpy())
-        for linear in layer.linears:
-            weights.update(linear.weight.data.contiguous().view(torch.uint8).numpy())
-    return kv.hexdigest()[:16], weights.hexdigest()[:16]
 
 
 class RequestEvents:

@@ -85,13 +85,13 @@ class Movers:
     def create(
         cls,
         config: AmoebaConfig,
-        chain: DegreeChain,
         rank: int,
         pool: ElasticKVPool,
         store: WeightStore,
         groups: Groups,
     ) -> Movers:
         """Collective over all workers of the world."""
+        chain = store.pages.chain
         own = UnitBuffers(pool.blocks, chain.finest)
         staging = config.staging_mib << 20
         if config.transport == "collective":

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
-from amoeba_sglang.adapters.cpu.plane import DataPlane
 from amoeba_sglang.adapters.messages import TransformOrder
 from amoeba_sglang.adapters.model.kv_allocator import ElasticAllocator, OwnPool
 from amoeba_sglang.adapters.worker.batch_rows import extends, lengths_of_batch, rows_of_batch
@@ -46,7 +43,7 @@ class ElasticRuntime:
         self.pool = scheduler.tp_worker.model_runner.token_to_kv_pool
         self.progress = surroundings.share_words()
         self.groups = surroundings.connect(self.chain, self.pool.device, self.progress)
-        self.plane: DataPlane = scheduler.make_data_plane(config, self.chain, rank, self.groups)
+        self.plane = surroundings.plane(scheduler, rank, self.groups)
         self.executor, self.grown = self.plane.executor, self.plane.grown
         self.helper = surroundings.helper()
         self.step_clock = StepClock(surroundings.share_words(), rank, self.clock.now)
@@ -78,8 +75,7 @@ class ElasticRuntime:
         before, after = order.before[place], order.after[place]
         if before != self.degree:
             return f"rank {self.rank} is at degree {self.degree}, not {before}"
-        pages = self.plane.pages
-        return None if pages is None else pages.refusal(before, after)
+        return self.plane.refusal(before, after)
 
     def approach(self, ranks: tuple[int, ...]) -> None:
         """Let the planned step begin late, nearer to those that it will be in step with."""
@@ -136,17 +132,12 @@ class ElasticRuntime:
             order,
             self.chain,
             place,
-            layers=self.executor.layers,
-            pool=self.plane.views,
-            pages=self.plane.pages,
+            plane=self.plane,
             block=self.groups.transports[width],
             moving=self.groups.moving[width][1],
-            mover=self.plane.movers[width],
             pace=Pace(self.config.layers_per_step, self.config.layers),
             helper=self.helper,
-            crowding=self.plane.crowding,
             now=self.clock.now,
-            copy_clock=self.plane.copy_clock,
         )
         self.transformation.enter()
         report = self.transformation.report
@@ -215,10 +206,10 @@ class ElasticRuntime:
             return
         first, size = self.index // self.degree * self.degree, self.allocator.num_pages
         source, target = (
-            torch.from_numpy(self.chain.joint_slots_of_ids(self.degree, first, ids, size))
+            self.chain.joint_slots_of_ids(self.degree, first, ids, size)
             for ids in (anchor.moved_from, anchor.moved_to)
         )
-        self.plane.views.copy_slots(source, target, self.config.staging_mib << 20)
+        self.plane.copy_slots(source, target)
         if self.index == first:
             self.allocator.finish_moves()
 

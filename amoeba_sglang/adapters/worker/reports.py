@@ -5,7 +5,7 @@ from __future__ import annotations
 from sglang.srt.managers.scheduler import Scheduler
 
 from amoeba_sglang.adapters.worker.requests import Requests
-from amoeba_sglang.control.reports import Progress, StepsMeasured, StepSums
+from amoeba_sglang.control.reports import Progress, StepsMeasured
 from amoeba_sglang.planes.transformation import Transformation
 
 
@@ -26,11 +26,12 @@ class Reports(Scheduler):
         """Tell the router now and then what steps cost here."""
         sums = self.runtime.meter.take()
         if sums is not None:
-            self.link.send(self.steps_measured(sums))
-
-    def steps_measured(self, sums: dict[int, StepSums]) -> StepsMeasured:
-        """The report of what steps of every degree have cost."""
-        return StepsMeasured(rank=self.runtime.rank, sums=sums)
+            busy, late = self.runtime.plane.device_seconds() or (None, None)
+            self.link.send(
+                StepsMeasured(
+                    rank=self.runtime.rank, sums=sums, busy_seconds=busy, late_seconds=late
+                )
+            )
 
     def report_progress(self, under_way: Transformation) -> None:
         """Tell the router where b is; one worker of the block is enough."""

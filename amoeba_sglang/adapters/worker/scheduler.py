@@ -15,11 +15,9 @@ from sglang.srt.managers.scheduler import NextBatchPlan, Scheduler
 from sglang.srt.runtime_context import get_parallel
 from sglang.utils import TypeBasedDispatcher
 
-from amoeba_sglang.adapters.cpu.plane import DataPlane, make_cpu_plane
 from amoeba_sglang.adapters.messages import TransformOrder
 from amoeba_sglang.adapters.worker.audit import RequestEvents
 from amoeba_sglang.adapters.worker.batch_rows import extends
-from amoeba_sglang.adapters.worker.connections import Groups
 from amoeba_sglang.adapters.worker.control_requests import ControlRequests
 from amoeba_sglang.adapters.worker.elastic_runtime import ElasticRuntime
 from amoeba_sglang.adapters.worker.loads import ElasticLoadInquirer
@@ -32,7 +30,6 @@ from amoeba_sglang.adapters.worker.self_checks import SelfChecks
 from amoeba_sglang.adapters.worker.surroundings import LiveSurroundings, Surroundings
 from amoeba_sglang.adapters.worker.turn import Turn
 from amoeba_sglang.config import AmoebaConfig
-from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.router.limits import Capacity
 from amoeba_sglang.control.worker.long_report import LongReport
 
@@ -69,13 +66,6 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Retr
         # What is here now stays for ever. Looking through it took 0.6 s at every full collection,
         # in the middle of some step.
         gc.freeze()
-
-    def make_data_plane(
-        self, config: AmoebaConfig, chain: DegreeChain, rank: int, groups: Groups
-    ) -> DataPlane:
-        """What computes and moves here; collective over all workers of the world."""
-        runner, allocator = self.tp_worker.model_runner, self.token_to_kv_pool_allocator
-        return make_cpu_plane(runner, allocator, config, chain, rank, groups)
 
     def init_pool_stats_observer(self) -> None:
         super().init_pool_stats_observer()
@@ -167,7 +157,16 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Retr
         self.report_long_requests(turn.requests)
         turn.carry_out(self.runtime.protocol.turn(batch is not None))
 
+    def run_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        """Upstream's; its results are there when the plane is done."""
+        result = super().run_batch(batch, *args, **kwargs)
+        launched = self.runtime.plane.launched()
+        if launched is not None:
+            result.copy_done = launched
+        return result
+
     def on_idle(self) -> None:
+        self.runtime.plane.rest()
         if not self.runtime.may_sleep():
             return
         if self.is_fully_idle():

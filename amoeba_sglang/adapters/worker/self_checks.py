@@ -7,7 +7,7 @@ import logging
 
 from sglang.srt.managers.scheduler import Scheduler
 
-from amoeba_sglang.adapters.worker.audit import audit, digest
+from amoeba_sglang.adapters.worker.audit import audit
 from amoeba_sglang.adapters.worker.slots import live_slots
 from amoeba_sglang.planes.transformation import Transformation
 
@@ -42,5 +42,6 @@ class SelfChecks(Scheduler):
         weights takes a second."""
         if self.audits and self.runtime.degree == 1 and self.is_fully_idle():
             live = live_slots(self.token_to_kv_pool_allocator)
-            kv, weights = digest(self.runtime.pool, live, self.runtime.executor.layers)
-            logger.info("digest %s: %d slots kv %s weights %s", when, len(live), kv, weights)
+            digests = self.runtime.plane.digest(live)
+            if digests is not None:
+                logger.info("digest %s: %d slots kv %s weights %s", when, len(live), *digests)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from amoeba_sglang.adapters.choice import choose_backend
 from amoeba_sglang.adapters.worker.connections import Groups, share_words
 from amoeba_sglang.adapters.worker.router_link import RouterLink
 from amoeba_sglang.clock import Clock
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.reports import Report
+from amoeba_sglang.planes.contract import Plane
 from amoeba_sglang.planes.transport import Bell
 
 
@@ -46,6 +48,10 @@ class Surroundings(Protocol):
         """A zeroed int64 for every worker, [workers], which all see; collective over them."""
         ...
 
+    def plane(self, scheduler: Any, rank: int, groups: Groups) -> Plane:
+        """What computes and moves for an ElasticScheduler; collective over all workers."""
+        ...
+
     def connect(self, chain: DegreeChain, device: str, progress: np.ndarray) -> Groups:
         """Transports of every degree; collective. `progress`: counters from `share_words`."""
         ...
@@ -75,6 +81,10 @@ class LiveSurroundings:
 
     def connect(self, chain: DegreeChain, device: str, progress: np.ndarray) -> Groups:
         return Groups.create(self._config, chain, device, progress)
+
+    def plane(self, scheduler: Any, rank: int, groups: Groups) -> Plane:
+        backend = choose_backend(scheduler.server_args.device, self._config.emulation)
+        return backend.make_plane(scheduler, rank, groups)
 
     def bell(self, rank: int) -> PeerBell:
         return Bell(self._config.run_directory, rank)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amoeba_sglang.control.layout.kv_shape import KVShape
 from amoeba_sglang.errors import ConfigError
-from amoeba_sglang.plan.transform_plan import ModelShape
 
 # The layer walker knows the decoder layers of these.
 ARCHITECTURES = (
@@ -89,8 +89,8 @@ class DenseModel:
         return self.attention_bytes + self.embedding_bytes + self.norm_bytes
 
     @property
-    def kv_shape(self) -> ModelShape:
-        return ModelShape(self.layers, self.kv_heads, self.head_dim, self.kv_dtype_bytes)
+    def kv_shape(self) -> KVShape:
+        return KVShape(self.layers, self.kv_heads, self.head_dim, self.kv_dtype_bytes)
 
     @property
     def token_bytes(self) -> int:

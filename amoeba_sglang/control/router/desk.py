@@ -53,7 +53,7 @@ from amoeba_sglang.control.router.limits import RequestLimits
 from amoeba_sglang.control.router.loads import LoadBook
 from amoeba_sglang.control.router.long_book import LongBook
 from amoeba_sglang.control.router.operation import Operations
-from amoeba_sglang.control.router.state import describe_loads, describe_server, late_share
+from amoeba_sglang.control.router.state import describe_loads, describe_server
 from amoeba_sglang.control.router.terms import Terms
 from amoeba_sglang.control.router.transform_request import TransformRequest
 
@@ -148,11 +148,9 @@ class Desk:
     # Questions and control requests
 
     def _state_asked(self, event: StateAsked, now: float) -> list[Effect]:
-        body = describe_server(self._terms, self.operations, self._books.loads.snapshots)
+        loads, times = self._books.loads.snapshots, self._device_times.values()
+        body = describe_server(self._terms, self.operations, loads, times)
         body["throughput"] = self._books.calibration.describe()
-        if self._terms.emulation is not None:
-            late = late_share(self._device_times.values())
-            body["EMULATED"] = {**self._terms.emulation, "late_share": late}
         body.update(self._rules.describe(now))
         return [Answer(event.waiter, 200, body)]
 
@@ -166,8 +164,7 @@ class Desk:
         return self._submit(event.transform, event.waiter, now)
 
     def _weights_asked(self, event: WeightsAsked, now: float) -> list[Effect]:
-        emulated = self._terms.emulation is not None
-        reason = weight_access.refusal(event.what, self.operations, emulated)
+        reason = weight_access.refusal(event.what, self.operations, self._terms.no_weights)
         if reason is None:
             return [Forward(event.payload)]
         return [RefuseControl(event.payload, reason)]

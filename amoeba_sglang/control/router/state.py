@@ -13,9 +13,13 @@ from amoeba_sglang.control.router.terms import Terms
 
 
 def describe_server(
-    terms: Terms, operations: Operations, snapshots: Sequence[Snapshot]
+    terms: Terms,
+    operations: Operations,
+    snapshots: Sequence[Snapshot],
+    device_times: Iterable[tuple[float, float]],
 ) -> dict[str, Any]:
-    """Layout, load and history of the server; snapshots, by rank, lag behind by up to a step."""
+    """Layout, load and history of the server; snapshots, by rank, lag behind by up to a step.
+    device_times: (late, busy) seconds of the emulated devices that have told."""
     capacity, instances = terms.capacity, []
     for ranks in operations.layout.instances:
         loads = [snapshots[rank] for rank in ranks]
@@ -30,7 +34,7 @@ def describe_server(
             }
         )
     return {
-        "EMULATED": None,
+        "EMULATED": terms.emulated and {**terms.emulated, "late_share": late_share(device_times)},
         "workers": terms.workers,
         "degrees": list(terms.chain.degrees),
         "instances": instances,

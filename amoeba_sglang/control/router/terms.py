@@ -19,8 +19,8 @@ class Terms:
     desk opens. max_rows: requests that one worker may run at a time. prepare_timeout_s: for the
     votes about an order; finish_timeout_s: from COMMIT or a sign of progress to the next.
     truncates: whether workers cut what they cannot hold, so that any can have any request.
-    saved_table: what steps cost until they are measured. emulation: how the state describes an
-    emulated server.
+    saved_table: what steps cost until they are measured. emulated: what the state says of a server
+    that only pretends to compute. no_weights: why weights can be neither read nor updated.
     """
 
     policy: Policy
@@ -35,4 +35,5 @@ class Terms:
     finish_timeout_s: float
     truncates: bool = False
     saved_table: ThroughputTable | None = None
-    emulation: Mapping[str, Any] | None = None
+    emulated: Mapping[str, Any] | None = None
+    no_weights: str = ""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from amoeba_sglang.control.router.operation import Operations
 
 
-def refusal(what: str, operations: Operations, emulated: bool) -> str | None:
+def refusal(what: str, operations: Operations, no_weights: str) -> str | None:
     """Why `what` ("updated", "read") cannot be done to weights now, or None.
 
-    What the router sends from here on reaches every worker before the next PREPARE does.
+    no_weights: why they never can. What the router sends from here on reaches every worker before
+    the next PREPARE does.
     """
-    if emulated:
-        return f"weights cannot be {what}: an emulated server has none"
+    if no_weights:
+        return f"weights cannot be {what}: {no_weights}"
     degrees, running = operations.layout.degrees, operations.running
     if max(degrees) == 1 and running is None:
         return None

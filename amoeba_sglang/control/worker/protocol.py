@@ -21,9 +21,11 @@ from typing import Any, Protocol
 
 
 class Order(Protocol):
-    """The fields of a TransformOrder that are read."""
+    """The fields of a TransformOrder that are read: what a block of ranks is to do. `before`,
+    `after`: degrees by place in `ranks`, which are aligned and ascend."""
 
     phase: str
+    operation_id: str
     epoch: int
     ranks: list[int]
     before: list[int]

@@ -19,6 +19,14 @@ class Timeline:
         self.free_at = clock.now()
         self.busy_seconds = self.late_seconds = 0.0
 
+    def now(self) -> float:
+        """Seconds of the clock."""
+        return self._clock.now()
+
+    def sleep(self, seconds: float) -> None:
+        """Let `seconds` of the clock pass beside what the device runs."""
+        self._clock.sleep(seconds)
+
     def launch(self, seconds: float) -> None:
         """Run `seconds` of work after all that was launched before."""
         late = self._clock.now() - self.free_at

@@ -36,7 +36,7 @@ def make(index=0, degree=1):
     layers = [EmulatedLayer() for _ in range(LAYERS)]
     for layer in layers:
         layer.switch(degree)
-    return EmulatedExecutor(EMULATION, layers, index, VOCABULARY, Timeline())
+    return EmulatedExecutor(EMULATION, layers, index, vocabulary=VOCABULARY, timeline=Timeline())
 
 
 def sampling(**changes):

@@ -8,6 +8,7 @@ import pytest
 from fastapi import HTTPException
 from sglang.srt.managers import tokenizer_manager as upstream
 
+from amoeba_sglang.adapters.choice import choose_backend
 from amoeba_sglang.adapters.frontend import tokenizer_manager
 from amoeba_sglang.adapters.frontend.tokenizer_manager import ElasticTokenizerManager
 from amoeba_sglang.adapters.messages import AdminReply, LimitsChanged
@@ -20,7 +21,8 @@ class Manager(ElasticTokenizerManager):
     """Without sockets, tokenizer and children: what it sends is kept, and time ends nothing."""
 
     def __init__(self):
-        self.config = SimpleNamespace(emulation=None, max_n=4, run_directory="/nonexistent")
+        self.config = SimpleNamespace(max_n=4, run_directory="/nonexistent")
+        self.backend = choose_backend("cpu", None)
         self.model_config = SimpleNamespace(vocab_size=1000)
         self.batches = Batches()
         self.failure, self.pending, self.load_file = None, {}, "/nonexistent"

@@ -19,6 +19,7 @@ from sglang.srt.managers.io_struct import (
     UpdateWeightFromDiskReqInput,
 )
 
+from amoeba_sglang.adapters.choice import choose_backend
 from amoeba_sglang.adapters.messages import (
     AdminReply,
     AdminRequest,
@@ -226,10 +227,17 @@ def test_a_flush_that_fails_says_why():
 @pytest.mark.parametrize(("seconds", "expected"), [(2.5, 2.5), (-1.0, None)])
 def test_the_desk_is_told_what_the_server_is(seconds, expected):
     flags = make_parser().parse_args(["--amoeba-policy", "static"])
-    config = build_config(flags, 2, 2, ModelHeads(12, 4, 30, 1000, 2048), 1, "/run")
+    config = build_config(
+        flags,
+        group_size=2,
+        groups=2,
+        heads=ModelHeads(12, 4, 30, 1000, 2048),
+        kv_page=1,
+        run_directory="/run",
+    )
     worker = {"capacity": asdict(CAPACITY), "max_rows": 64, "max_queued": 7}
     with envs.SGLANG_REQ_WAITING_TIMEOUT.override(seconds):
-        terms = translation.to_terms(config, worker, truncates=False)
+        terms = translation.to_terms(config, choose_backend("cpu", None), worker, truncates=False)
     assert terms.waiting == WaitingLimits(4, 7, expected)
     assert (terms.workers, terms.layers, terms.chain.degrees) == (4, 30, (1, 2))
     assert terms.capacity == CAPACITY and terms.policy.layout is None

@@ -8,11 +8,14 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
+from amoeba_sglang.adapters.cpu.plane import CpuPlane
 from amoeba_sglang.adapters.messages import TransformOrder
+from amoeba_sglang.adapters.worker.connections import Movers
 from amoeba_sglang.control.layout.capacity import growth_pages
 from amoeba_sglang.control.layout.weight_pages import layer_matrices
 from amoeba_sglang.control.transform.pace import Pace
@@ -34,10 +37,9 @@ LIVE = np.arange(1, ROWS)
 
 
 class Layer:
-    """A layer of the model and of the pool: remembers at which degree it is."""
+    """A layer of the model: remembers at which degree it is."""
 
-    def __init__(self):
-        self.degree = self.viewed = 1
+    degree = 1
 
     def switch(self, degree):
         self.degree = degree
@@ -58,20 +60,28 @@ class ThreadGroup:
         return received
 
 
-class Reluctant:
-    """A page exchange that refuses one move of layers, before which it counts down, as it is."""
+class Pool:
+    """The degrees at which a pool shows its layers."""
 
-    def __init__(self, exchange):
-        self.moves_until_fault = None
-        self.shrink, self.grow, self._move = exchange.shrink, exchange.grow, exchange.move_layers
+    def __init__(self):
+        self.viewed = [1] * LAYERS
 
-    def move_layers(self, layers, degree):
+    def view_layer(self, number, degree):
+        self.viewed[number] = degree
+
+
+class ReluctantPlane(CpuPlane):
+    """Refuses one move of layers, before which it counts down."""
+
+    moves_until_fault = None
+
+    def move_weights(self, layers, degree):
         if self.moves_until_fault is not None:
             self.moves_until_fault -= 1
             if self.moves_until_fault < 0:
                 self.moves_until_fault = None
                 raise MemoryFault("no more moves")
-        return self._move(layers, degree)
+        return super().move_weights(layers, degree)
 
 
 class Member(ElasticWorker):
@@ -81,22 +91,25 @@ class Member(ElasticWorker):
         self.group, self.moving_group = group, moving_group
         self.helper = ThreadPoolExecutor(1)
         self.meet({index: handle for index, handle in enumerate(handles) if index != self.index})
-        self.exchange = Reluctant(self.exchange)
         own = UnitBuffers(self.blocks, CHAIN.finest)
         pools = [
             None if index == self.index else self.pool_of(index, handle)
             for index, handle in enumerate(handles)
         ]
-        self.mover = PeerKVMover(own, pools, moving_group, 1 << 14)
-        self.layers = [Layer() for _ in range(LAYERS)]
+        self.layers, self.pool = [Layer() for _ in range(LAYERS)], Pool()
+        self.plane = ReluctantPlane(
+            SimpleNamespace(layers=self.layers),
+            self.pool,
+            Movers({CHAIN.finest: PeerKVMover(own, pools, moving_group, 1 << 14)}, self.exchange),
+            degrees=CHAIN.degrees,
+            staging_bytes=1 << 14,
+            crowding=1.0,
+        )
 
     def pool_of(self, index, handle):
         shape = (ROWS, ROW_BYTES)
         layers = self.ranges.peer_layers(self.peers[index], handle, shape, torch.uint8)
         return UnitBuffers(layers, CHAIN.finest)
-
-    def view_layer(self, number, degree):
-        self.layers[number].viewed = degree
 
     def start(self, epoch, before, after, pace):
         order = TransformOrder(
@@ -111,17 +124,12 @@ class Member(ElasticWorker):
             order,
             CHAIN,
             self.index,
-            layers=self.layers,
-            pool=self,
-            pages=self.exchange,
+            plane=self.plane,
             block=self.group,
             moving=self.moving_group,
-            mover=self.mover,
             pace=Pace(pace, LAYERS),
             helper=self.helper,
-            crowding=1.0,
             now=time.monotonic,
-            copy_clock=time.thread_time,
         )
 
     def check(self, lower, upper, b, layers):
@@ -139,9 +147,10 @@ class Member(ElasticWorker):
                         kv[:, 1:, place], theirs[:, 1:, unit]
                     ):
                         wrong.append(f"layer {number} unit {unit} of home {home}")
-            layer, degree = self.layers[number], degrees[self.index]
-            if (layer.degree, layer.viewed) != (degree, degree):
-                wrong.append(f"layer {number} at {layer.degree}, seen at {layer.viewed}")
+            degree = degrees[self.index]
+            present = self.layers[number].degree, self.pool.viewed[number]
+            if present != (degree, degree):
+                wrong.append(f"layer {number} at {present[0]}, seen at {present[1]}")
             if {self.store.degrees[matrix] for matrix in layer_matrices(number)} != {degree}:
                 wrong.append(f"weights of layer {number} not at {degree}")
         if len(layers) == LAYERS and not self.weights_are_whole():
@@ -211,6 +220,6 @@ def mapping_fails(count):
 
 def move_fails(count):
     def fail(member):
-        member.exchange.moves_until_fault = count
+        member.plane.moves_until_fault = count
 
     return fail

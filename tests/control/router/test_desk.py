@@ -123,7 +123,7 @@ def test_state_has_the_documented_fields(case):
 
 
 def test_an_emulated_server_says_so_and_how_late_its_devices_are():
-    case = Case(emulation={"device": "h100"})
+    case = Case(emulated={"device": "h100"})
     assert case.state()["EMULATED"] == {"device": "h100", "late_share": 0.0}
     sums = {1: StepSums(1, [[1.0] * 5] * 6)}
     report = StepsMeasured(rank=1, sums=sums, busy_seconds=9.0, late_seconds=1.0)
@@ -147,8 +147,8 @@ def test_weights_are_accessed_at_degree_one_only(case, what):
     assert "the degrees are [2, 2, 1, 1]" in refusal.reason
 
 
-def test_an_emulated_server_has_no_weights():
-    [refusal] = Case(emulation={}).tell(WeightsAsked("read", "payload"))
+def test_a_server_without_weights_says_why():
+    [refusal] = Case(no_weights="an emulated server has none").tell(WeightsAsked("read", "payload"))
     assert refusal.reason == "weights cannot be read: an emulated server has none"
 
 

@@ -1,0 +1,64 @@
+"""The contract of a backend: how the workers of a server compute, from its flags to its planes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from amoeba_sglang.config import ModelHeads
+from amoeba_sglang.control.device.emulation import Emulation
+from amoeba_sglang.planes.contract import Plane
+
+if TYPE_CHECKING:
+    # Imports SGLang, whose platform the launcher has yet to choose.
+    from amoeba_sglang.adapters.worker.connections import Groups
+
+
+class Backend(ABC):
+    """`adapters.choice.choose_backend` takes one in every process of a server, and nobody else asks
+    which it is."""
+
+    emulation: Emulation | None = None
+    """What the configuration carries to the other processes."""
+    dilation = 1.0
+    """Real seconds of a second of the server's clock."""
+    sentence = ""
+    """What a person must know of it, for the ready line."""
+    description: Mapping[str, Any] | None = None
+    """What `GET /amoeba/state` says under EMULATED."""
+    no_weights = ""
+    """Why weights can be neither read nor updated by name."""
+    classes: Mapping[str, str] = {}
+    """SGLang's extension classes in the place of those that every server has."""
+    unsupported: Mapping[str, tuple[str, ...]] = {}
+    """Fields of ServerArgs that must keep their default here, by the feature that they ask for."""
+
+    @abstractmethod
+    def adjust(self, server_args: Any) -> None:
+        """Change SGLang's ServerArgs before the model's configuration is read. ConfigError names a
+        flag that this backend cannot follow."""
+
+    def heads(self, model: ModelHeads) -> ModelHeads:
+        """What limits the degrees, given what the model on disk says."""
+        return model
+
+    @abstractmethod
+    def require_degrees(self, degrees: tuple[int, ...]) -> None:
+        """ConfigError if there is a degree that it cannot have."""
+
+    @abstractmethod
+    def kv_page(self, chunk: int | None) -> int:
+        """Tokens of a KV page unless --page-size says it. `chunk`: --chunked-prefill-size."""
+
+    def own_tokens(self, given: int | None, degrees: tuple[int, ...]) -> int | None:
+        """Tokens of a worker's pool; None measures the memory. `given`: --max-total-tokens."""
+        return given
+
+    def refusal(self, request: Any) -> str | None:
+        """Why a generate request asks for what this backend does not have, or None."""
+        return None
+
+    @abstractmethod
+    def make_plane(self, scheduler: Any, rank: int, groups: Groups) -> Plane:
+        """Make the plane of an ElasticScheduler; collective over all workers of the world."""

@@ -1,0 +1,19 @@
+"""The one place that chooses what a server computes with."""
+
+from __future__ import annotations
+
+from amoeba_sglang.adapters.backend import Backend
+from amoeba_sglang.adapters.cpu.backend import CpuBackend
+from amoeba_sglang.adapters.emulated.backend import EmulatedBackend
+from amoeba_sglang.control.device.emulation import Emulation
+from amoeba_sglang.errors import ConfigError
+
+
+def choose_backend(device: str, emulation: Emulation | None) -> Backend:
+    """The backend for SGLang's --device, or for what it is to pretend; ConfigError if there is
+    none."""
+    if device != "cpu":
+        raise ConfigError(
+            f"--device {device}: joint steps run only on the CPU yet, use --device cpu"
+        )
+    return CpuBackend() if emulation is None else EmulatedBackend(emulation)
