@@ -58,7 +58,7 @@ test: $(VENV)/.patched $(MODEL)/config.json lint
 	AMOEBA_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 bench: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev
 	$(BIN)/python -m bench

@@ -40,7 +40,11 @@ class FixedLayout:
 
     base = 1
     arrivals = 0
-    reserved: frozenset[int] = frozenset()
+
+    @property
+    def reserved(self) -> frozenset[int]:
+        """Ranks that short requests leave to long ones."""
+        return frozenset()
 
     def limits(self, capacity: Capacity, layout: Layout) -> RequestLimits:
         """What requests may have while `layout` runs."""

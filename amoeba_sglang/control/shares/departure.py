@@ -115,7 +115,7 @@ class Departure:
         self.forget()
         for claim in claims.live_long:
             numbers = self._strays(claim)
-            if len(numbers):
+            if claim.row is not None and len(numbers):
                 source, target = claim.row.slots()[numbers], targets[: len(numbers)]
                 targets = targets[len(numbers) :]
                 assert len(source) == len(target), f"{claim.key} has no refuge"

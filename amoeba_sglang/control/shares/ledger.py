@@ -166,7 +166,12 @@ class Ledger:
 
     def runs_short(self, claims: Claims) -> bool:
         """Whether a step now could use up, before a change begins, what that will need."""
-        return self.has_voted and self._departure.runs_short(claims, self.extra)
+        departure = self._departure
+        return (
+            departure is not None
+            and departure.verdict == ""
+            and departure.runs_short(claims, self.extra)
+        )
 
     @property
     def kept(self) -> np.ndarray:
