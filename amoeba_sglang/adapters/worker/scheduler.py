@@ -58,7 +58,7 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Retr
         self.request_events = RequestEvents()
         self.step_events: dict[str, int] = {}
         self.runtime = ElasticRuntime(self, config, rank, surroundings)
-        self.own_slots = self.max_total_num_tokens
+        self.own_tokens = self.max_total_num_tokens
         self.tp_worker.model_runner.joint_forward = self.runtime.executor.forward
         self.link = surroundings.link(rank)
         assert self.idle_sleeper is not None, "the launcher sets --sleep-on-idle"
@@ -93,12 +93,17 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Retr
     def capacity(self) -> Capacity:
         page = self.page_size
         grown = {degree: slots * page for degree, slots in self.runtime.grown.items()}
-        return Capacity(self.own_slots, self.model_config.context_len, grown, page)
+        return Capacity(
+            own_tokens=self.own_tokens,
+            context_tokens=self.model_config.context_len,
+            grown_tokens=grown,
+            page_tokens=page,
+        )
 
     def follow_capacity(self, degrees: tuple[int, ...]) -> None:
         """Let upstream's limits for new requests be what all of these degrees of this worker
         hold."""
-        tokens = self.own_slots + self.runtime.slots_beyond(*degrees) * self.page_size
+        tokens = self.own_tokens + self.runtime.slots_beyond(*degrees) * self.page_size
         self.max_req_len = min(self.model_config.context_len, tokens) - 1
         self.max_req_input_len = self.max_req_len - 5
 

@@ -29,7 +29,7 @@ class Calibration:
         known = {} if saved is None else saved.degrees
         self._fits = {
             degree: StepFit(known[degree].cost if degree in known else None)
-            for degree in capacity.grown
+            for degree in capacity.grown_tokens
         }
         self._costs = {degree: one.cost for degree, one in known.items() if degree in self._fits}
         self._seconds: deque[float] = deque(maxlen=_TRANSFORMATIONS_REMEMBERED)

@@ -19,31 +19,32 @@ _RESERVED_PAGES = 2
 class Capacity:
     """What the workers can hold, in tokens.
 
-    `slots`: of one worker's own pool. `context`: of the model. `grown`: by degree the slots that an
-    instance has beyond its workers' own pools. Its first worker, the anchor, has those all, and
-    leases the own slots of the others while it needs them. `page`: of a KV page (`--page-size`).
+    own_tokens: of one worker's own pool. context_tokens: of the model. grown_tokens: by degree what
+    an instance has beyond its workers' own pools. Its first worker, the anchor, has all of it, and
+    leases what the others have while it needs that. page_tokens: of a KV page (`--page-size`).
     """
 
-    slots: int
-    context: int
-    grown: Mapping[int, int]
-    page: int
+    own_tokens: int
+    context_tokens: int
+    grown_tokens: Mapping[int, int]
+    page_tokens: int
 
     def instance_tokens(self, degree: int) -> int:
-        """Slots of an instance."""
-        return degree * self.slots + self.grown[degree]
+        """Tokens of an instance."""
+        return degree * self.own_tokens + self.grown_tokens[degree]
 
     def request_tokens(self, degree: int, anchor: bool) -> int:
         """Prompt and output of the longest request that one worker of an instance can serve."""
-        slots = self.instance_tokens(degree) if anchor else self.slots
-        return min(self.context - _REQUEST_RESERVE, slots - _RESERVED_PAGES * self.page)
+        tokens = self.instance_tokens(degree) if anchor else self.own_tokens
+        kept = _RESERVED_PAGES * self.page_tokens
+        return min(self.context_tokens - _REQUEST_RESERVE, tokens - kept)
 
     def needed_degree(self, prompt_tokens: int, output_tokens: int | None) -> int | None:
         """The smallest degree whose anchor can hold the request; None if none can."""
         return next(
             (
                 degree
-                for degree in sorted(self.grown)
+                for degree in sorted(self.grown_tokens)
                 if fits(prompt_tokens, output_tokens, self.request_tokens(degree, anchor=True))
             ),
             None,
@@ -87,7 +88,9 @@ class RequestLimits:
     @classmethod
     def of_all_layouts(cls, capacity: Capacity) -> RequestLimits:
         """The limits while requests may wait for a layout that holds them."""
-        ladder = tuple(capacity.request_tokens(d, anchor=True) for d in sorted(capacity.grown))
+        ladder = tuple(
+            capacity.request_tokens(d, anchor=True) for d in sorted(capacity.grown_tokens)
+        )
         return cls(ladder[0], ladder[-1], ladder[-1], ladder)
 
     def refusal(self, prompt_tokens: int, output_tokens: int | None) -> str | None:

@@ -21,7 +21,7 @@ def limit(index, *degrees):
     runtime = SimpleNamespace(index=index, grown=GROWN, allocator=SimpleNamespace(num_pages=SIZE))
     runtime.slots_beyond = partial(ElasticRuntime.slots_beyond, runtime)
     worker = SimpleNamespace(
-        runtime=runtime, own_slots=SIZE * PAGE, page_size=PAGE,
+        runtime=runtime, own_tokens=SIZE * PAGE, page_size=PAGE,
         model_config=SimpleNamespace(context_len=10**6),
     )  # fmt: skip
     ElasticScheduler.follow_capacity(worker, degrees)

@@ -168,10 +168,10 @@ def test_what_is_promised_during_a_change_is_served_at_every_moment_of_it(
     for rank, promised in enumerate(CAPACITY.promised(before, after)):
         degrees = before.degrees[rank], after.degrees[rank]
         slots = min(
-            CAPACITY.instance_tokens(d) if rank % d == 0 else CAPACITY.slots for d in degrees
+            CAPACITY.instance_tokens(d) if rank % d == 0 else CAPACITY.own_tokens for d in degrees
         )
         # SGLang's own rules: validate_input_length and init_req_max_new_tokens.
-        max_req_len = min(slots, CAPACITY.context) - 1
+        max_req_len = min(slots, CAPACITY.context_tokens) - 1
         served = prompt < max_req_len - 5 and output <= max_req_len - prompt - 1
         assert fits(prompt, output, promised) == served
 

@@ -7,7 +7,9 @@ from amoeba_sglang.control.router.limits import Capacity
 from amoeba_sglang.control.router.record import Record
 from amoeba_sglang.control.worker.step_meter import StepMeter
 
-CAPACITY = Capacity(slots=1000, context=8000, grown={1: 0, 2: 600, 4: 3000}, page=1)
+CAPACITY = Capacity(
+    own_tokens=1000, context_tokens=8000, grown_tokens={1: 0, 2: 600, 4: 3000}, page_tokens=1
+)
 
 
 class Clock:

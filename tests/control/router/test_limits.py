@@ -10,7 +10,9 @@ from amoeba_sglang.control.layout.partition import Layout
 from amoeba_sglang.control.router.limits import Capacity, RequestLimits, fits, rank_refusal
 
 # Workers of 100 slots and a longer context; instances grow by 60 and 200 slots.
-CAPACITY = Capacity(slots=100, context=500, grown={1: 0, 2: 60, 4: 200}, page=1)
+CAPACITY = Capacity(
+    own_tokens=100, context_tokens=500, grown_tokens={1: 0, 2: 60, 4: 200}, page_tokens=1
+)
 ALONE, PAIR, FOUR = Layout((1,) * 4), Layout((2, 2, 1, 1)), Layout((4,) * 4)
 
 
@@ -20,7 +22,7 @@ def limits_of(layout, capacity=CAPACITY):
 
 def worker_serves(slots, prompt, output):
     """SGLang's own rules: validate_input_length and init_req_max_new_tokens (scheduler.py)."""
-    max_req_len = min(slots, CAPACITY.context) - 1
+    max_req_len = min(slots, CAPACITY.context_tokens) - 1
     return prompt < max_req_len - 5 and output <= max_req_len - prompt - 1
 
 
@@ -45,7 +47,7 @@ def test_only_the_anchor_of_an_instance_has_more_than_its_own_slots():
 
 def test_the_context_of_the_model_bounds_every_layout():
     assert CAPACITY.by_rank(FOUR) == (498, 98, 98, 98)
-    assert replace(CAPACITY, context=50).by_rank(FOUR) == (48, 48, 48, 48)
+    assert replace(CAPACITY, context_tokens=50).by_rank(FOUR) == (48, 48, 48, 48)
 
 
 def test_an_instance_holds_the_slots_of_its_workers_and_the_grown_ones():

@@ -26,7 +26,9 @@ from amoeba_sglang.control.router.transform_request import TransformRequest
 from amoeba_sglang.control.router.waiting_limits import WaitingLimits
 
 CHAIN = DegreeChain((1, 2, 4))
-CAPACITY = Capacity(slots=100, context=1000, grown={1: 0, 2: 60, 4: 200}, page=1)
+CAPACITY = Capacity(
+    own_tokens=100, context_tokens=1000, grown_tokens={1: 0, 2: 60, 4: 200}, page_tokens=1
+)
 WORKERS = 4
 # Two workers hold it, one does not.
 LONG = {"prompt": 120, "output": 30}
