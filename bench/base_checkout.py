@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +96,7 @@ def _make_site(worktree: Path, site: Path) -> None:
     partial = site.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     copy_pristine(partial)
+    register(worktree, partial)
     apply = [sys.executable, "-m", "amoeba_sglang.patch", "apply", "--target", str(partial)]
     done = subprocess.run(
         apply, cwd=worktree, env={**os.environ, "PYTHONPATH": str(worktree)},
@@ -104,6 +106,21 @@ def _make_site(worktree: Path, site: Path) -> None:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ConfigError(f"patches of {worktree.name} on a pristine sglang: {reason}")
     partial.rename(site)
+
+
+def register(worktree: Path, site: Path) -> None:
+    """Give `site` the metadata of an installed package: SGLang finds our platform by them, and
+    those of the environment name modules of the commit that is checked out."""
+    project = tomllib.loads((worktree / "pyproject.toml").read_text())["project"]
+    metadata = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    lines = []
+    for group, entries in project.get("entry-points", {}).items():
+        lines += [f"[{group}]", *(f"{name} = {module}" for name, module in entries.items())]
+    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
 
 
 def copy_pristine(copy: Path, site: Path | None = None) -> None:

@@ -16,12 +16,19 @@ PATCH = """import pathlib, sys
 site = pathlib.Path(sys.argv[3])
 (site / "sglang" / "seam.py").write_text("version = {version}\\n")
 """
+PROJECT = """[project]
+name = "amoeba-sglang"
+version = "{version}"
+[project.entry-points."sglang.srt.platforms"]
+amoeba_cpu = "amoeba_sglang.of_{version}:activate"
+"""
 
 
 def version(number):
     return {
         "amoeba_sglang/__init__.py": f"version = {number}\n",
         "amoeba_sglang/patch.py": PATCH.format(version=number),
+        "pyproject.toml": PROJECT.format(version=number),
         ".gitignore": ".venv/\n__pycache__/\n",
     }
 
@@ -59,6 +66,17 @@ def test_base_runs_its_own_code_on_its_own_patches(repository, tmp_path):
         [base.python, "-c", program], cwd=repository, capture_output=True, text=True
     )
     assert done.stdout.split() == ["1", "1"], done.stderr
+
+
+def test_sglang_finds_the_platform_of_the_base(repository, tmp_path):
+    """It found the one of the commit that is checked out, whose modules the base does not have."""
+    base = make_old(repository, tmp_path)
+    program = (
+        "from importlib.metadata import entry_points; "
+        "print([one.value for one in entry_points(group='sglang.srt.platforms')])"
+    )
+    done = subprocess.run([base.python, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "['amoeba_sglang.of_1:activate']", done.stderr
 
 
 def test_base_is_made_once(repository, tmp_path, monkeypatch):

@@ -11,6 +11,9 @@ from amoeba_sglang.control.router.loads import Snapshot
 from amoeba_sglang.control.router.operation import Operations
 from amoeba_sglang.control.router.terms import Terms
 
+SCHEMA = 1
+"""Raised when a field of docs/interface.md goes, or changes its name or meaning."""
+
 
 def describe_server(
     terms: Terms,
@@ -34,6 +37,7 @@ def describe_server(
             }
         )
     return {
+        "schema": SCHEMA,
         "EMULATED": terms.emulated and {**terms.emulated, "late_share": late_share(device_times)},
         "workers": terms.workers,
         "degrees": list(terms.chain.degrees),
