@@ -85,10 +85,11 @@ class MLPShards:
     """gate_up and down of one layer, moved into the store and switchable between degrees.
 
     gate_up is kept with its rows in the order (finest shard, gate | up), down transposed, so a
-    shard of any degree is a range of rows of both. The product with the transposed matrix costs
-    3-7 % more in bf16 at 8 rows than with upstream's and 20 % less in fp32; blocks of columns, each
-    in upstream's orientation, cost 16-35 % more in bf16 (bench/mlp_layout.py). With padded pages
-    the finest shards lie apart, and each is a product of its own.
+    shard of any degree is a range of rows of both. The product with the transposed matrix takes 0
+    to 31 % longer than with upstream's in fp32, 4 to 27 % in bf16, less the more rows there are (1
+    to 256); blocks of columns, each in upstream's orientation, take 3 to 84 % longer
+    (bench/mlp_layout.py). With padded pages the finest shards lie apart, and each is a product of
+    its own.
     """
 
     def __init__(
