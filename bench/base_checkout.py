@@ -109,7 +109,7 @@ def _make_site(worktree: Path, site: Path) -> None:
 def copy_pristine(copy: Path, site: Path | None = None) -> None:
     """Copy the sglang of `site`, by default the installed one, and take our patches off the copy.
 
-    The metadata of the distribution come along: the patch tool reads version and hashes from them.
+    The metadata of the distribution come along: the patch tool reads the version from them.
     """
     root = find_target(site).root
     for found in (root / "sglang", *root.glob("sglang-*.dist-info")):

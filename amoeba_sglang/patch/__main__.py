@@ -60,12 +60,11 @@ def _run(command: str, directory: Path | None) -> int:
 def _show(state: PatchState) -> None:
     for patch in state.series.patches:
         lines = f"+{patch.added} -{patch.removed}"
-        print(f"{state.of_patch(patch):<12} {lines:>10}  {patch.path.name}  {patch.title}")
+        print(f"{state.of_patch(patch):<12} {lines:>10}  {patch.name}  {patch.title}")
     version = state.target.version or "of unknown version"
     print(f"{state.overall}: sglang {version} in {state.target.root}")
-    for file in state.files:
-        if file.problem:
-            print(f"  {file.problem}")
+    for problem in state.problems:
+        print(f"  {problem}")
 
 
 if __name__ == "__main__":
