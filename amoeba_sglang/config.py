@@ -46,7 +46,6 @@ class AmoebaConfig:
     layers_per_step: int | None = None
     transport: str = "peer"
     page_size_kib: int = 64
-    shard_layout: str = "tight"
     staging_mib: int = 8
     prepare_timeout_s: float = 20.0
     max_n: int = 128
@@ -167,7 +166,6 @@ def build_config(
         layers_per_step=parse_layers_per_step(options.amoeba_layers_per_step, heads.layers),
         transport=options.amoeba_transport,
         page_size_kib=page,
-        shard_layout=options.amoeba_shard_layout,
         staging_mib=staging,
         prepare_timeout_s=timeout,
         max_n=max_n,

@@ -8,7 +8,6 @@ from amoeba_sglang.control.transform.pace import GROWTH_SHARE
 
 POLICIES = ("amoeba", "round_robin", "least_load", "static")
 TRANSPORTS = ("peer", "collective")
-SHARD_LAYOUTS = ("tight", "padded")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -60,13 +59,6 @@ def make_parser() -> argparse.ArgumentParser:
         default=64,
         metavar="KIB",
         help="page of weights and KV, a power of two up to 2048 (default: 64)",
-    )
-    group.add_argument(
-        "--amoeba-shard-layout",
-        choices=SHARD_LAYOUTS,
-        default="tight",
-        help="MLP shards one after the other, or each padded to whole pages, which costs memory "
-        "and a product per shard (default: tight)",
     )
     group.add_argument(
         "--amoeba-staging-mib",

@@ -29,7 +29,7 @@ def test_defaults():
     assert config.degrees == (1, 2, 4)
     assert (config.policy, config.transport, config.initial_degree) == ("amoeba", "peer", 1)
     assert (config.page_size_kib, config.staging_mib, config.layers) == (64, 8, 30)
-    assert (config.mlp_elements, config.shard_layout) == (1000, "tight")
+    assert config.mlp_elements == 1000
     assert config.report_address == "ipc:///run/amoeba/reports"
     assert config.rendezvous == "file:///run/amoeba/rendezvous"
     assert pickle.loads(pickle.dumps(config)) == config
@@ -114,7 +114,6 @@ def test_bad_flags(flags, shape, says):
     [
         ("--amoeba-policy", "best"),
         ("--amoeba-transport", "tcp"),
-        ("--amoeba-shard-layout", "loose"),
     ],
 )
 def test_unknown_choices_end_the_parser(flags, capsys):

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 0
     print(json.dumps(report.data(), indent=2) if options.json else report.text())
-    return 0 if report.tight.fits else 1
+    return 0 if report.capacity.fits else 1
 
 
 def _plan(options: argparse.Namespace) -> Report | TransformPlan:

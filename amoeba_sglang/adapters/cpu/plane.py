@@ -82,8 +82,8 @@ def make_cpu_plane(
     """Of the model and pool of a ModelRunner; collective over all workers of the world."""
     pool, model, index = runner.token_to_kv_pool, runner.model, rank % config.group_size
     stack = list(model.model.layers)
-    matrices, padded = elastic_matrices(stack, chain.finest), config.shard_layout == "padded"
-    pages = WeightPages(chain, pool.memory.page_size, matrices, padded)
+    matrices = elastic_matrices(stack, chain.finest)
+    pages = WeightPages(chain, pool.memory.page_size, matrices)
     store = WeightStore(pool.memory, pages, index)
     layers = [
         LayerShards(layer, number, chain, index, groups.coordinators, store)

@@ -50,9 +50,7 @@ def lost_share(pages: WeightPages, degree: int, layers: int) -> float:
 
 
 def wasted_share(pages: WeightPages, layers: int) -> float:
-    """What this page size costs: padding by weights if padded, else the largest `lost_share`."""
-    if pages.padded:
-        return pages.waste_bytes / pages.payload_bytes
+    """What this page size costs: the largest `lost_share` of any degree."""
     return max((lost_share(pages, degree, layers) for degree in pages.chain.degrees[1:]), default=0)
 
 
@@ -128,13 +126,14 @@ class Capacity:
     """All degrees that fit, from the lowest, and the changes between them.
 
     `total_bytes`, `waste_bytes`: pages of the elastic weights at degree 1, and how much of them
-    holds no weights. `weight_bytes`: everything a worker holds at degree 1 but KV.
+    holds no weights. `padding_bytes`: what shards on pages of their own would add to them.
+    `weight_bytes`: everything a worker holds at degree 1 but KV.
     """
 
-    padded: bool
     page_size: int
     total_bytes: int
     waste_bytes: int
+    padding_bytes: int
     weight_bytes: int
     degrees: tuple[DegreeCapacity, ...]
     changes: tuple[Change, ...]
@@ -164,10 +163,10 @@ def plan_capacity(
         if count * pages.page_size >= 2 * slot_bytes
     ]
     return Capacity(
-        padded=pages.padded,
         page_size=pages.page_size,
         total_bytes=pages.total_pages * pages.page_size,
         waste_bytes=pages.waste_bytes,
+        padding_bytes=pages.padding_bytes,
         weight_bytes=model.replicated_bytes + pages.total_pages * pages.page_size,
         degrees=tuple(
             _at_degree(model, pages, fitting[0], own[fitting[0]], degree, kv_page)

@@ -27,8 +27,8 @@ QUARTERS = DegreeChain((1, 2, 4))
 QWEN_32B = load_model("Qwen2.5-32B", 2, 2)
 
 
-def pages_of(model, padded=False, page_size=2 * MIB, chain=QUARTERS):
-    return WeightPages(chain, page_size, model.mlp_matrices, padded)
+def pages_of(model, page_size=2 * MIB, chain=QUARTERS):
+    return WeightPages(chain, page_size, model.mlp_matrices)
 
 
 @st.composite
@@ -53,7 +53,7 @@ def small_models(draw):
         dtype_bytes=draw(st.sampled_from((2, 4))),
         kv_dtype_bytes=draw(st.sampled_from((1, 2, 4))),
     )
-    return model, pages_of(model, draw(st.booleans()), draw(st.sampled_from((64, 256))), chain)
+    return model, pages_of(model, draw(st.sampled_from((64, 256))), chain)
 
 
 @settings(deadline=None)
@@ -153,9 +153,10 @@ def test_a_32b_model_on_80_gb(page_size, tokens):
 
 
 def test_the_padding_of_a_32b_model_is_that_of_the_paper():
-    pages = pages_of(QWEN_32B, padded=True)
-    assert 100 * wasted_share(pages, 64) == pytest.approx(0.74, abs=0.005)
-    assert 100 * wasted_share(pages_of(QWEN_32B), 64) == pytest.approx(0.58, abs=0.005)
+    pages = pages_of(QWEN_32B)
+    share = pages.padding_bytes / pages.payload_bytes
+    assert 100 * share == pytest.approx(0.74, abs=0.005)
+    assert 100 * wasted_share(pages, 64) == pytest.approx(0.58, abs=0.005)
 
 
 def test_grown_slots_of_a_32b_model():
@@ -175,14 +176,12 @@ def test_a_model_that_only_fits_when_sharded_has_only_those_degrees():
 
 def test_small_pages_are_named_when_large_ones_waste_too_much():
     small = replace(QWEN_32B, hidden=576, intermediate=1536, layers=30, dtype_bytes=4)
-    padded, tight = pages_of(small, padded=True), pages_of(small)
-    assert wasted_share(padded, 30) == pytest.approx(0.58, abs=0.01)
-    assert lost_share(tight, 2, 30) == 1.0
-    for pages in (padded, tight):
-        size = largest_frugal_page(pages, 30, 0.1, 4096)
-        assert wasted_share(replace(pages, page_size=size), 30) <= 0.1
-        assert wasted_share(replace(pages, page_size=2 * size), 30) > 0.1
-    assert largest_frugal_page(tight, 30, 0.0, MIB) is None
+    pages = pages_of(small)
+    assert lost_share(pages, 2, 30) == 1.0
+    size = largest_frugal_page(pages, 30, 0.1, 4096)
+    assert wasted_share(replace(pages, page_size=size), 30) <= 0.1
+    assert wasted_share(replace(pages, page_size=2 * size), 30) > 0.1
+    assert largest_frugal_page(pages, 30, 0.0, MIB) is None
 
 
 def test_a_chain_of_degree_1_alone_wastes_nothing():
