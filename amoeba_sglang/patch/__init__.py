@@ -7,7 +7,7 @@ installed package:
     python -m amoeba_sglang.patch apply|revert|status|check [--target DIR]
 
 `manifest.json` beside the patches says what every touched file hashes to before and after all of
-them (`amoeba_sglang.tools.patch_manifest` makes it). The state of a target is read from that alone:
+them (`tools.patch_manifest` makes it). The state of a target is read from that alone:
 no stamp or journal is kept. Files are replaced one by one, each atomically, so a crash leaves some
 pristine and some patched; `status` then says `partial`, and either `apply` or `revert` mends it. A
 file with any other content is `modified` and is never written.

@@ -11,7 +11,7 @@ from amoeba_sglang.patch.change import apply_series, revert_series
 from amoeba_sglang.patch.series import MANIFEST, UPSTREAM_PREFIX, UPSTREAM_VERSION, Series
 from amoeba_sglang.patch.state import read_state
 from amoeba_sglang.patch.target import find_target
-from amoeba_sglang.tools.patch_manifest import make_manifest
+from tools.patch_manifest import make_manifest
 from tests.patch.conftest import DIRECTORY
 from tests.patch.trees import git
 
@@ -19,7 +19,7 @@ MOST_CHANGED_LINES = 600
 
 
 def test_manifest_is_that_of_the_patches(pristine: Path) -> None:
-    again = "run python -m amoeba_sglang.tools.patch_manifest on a pristine sglang"
+    again = "run python -m tools.patch_manifest on a pristine sglang"
     made = make_manifest(DIRECTORY, find_target(pristine))
     assert (DIRECTORY / MANIFEST).read_text() == made, again
 

@@ -1,6 +1,6 @@
 """Write the manifest of the patches anew, after one of them has changed.
 
-    python -m amoeba_sglang.tools.patch_manifest PRISTINE
+    python -m tools.patch_manifest PRISTINE
 
 PRISTINE holds the unpatched `sglang` that the patches are for: a site-packages or a checkout.
 """
@@ -51,7 +51,7 @@ def _read_patch(path: Path) -> Patch:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m amoeba_sglang.tools.patch_manifest")
+    parser = argparse.ArgumentParser(prog="python -m tools.patch_manifest")
     parser.add_argument("pristine", type=Path, metavar="PRISTINE")
     pristine = find_target(parser.parse_args(arguments).pristine)
     directory = find_directory()
