@@ -43,23 +43,21 @@ class Report:
     def build(
         cls,
         model: DenseModel,
-        chain: DegreeChain,
-        page_size: int,
+        pages: WeightPages,
         device_bytes: int,
         usable_bytes: int,
         kv_page: int,
     ) -> Report:
-        """`page_size` in bytes; `kv_page`: tokens of a KV page. Raises ConfigError when the model
-        does not divide by `chain`."""
-        model.require_degree(chain.finest)
-        pages = WeightPages(chain, page_size, model.mlp_matrices)
+        """`pages`: of the model's MLP; `kv_page`: tokens of a KV page."""
         capacity = plan_capacity(model, pages, usable_bytes, kv_page)
         warnings = [_misfit(capacity, usable_bytes)]
         if capacity.fits and (reason := starvation(model, capacity, device_bytes)):
             warnings.append(f"degree 1 is starved of KV: {reason}")
         warnings += [_waste(pages, model.layers), _mappings(capacity)]
         found = tuple(warning for warning in warnings if warning)
-        return cls(model, chain, device_bytes, usable_bytes, capacity, found)
+        return cls(
+            model, pages.chain, device_bytes, usable_bytes, capacity=capacity, warnings=found
+        )
 
     def data(self) -> dict[str, Any]:
         """Everything in plain types; sizes in bytes."""

@@ -13,8 +13,8 @@ from amoeba_sglang.patch.change import revert_series
 from amoeba_sglang.patch.series import MANIFEST, UPSTREAM_VERSION, Series, load_series
 from amoeba_sglang.patch.state import read_state
 from amoeba_sglang.patch.target import find_target
-from tools.patch_manifest import make_manifest
 from tests.patch.trees import PRISTINE, STEPS, git, write_distribution, write_tree
+from tools.patch_manifest import make_manifest
 
 DIRECTORY = Path(amoeba_sglang.__file__).parent.parent / "patches" / f"sglang-{UPSTREAM_VERSION}"
 

@@ -11,9 +11,9 @@ from amoeba_sglang.patch.change import apply_series, revert_series
 from amoeba_sglang.patch.series import MANIFEST, UPSTREAM_PREFIX, UPSTREAM_VERSION, Series
 from amoeba_sglang.patch.state import read_state
 from amoeba_sglang.patch.target import find_target
-from tools.patch_manifest import make_manifest
 from tests.patch.conftest import DIRECTORY
 from tests.patch.trees import git
+from tools.patch_manifest import make_manifest
 
 MOST_CHANGED_LINES = 600
 

@@ -69,7 +69,7 @@ def test_pages_that_waste_too_much_are_reported_with_a_better_size(capsys, tmp_p
     }
     (tmp_path / "config.json").write_text(json.dumps(fields))
     _, out, _ = run(capsys, "--model", str(tmp_path), "--dtype", "float32")
-    assert "shards padded to whole pages: 0.18 GB (57.99%)" in out
+    assert "shards padded to whole pages: 0.18 GB (58.02%)" in out
     assert "warning: pages of 2048 KiB lose 100.0% of the ideal; --page-size-kib 128 is" in out
 
 

@@ -5,11 +5,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from amoeba_sglang.control.layout.dense_model import ModelShape
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.control.transform.staging import fit_exchange
 from amoeba_sglang.errors import ConfigError
-from amoeba_sglang.plan.transform_plan import ModelShape, TransformPlan
+from amoeba_sglang.plan.transform_plan import TransformPlan
 
 CHAIN = DegreeChain((1, 2, 4))
 SHAPE = ModelShape(layers=30, kv_heads=4, head_dim=64, kv_dtype_bytes=4)
@@ -18,9 +19,11 @@ MATRICES = (2 * 1536 * 576 * 4, 1536 * 576 * 4)
 
 
 def build(before, after, live, per_step=0, shape=SHAPE, staging=8 * MIB):
-    ranks = range(len(before))
     pages = WeightPages(CHAIN, 1 << 16, MATRICES * shape.layers)
-    return TransformPlan.build(CHAIN, ranks, before, after, live, shape, pages, staging, per_step)
+    change = before, after
+    return TransformPlan.build(
+        change, live, shape, pages, staging_bytes=staging, layers_per_step=per_step
+    )
 
 
 def test_bytes_of_the_measured_example():

@@ -5,10 +5,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from amoeba_sglang.control.layout.dense_model import ModelShape
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.control.transform.moves import unit_moves
-from amoeba_sglang.plan.transform_plan import ModelShape, TransformPlan
+from amoeba_sglang.plan.transform_plan import TransformPlan
 from amoeba_sglang.planes.kv.collective_mover import CollectiveKVMover
 from amoeba_sglang.planes.kv.peer_mover import PeerKVMover
 from amoeba_sglang.planes.kv.units import UnitBuffers
@@ -77,9 +78,12 @@ def walk_both(rank, n, degrees, path, staging):
         moves = unit_moves(chain, model.degrees, after)
         received = [mover.move(range(LAYERS), moves, model.live) for mover in movers]
         plan = TransformPlan.build(
-            chain, range(n), model.degrees, after, [len(x) for x in model.live], SHAPE,
-            WeightPages(chain, 4096, (4096, 4096) * LAYERS), staging,
-        )  # fmt: skip
+            (model.degrees, after),
+            [len(x) for x in model.live],
+            SHAPE,
+            WeightPages(chain, 4096, (4096, 4096) * LAYERS),
+            staging_bytes=staging,
+        )
         model.degrees = after
         held = model.held_by(rank)
         wrong = [wrong_units(pool, held) for pool in pools]
