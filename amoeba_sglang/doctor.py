@@ -159,8 +159,7 @@ def check_model(model: Path) -> Finding:
         return Finding(
             "model",
             f"{model} has no config.json",
-            "name the directory of a model with --model-path, or make the bundled one, in a checkout: "
-            "make model",
+            "name the directory of a model with --model-path, or make the bundled one: make model",
         )
     try:
         load_model(str(model), 4, 4)

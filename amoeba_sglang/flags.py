@@ -20,33 +20,7 @@ def make_parser() -> argparse.ArgumentParser:
         "tensor-parallel degree, --dp-size M the number of groups of N workers.",
     )
     group = parser.add_argument_group("Amoeba")
-    group.add_argument(
-        "--amoeba-degrees",
-        metavar="1,2,4",
-        help="allowed degrees, a divisor chain from 1 to --tp-size "
-        "(default: the longest chain that the model's heads allow)",
-    )
-    group.add_argument(
-        "--amoeba-policy",
-        choices=POLICIES,
-        default="amoeba",
-        help="where requests go, and when instances merge and split (default: amoeba). With static "
-        "the layout changes only by POST /amoeba/transform",
-    )
-    group.add_argument(
-        "--amoeba-initial-degree",
-        type=int,
-        default=1,
-        metavar="D",
-        help="degree at start (default: 1)",
-    )
-    group.add_argument(
-        "--amoeba-layers-per-step",
-        default="auto",
-        metavar="K",
-        help="layers moved between two steps of a transformation: 0 moves all at once, auto as "
-        f"many as stretch a step by {100 * GROWTH_SHARE:g} %% (default: auto)",
-    )
+    _add_layout_flags(group)
     group.add_argument(
         "--amoeba-transport",
         choices=TRANSPORTS,
@@ -81,6 +55,41 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="the most samples (n) of one prompt that a request may ask for (default: 128)",
     )
+    _add_measurement_flags(group)
+    return parser
+
+
+def _add_layout_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--amoeba-degrees",
+        metavar="1,2,4",
+        help="allowed degrees, a divisor chain from 1 to --tp-size "
+        "(default: the longest chain that the model's heads allow)",
+    )
+    group.add_argument(
+        "--amoeba-policy",
+        choices=POLICIES,
+        default="amoeba",
+        help="where requests go, and when instances merge and split (default: amoeba). With static "
+        "the layout changes only by POST /amoeba/transform",
+    )
+    group.add_argument(
+        "--amoeba-initial-degree",
+        type=int,
+        default=1,
+        metavar="D",
+        help="degree at start (default: 1)",
+    )
+    group.add_argument(
+        "--amoeba-layers-per-step",
+        default="auto",
+        metavar="K",
+        help="layers moved between two steps of a transformation: 0 moves all at once, auto as "
+        f"many as stretch a step by {100 * GROWTH_SHARE:g} %% (default: auto)",
+    )
+
+
+def _add_measurement_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--amoeba-emulate",
         metavar="FILE",
@@ -99,4 +108,3 @@ def make_parser() -> argparse.ArgumentParser:
         help="what steps cost at every degree, to start from; if there is no such file, measure it "
         "by a warm-up at every degree and write it",
     )
-    return parser

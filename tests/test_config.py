@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amoeba_sglang.config import ModelHeads, build_config, longest_chain, parse_degrees
+from amoeba_sglang.config import ModelHeads, build_config, longest_chain
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.flags import make_parser
 
@@ -67,7 +67,7 @@ def test_a_chain_may_skip_degrees():
 )
 def test_bad_degrees(text, says):
     with pytest.raises(ConfigError) as error:
-        parse_degrees(text, 4)
+        build("--amoeba-degrees", text)
     assert str(error.value).startswith("--amoeba-degrees")
     assert says in str(error.value)
     assert "\n" not in str(error.value)

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _plan(options: argparse.Namespace) -> tuple[str, int]:
     """What to print, and the exit code."""
     _check_numbers(options)
-    chain = _parse_degrees(options.degrees)
+    chain = DegreeChain.parse(options.degrees, "--degrees")
     dtype_bytes = _DTYPES[options.dtype]
     kv_dtype_bytes = _KV_DTYPES[options.kv_cache_dtype] or dtype_bytes
     model = load_model(options.model, dtype_bytes, kv_dtype_bytes)
@@ -93,16 +93,6 @@ def _check_numbers(options: argparse.Namespace) -> None:
     for name, least in _LEAST.items():
         if (count := getattr(options, name)) < least:
             raise ConfigError(f"--{name.replace('_', '-')} {count}: must be at least {least}")
-
-
-def _parse_degrees(text: str) -> DegreeChain:
-    try:
-        return DegreeChain(tuple(int(part) for part in text.split(",")))
-    except ValueError:
-        raise ConfigError(f"--degrees {text}: not a list of integers like 1,2,4") from None
-    except ConfigError as error:
-        # The chain names the server's flag.
-        raise ConfigError(str(error).replace("--amoeba-degrees", "--degrees")) from None
 
 
 def _make_parser() -> argparse.ArgumentParser:

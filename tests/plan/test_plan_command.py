@@ -84,7 +84,7 @@ def test_too_many_mappings_are_reported(capsys):
         ("", "--model"),
         ("--model nothing", "--model nothing: no config.json there, and none of the known names"),
         ("--model Qwen2.5-7B --degrees 1,2,4,8", "8 does not divide num_attention_heads 28"),
-        ("--model Qwen2.5-7B --degrees 1,3,4", "--degrees 1,3,4: each degree must be"),
+        ("--model Qwen2.5-7B --degrees 1,3,4", "--degrees 1,3,4: 4 is not a larger multiple of 3"),
         ("--model Qwen2.5-7B --degrees 1,x", "--degrees 1,x: not a list of integers"),
         ("--model Qwen2.5-7B --page-size-kib 3", "--page-size-kib 3: must be a power of two"),
         ("--model Qwen2.5-7B --page-size-kib 4096", "from 4 to 2048"),

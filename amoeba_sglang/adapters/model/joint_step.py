@@ -131,8 +131,8 @@ class JointExecutor(StepExecutor):
             self.mirrors[at : at + degree],
             self.chain,
             degree,
-            self.size,
-            self.page,
+            size=self.size,
+            page=self.page,
         )
 
     def _run_layers(

@@ -169,7 +169,7 @@ def plan_capacity(
         padding_bytes=pages.padding_bytes,
         weight_bytes=model.replicated_bytes + pages.total_pages * pages.page_size,
         degrees=tuple(
-            _at_degree(model, pages, fitting[0], own[fitting[0]], degree, kv_page)
+            _at_degree(model, pages, degree, kv_page, base=(fitting[0], own[fitting[0]]))
             for degree in fitting
         ),
         changes=tuple(
@@ -212,9 +212,11 @@ def _own_pages(model: DenseModel, pages: WeightPages, usable_bytes: int, degree:
 
 
 def _at_degree(
-    model: DenseModel, pages: WeightPages, base: int, own: int, degree: int, kv_page: int
+    model: DenseModel, pages: WeightPages, degree: int, kv_page: int, *, base: tuple[int, int]
 ) -> DegreeCapacity:
-    count = own + growth_pages(pages, degree, model.layers, base)
+    """`base`: the lowest degree that fits, and the pages of each K and V range there."""
+    lowest, own = base
+    count = own + growth_pages(pages, degree, model.layers, lowest)
     freed = min(pages.freed_pages(degree, worker).size for worker in range(degree))
     return DegreeCapacity(
         degree=degree,

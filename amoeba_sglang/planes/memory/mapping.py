@@ -24,22 +24,9 @@ _FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int64,
-]
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *3 * [ctypes.c_int], ctypes.c_int64]
 _libc.mremap.restype = ctypes.c_void_p
-_libc.mremap.argtypes = [
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_void_p,
-]
+_libc.mremap.argtypes = [ctypes.c_void_p, *2 * [ctypes.c_size_t], ctypes.c_int, ctypes.c_void_p]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
@@ -90,7 +77,7 @@ def map_file(size: int, protection: int, descriptor: int) -> MappedRange:
 def map_file_at(address: int, size: int, descriptor: int, offset: int, populate: bool) -> None:
     """Replace `size` bytes of a mapped range by a part of a file, shared and writable."""
     flags = mmap.MAP_SHARED | _FIXED | (mmap.MAP_POPULATE if populate else 0)
-    _mmap(address, size, READ | WRITE, flags, descriptor, offset)
+    _mmap(address, size, READ | WRITE, flags, descriptor, offset=offset)
 
 
 def block_at(address: int, size: int) -> None:
@@ -133,7 +120,8 @@ def mapping_limit() -> int:
 def _mmap(
     address: int, size: int, protection: int, flags: int, descriptor: int = -1, offset: int = 0
 ) -> int:
-    result = _libc.mmap(address, size, protection, flags, descriptor, offset)
+    arguments = address, size, protection, flags, descriptor, offset
+    result = _libc.mmap(*arguments)
     if result != _FAILED:
         return result
     raise _refusal(f"mapping {size} bytes")

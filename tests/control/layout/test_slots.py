@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amoeba_sglang.control.layout.slots import DegreeChain
-from amoeba_sglang.errors import ConfigError
 from tests.control.layout.chains import CHAINS, layouts
 
 
@@ -127,5 +126,5 @@ def test_a_place_is_the_row_of_the_joint_slot_in_the_view_of_its_degree(chain, d
 
 @pytest.mark.parametrize("degrees", [(), (2, 4), (1, 2, 3), (1, 2, 2), (1, 4, 2)])
 def test_a_chain_that_is_none_is_refused(degrees):
-    with pytest.raises(ConfigError, match="--amoeba-degrees"):
+    with pytest.raises(AssertionError):
         DegreeChain(degrees)
