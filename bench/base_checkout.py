@@ -79,7 +79,8 @@ def make_base(commit: str, cache: Path = CACHE, where: Path = HERE) -> BaseCheck
     if not (worktree / ".git").exists():
         shutil.rmtree(worktree, ignore_errors=True)
         # A worktree that somebody removed by hand is still registered, hence --force.
-        git("worktree", "add", "--force", "--detach", str(worktree), commit, where=where)
+        add = ("worktree", "add", "--force", "--detach")
+        git(*add, str(worktree), commit, where=where)
     if git("rev-parse", "HEAD", where=worktree) != commit:
         raise ConfigError(f"{worktree} is at another commit: git worktree remove {worktree}")
     require_committed(worktree)

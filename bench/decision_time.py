@@ -66,7 +66,7 @@ def time_policy(policy: Policy, workers: int, waiting: int) -> dict[str, Any]:
     sizes = [RequestSize(draw.randint(10, 4000), draw.randint(1, 500)) for _ in range(TIMES)]
 
     def place(turn: int) -> None:
-        view = View(layout.instances, loads, turn, every, reserved, table)
+        view = View(layout.instances, loads, turn, every, reserved=reserved, table=table)
         policy.place(sizes[turn], view)
 
     kinds: dict[str, Callable[[int], object]] = {"place": place}
@@ -79,7 +79,10 @@ def time_policy(policy: Policy, workers: int, waiting: int) -> dict[str, Any]:
         )
         keeper = LayoutKeeper(policy.layout, DegreeChain(DEGREES), 1, books, 0.0)
         for number in range(waiting):
-            long = LongRequest(f"r{number}", 100_000, (2, 4, 8)[number % 3], 0.0, 99_000, number)
+            degree = (2, 4, 8)[number % 3]
+            long = LongRequest(
+                f"r{number}", 100_000, degree, since=0.0, prompt_tokens=99_000, turn=number
+            )
             books.queue.add(Waiting(Request(long.request_id, 99_000, 1000), long))
             keeper.arrive(RequestSize(99_000, 1000), long.degree, number / waiting)
         for size in sizes:

@@ -95,7 +95,7 @@ class Run:
         layout = None if contender.layout is None else Layout(contender.layout)
         self.hosts = [
             Host(
-                self.clock, contender.policy, contender.mechanism, batching, workers, layout,
+                self.clock, contender.policy, contender.mechanism, batching, workers, layout=layout,
                 finished=lambda request, now, number=number: self._end(request, number),
                 refused=lambda request, number=number: self._refuse(number),
             )
