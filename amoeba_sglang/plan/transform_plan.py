@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from amoeba_sglang.control.layout.dense_model import ModelShape
+from amoeba_sglang.control.layout.kv_shape import KVShape
 from amoeba_sglang.control.layout.locations import slots_filled
 from amoeba_sglang.control.layout.partition import Layout, LayoutError
 from amoeba_sglang.control.layout.slots import DegreeChain
@@ -57,7 +57,7 @@ class TransformPlan:
         cls,
         change: tuple[Sequence[int], Sequence[int]],
         live_tokens: Sequence[int],
-        shape: ModelShape,
+        shape: KVShape,
         pages: WeightPages,
         *,
         staging_bytes: int,

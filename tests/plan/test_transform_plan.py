@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from amoeba_sglang.control.layout.dense_model import ModelShape
+from amoeba_sglang.control.layout.kv_shape import KVShape
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.control.transform.staging import fit_exchange
@@ -13,7 +13,7 @@ from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.plan.transform_plan import TransformPlan
 
 CHAIN = DegreeChain((1, 2, 4))
-SHAPE = ModelShape(layers=30, kv_heads=4, head_dim=64, kv_dtype_bytes=4)
+SHAPE = KVShape(layers=30, kv_heads=4, head_dim=64, kv_dtype_bytes=4)
 MIB = 1 << 20
 MATRICES = (2 * 1536 * 576 * 4, 1536 * 576 * 4)
 
@@ -63,7 +63,7 @@ def test_a_merge_moves_the_last_layers_first_and_a_split_the_first():
 @given(st.booleans(), st.integers(1, 90), st.integers(0, 100))
 def test_layers_below_the_boundary_are_at_the_lower_degree_at_all_times(merge, layers, per_step):
     low, high = (1, 1), (2, 2)
-    shape = ModelShape(layers, 4, 64, 4)
+    shape = KVShape(layers, 4, 64, 4)
     plan = build(low if merge else high, high if merge else low, (1, 1), per_step, shape)
     degrees = [1 if merge else 2] * layers
     for step in plan.steps:
@@ -130,7 +130,7 @@ def test_a_dry_run_prints_the_plan():
 def test_no_step_needs_a_page_that_the_worker_does_not_own(change, merge, per_step):
     low, high = change
     before, after = (low, high) if merge else (high, low)
-    shape = ModelShape(5, 4, 64, 4)
+    shape = KVShape(5, 4, 64, 4)
     plan = build(before, after, (9,) * len(low), per_step, shape)
     mapped = [step.mapped_pages for step in plan.steps]
     assert max(map(max, mapped)) == plan.peak_pages <= plan.owned_pages

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amoeba_sglang.control.layout.kv_shape import KVShape
 from amoeba_sglang.errors import ConfigError
 
 # The layer walker knows the decoder layers of these.
@@ -22,22 +23,6 @@ ARCHITECTURES = (
 _KNOWN = Path(__file__).with_name("known_models.json")
 # In a config.json that leaves them out, these are untied (every served architecture's default).
 _OPTIONAL = {"tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False}
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """A model's KV; `kv_dtype_bytes` is the size of one element, `page` the tokens of a slot."""
-
-    layers: int
-    kv_heads: int
-    head_dim: int
-    kv_dtype_bytes: int
-    page: int = 1
-
-    def unit_bytes(self, finest: int) -> int:
-        """Bytes of one slot's K and V of one unit (kv_heads / finest heads) in one layer."""
-        assert self.kv_heads % finest == 0, (self.kv_heads, finest)
-        return 2 * self.kv_heads // finest * self.page * self.head_dim * self.kv_dtype_bytes
 
 
 @dataclass(frozen=True)
@@ -104,8 +89,8 @@ class DenseModel:
         return self.attention_bytes + self.embedding_bytes + self.norm_bytes
 
     @property
-    def kv_shape(self) -> ModelShape:
-        return ModelShape(self.layers, self.kv_heads, self.head_dim, self.kv_dtype_bytes)
+    def kv_shape(self) -> KVShape:
+        return KVShape(self.layers, self.kv_heads, self.head_dim, self.kv_dtype_bytes)
 
     @property
     def token_bytes(self) -> int:

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from amoeba_sglang.control.layout.dense_model import ModelShape
+from amoeba_sglang.control.layout.kv_shape import KVShape
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.control.transform.moves import unit_moves
@@ -21,7 +21,7 @@ from tests.processes import run_workers
 ELEMENTS = 3
 """float32 elements of a unit."""
 LAYERS, ROWS = 7, 25
-SHAPE = ModelShape(LAYERS, kv_heads=4, head_dim=ELEMENTS, kv_dtype_bytes=4)
+SHAPE = KVShape(LAYERS, kv_heads=4, head_dim=ELEMENTS, kv_dtype_bytes=4)
 
 
 def host_pools(n, finest):
