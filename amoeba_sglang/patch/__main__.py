@@ -13,6 +13,7 @@ from amoeba_sglang.patch.series import load_series
 from amoeba_sglang.patch.state import PatchState, read_state
 from amoeba_sglang.patch.target import find_target
 
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 (refused, or `check` failed) or 2 (usage)."""
     parser = argparse.ArgumentParser(prog="python -m amoeba_sglang.patch", description=__doc__)

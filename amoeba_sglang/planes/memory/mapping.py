@@ -1,4 +1,4 @@
-"""mmap with a fixed address, hole punching, and tensors over raw addresses."""
+"""mmap with a fixed address, and tensors over raw addresses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from amoeba_sglang.planes.memory.base import MemoryFault, require_view
 READ, WRITE, NONE = mmap.PROT_READ, mmap.PROT_WRITE, 0
 _FIXED = 0x10
 _NORESERVE = 0x4000
-_PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
 # MAYMOVE, FIXED, DONTUNMAP: the source's addresses stay taken, so that no other thread gets them.
 _MOVE_LEAVING_ADDRESSES = 1 | 2 | 4
 _FAILED = ctypes.c_void_p(-1).value
@@ -28,7 +27,6 @@ _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *3 * [ctypes.c_int], ct
 _libc.mremap.restype = ctypes.c_void_p
 _libc.mremap.argtypes = [ctypes.c_void_p, *2 * [ctypes.c_size_t], ctypes.c_int, ctypes.c_void_p]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 class MappedRange:
@@ -93,13 +91,6 @@ def move(source: int, target: int, size: int) -> None:
     """
     if _libc.mremap(source, size, size, _MOVE_LEAVING_ADDRESSES, target) == _FAILED:
         raise _refusal(f"moving the mapping of {size} bytes")
-
-
-def punch(descriptor: int, offset: int, size: int) -> None:
-    """Free the memory behind a part of a memory file; its length stays."""
-    if _libc.fallocate(descriptor, _PUNCH_HOLE_KEEP_SIZE, offset, size):
-        code = ctypes.get_errno()
-        raise MemoryFault(f"releasing {size} bytes at offset {offset} failed: {os.strerror(code)}")
 
 
 def return_freed_memory() -> None:
