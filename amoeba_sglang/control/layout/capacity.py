@@ -33,15 +33,6 @@ def growth_pages(pages: WeightPages, degree: int, layers: int, base: int = 1) ->
     return min(freed) // (2 * layers)
 
 
-def grown_slots(pages: WeightPages, degree: int, layers: int, slot_bytes: int) -> int:
-    """Local slots that every worker's pool gains when degree 1 becomes `degree`.
-
-    `slot_bytes`: the K of one slot in one layer, all heads. A slot that would straddle the end of
-    the old pool is not counted.
-    """
-    return growth_pages(pages, degree, layers) * pages.page_size // slot_bytes
-
-
 def lost_share(pages: WeightPages, degree: int, layers: int) -> float:
     """Share of the ideal, (degree - 1) / degree of the weights, that does not become KV memory."""
     ideal = pages.payload_bytes * (degree - 1) / degree

@@ -75,12 +75,8 @@ class DegreeChain:
             index += digit * low
         return index
 
-    def joint_slot(self, degree: int, worker: int, slot: int) -> int:
-        """Slot number in the instance's pool of `worker`'s local slot `slot`."""
-        return degree * slot + self.shard(degree, worker)
-
     def joint_slots(self, degree: int, worker: int, slots: np.ndarray) -> np.ndarray:
-        """`joint_slot` of an integer array of local slots; same shape and dtype."""
+        """Slot numbers in the instance's pool of `worker`'s local `slots`; same shape and dtype."""
         return slots * degree + self.shard(degree, worker)
 
     def joint_slots_of_ids(
@@ -111,11 +107,6 @@ class DegreeChain:
     def lent_slots(self, ids: np.ndarray) -> np.ndarray:
         """Local slots, at the worker that lends them, of leased `ids`."""
         return (ids - FIRST_LEASED) // self.finest
-
-    def home(self, degree: int, joint_slot: int) -> tuple[int, int]:
-        """Inverse of `joint_slot`: (index of the home worker in the instance, its local slot)."""
-        slot, shard = divmod(joint_slot, degree)
-        return self.index(degree, shard), slot
 
     def place(self, degree: int, worker: int, unit: int) -> tuple[int, int]:
         """Where unit `unit` (0..finest-1) of any token of home `worker` lives at the home's

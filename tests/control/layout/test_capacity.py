@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amoeba_sglang.control.layout.capacity import (
-    grown_slots,
     growth_pages,
     largest_frugal_page,
     lost_share,
@@ -65,8 +64,6 @@ def test_every_worker_frees_what_the_ranges_gain_and_one_page_more_is_too_much(c
         growth = growth_pages(pages, degree, model.layers)
         least = min(pages.freed_pages(degree, worker).size for worker in range(degree))
         assert ranges * growth <= least < ranges * (growth + 1)
-        slots = grown_slots(pages, degree, model.layers, model.slot_bytes)
-        assert 0 <= growth * pages.page_size - slots * model.slot_bytes < model.slot_bytes
 
 
 @settings(deadline=None)
@@ -97,14 +94,14 @@ def test_kv_pages_of_several_tokens_cost_less_than_two_a_worker(case, usable, kv
 
 @settings(deadline=None)
 @given(small_models(), st.integers(0, 200_000))
-def test_growth_of_the_pool_is_that_of_grown_slots(case, usable):
+def test_the_pool_grows_by_the_pages_of_its_ranges(case, usable):
     model, pages = case
     capacity = plan_capacity(model, pages, usable)
     if not capacity.fits:
         return
     own = capacity.degrees[0].tokens
     for row in capacity.degrees:
-        grown = grown_slots(pages, row.degree, model.layers, model.slot_bytes)
+        grown = growth_pages(pages, row.degree, model.layers) * pages.page_size // model.slot_bytes
         # A slot that straddles the end of the old pool is one more.
         assert own + grown <= row.tokens // row.degree <= own + grown + 1
 
@@ -159,10 +156,14 @@ def test_the_padding_of_a_32b_model_is_that_of_the_paper():
     assert 100 * wasted_share(pages, 64) == pytest.approx(0.58, abs=0.005)
 
 
-def test_grown_slots_of_a_32b_model():
+def test_growth_of_a_32b_model():
     pages = pages_of(QWEN_32B)
-    found = [grown_slots(pages, degree, 64, QWEN_32B.slot_bytes) for degree in (1, 2, 4)]
-    assert found == [0, 103_424, 154_624]
+    found = [growth_pages(pages, degree, 64) for degree in (1, 2, 4)]
+    assert [count * pages.page_size // QWEN_32B.slot_bytes for count in found] == [
+        0,
+        103_424,
+        154_624,
+    ]
 
 
 def test_a_model_that_only_fits_when_sharded_has_only_those_degrees():
