@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from amoeba_sglang.control.router.limits import Capacity
 from amoeba_sglang.control.router.record import Record
@@ -42,7 +43,7 @@ class RouterMetrics(NoMetrics):
             buckets=_SECONDS,
         )
         self._bytes = Counter("amoeba_bytes_moved_total", "Bytes that workers received.", ["what"])
-        by_rank = {"labelnames": ["rank"], "multiprocess_mode": "livemostrecent"}
+        by_rank: dict[str, Any] = {"labelnames": ["rank"], "multiprocess_mode": "livemostrecent"}
         self._degree = Gauge(
             "amoeba_instance_degree",
             "Degree of the instance that a rank belongs to.",
