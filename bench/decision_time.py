@@ -17,14 +17,8 @@ from typing import Any
 from amoeba_sglang.control.device import load_device
 from amoeba_sglang.control.layout.partition import Layout
 from amoeba_sglang.control.layout.slots import DegreeChain
-from amoeba_sglang.control.policy import (
-    POLICIES,
-    LongRequest,
-    Policy,
-    RequestSize,
-    View,
-    WorkerLoad,
-)
+from amoeba_sglang.control.policy import POLICIES
+from amoeba_sglang.control.policy.base import LongRequest, Policy, RequestSize, View, WorkerLoad
 from amoeba_sglang.control.router.books import Books
 from amoeba_sglang.control.router.layout_keeper import LayoutKeeper
 from amoeba_sglang.control.router.long_book import LongBook

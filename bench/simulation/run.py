@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from amoeba_sglang.control.layout.partition import Layout
-from amoeba_sglang.control.policy import Policy
+from amoeba_sglang.control.policy.base import Policy
 from bench.simulation.clock import Clock
 from bench.simulation.host import Host
 from bench.simulation.instance import Batching

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from amoeba_sglang.control.layout.partition import Layout
-from amoeba_sglang.control.policy import Decision, LongRequest, RequestSize, View
+from amoeba_sglang.control.policy.base import Decision, LongRequest, RequestSize, View
 from amoeba_sglang.control.policy.prefix_book import PrefixBook
 from amoeba_sglang.control.router.books import Books
 from amoeba_sglang.control.router.effects import Refuse, Send
