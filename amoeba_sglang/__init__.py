@@ -6,7 +6,7 @@
     planes          what carries bytes: `contract`, pages, KV units, transports; no decision
     control         what decides: layouts, shares of slots, votes, routing; pure, told the time
     host            ports, cores, processes and files of this machine
-    patch, plan, doctor, tools   commands
+    patch, plan, doctor   commands
 
 Imports go one way: control knows nobody, planes know control, adapters know both.
 tests/test_walls.py keeps it so.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from amoeba_sglang.control.layout.slots import MOST_TOKENS
+from amoeba_sglang.control.layout.slots import MOST_TOKENS, DegreeChain
 from amoeba_sglang.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,7 +46,6 @@ class AmoebaConfig:
     layers_per_step: int | None = None
     transport: str = "peer"
     page_size_kib: int = 64
-    shard_layout: str = "tight"
     staging_mib: int = 8
     prepare_timeout_s: float = 20.0
     max_n: int = 128
@@ -118,35 +116,13 @@ def build_config(
             count % group_size == 0,
             f"--tp-size {group_size}: the model has {count} {name} heads, which it does not divide",
         )
-    degrees = (
-        longest_chain(group_size)
-        if options.amoeba_degrees is None
-        else parse_degrees(options.amoeba_degrees, group_size)
-    )
-    initial = options.amoeba_initial_degree
+    degrees = _choose_degrees(options.amoeba_degrees, group_size)
+    initial, timeout = options.amoeba_initial_degree, options.amoeba_prepare_timeout_s
     _require(
         initial in degrees,
-        f"--amoeba-initial-degree {initial}: not one of the degrees {_join(degrees)}",
+        f"--amoeba-initial-degree {initial}: not one of the degrees {','.join(map(str, degrees))}",
     )
-    page = options.amoeba_page_size_kib
-    smallest = os.sysconf("SC_PAGE_SIZE") // 1024
-    _require(
-        smallest <= page <= MAX_PAGE_SIZE_KIB and page & (page - 1) == 0,
-        f"--amoeba-page-size-kib {page}: not a power of two from {smallest} to {MAX_PAGE_SIZE_KIB}",
-    )
-    staging = options.amoeba_staging_mib
-    _require(staging >= 1, f"--amoeba-staging-mib {staging}: at least 1 is needed")
-    # Sending and receiving share it where workers cannot read each other's memory.
-    most = (staging << 20) // (1 if options.amoeba_transport == "peer" else 2) // heads.kv_bytes
-    _require(
-        1 <= kv_page <= MOST_TOKENS,
-        f"--page-size {kv_page}: not from 1 to {MOST_TOKENS}",
-    )
-    _require(
-        kv_page <= most,
-        f"--page-size {kv_page}: --amoeba-staging-mib {staging} holds {most} tokens of one layer",
-    )
-    timeout = options.amoeba_prepare_timeout_s
+    _check_pages(options, kv_page, heads.kv_bytes)
     _require(timeout > 0, f"--amoeba-prepare-timeout-s {timeout:g}: must be positive")
     max_n = options.amoeba_max_n
     _require(1 <= max_n <= MOST_SAMPLES, f"--amoeba-max-n {max_n}: not from 1 to {MOST_SAMPLES}")
@@ -160,11 +136,10 @@ def build_config(
         run_directory=run_directory,
         policy=options.amoeba_policy,
         initial_degree=initial,
-        layers_per_step=parse_layers_per_step(options.amoeba_layers_per_step, heads.layers),
+        layers_per_step=_parse_layers_per_step(options.amoeba_layers_per_step, heads.layers),
         transport=options.amoeba_transport,
-        page_size_kib=page,
-        shard_layout=options.amoeba_shard_layout,
-        staging_mib=staging,
+        page_size_kib=options.amoeba_page_size_kib,
+        staging_mib=options.amoeba_staging_mib,
         prepare_timeout_s=timeout,
         max_n=max_n,
         watchdog_timeout_s=watchdog_timeout_s,
@@ -175,18 +150,27 @@ def build_config(
     )
 
 
-def parse_degrees(text: str, group_size: int) -> tuple[int, ...]:
-    """`"1,2,4"` as a divisor chain from 1 to `group_size`; ConfigError otherwise."""
-    try:
-        degrees = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"--amoeba-degrees {text}: not a list of integers like 1,2,4") from None
-    _require(degrees[0] == 1, f"--amoeba-degrees {text}: the first degree is {degrees[0]}, not 1")
-    for low, high in itertools.pairwise(degrees):
-        _require(
-            high > low and high % low == 0,
-            f"--amoeba-degrees {text}: {high} is not a larger multiple of {low}",
-        )
+def _check_pages(options: argparse.Namespace, kv_page: int, kv_bytes: int) -> None:
+    page, staging = options.amoeba_page_size_kib, options.amoeba_staging_mib
+    smallest = os.sysconf("SC_PAGE_SIZE") // 1024
+    _require(
+        smallest <= page <= MAX_PAGE_SIZE_KIB and page & (page - 1) == 0,
+        f"--amoeba-page-size-kib {page}: not a power of two from {smallest} to {MAX_PAGE_SIZE_KIB}",
+    )
+    _require(staging >= 1, f"--amoeba-staging-mib {staging}: at least 1 is needed")
+    # Sending and receiving share it where workers cannot read each other's memory.
+    most = (staging << 20) // (1 if options.amoeba_transport == "peer" else 2) // kv_bytes
+    _require(1 <= kv_page <= MOST_TOKENS, f"--page-size {kv_page}: not from 1 to {MOST_TOKENS}")
+    _require(
+        kv_page <= most,
+        f"--page-size {kv_page}: --amoeba-staging-mib {staging} holds {most} tokens of one layer",
+    )
+
+
+def _choose_degrees(text: str | None, group_size: int) -> tuple[int, ...]:
+    if text is None:
+        return longest_chain(group_size)
+    degrees = DegreeChain.parse(text, "--amoeba-degrees").degrees
     _require(
         degrees[-1] == group_size,
         f"--amoeba-degrees {text}: the last degree is {degrees[-1]}, but --tp-size is {group_size}",
@@ -194,7 +178,7 @@ def parse_degrees(text: str, group_size: int) -> tuple[int, ...]:
     return degrees
 
 
-def parse_layers_per_step(text: str, layers: int) -> int | None:
+def _parse_layers_per_step(text: str, layers: int) -> int | None:
     """`"auto"` as None, else the number of layers; ConfigError otherwise."""
     if text == "auto":
         return None
@@ -219,7 +203,3 @@ def longest_chain(group_size: int) -> tuple[int, ...]:
 def _require(fact: bool, message: str) -> None:
     if not fact:
         raise ConfigError(message)
-
-
-def _join(degrees: tuple[int, ...]) -> str:
-    return ",".join(map(str, degrees))

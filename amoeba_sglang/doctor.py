@@ -156,11 +156,10 @@ def memory_needed(model: Path, workers: int) -> int:
 
 def check_model(model: Path) -> Finding:
     if not (model / "config.json").is_file():
-        build = f"python -m amoeba_sglang.tools.bundled_model {BUNDLED_MODEL}"
         return Finding(
             "model",
             f"{model} has no config.json",
-            f"name the directory of a model with --model-path, or make the bundled one: {build}",
+            "name the directory of a model with --model-path, or make the bundled one: make model",
         )
     try:
         load_model(str(model), 4, 4)

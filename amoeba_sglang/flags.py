@@ -8,7 +8,6 @@ from amoeba_sglang.control.transform.pace import GROWTH_SHARE
 
 POLICIES = ("amoeba", "round_robin", "least_load", "static")
 TRANSPORTS = ("peer", "collective")
-SHARD_LAYOUTS = ("tight", "padded")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -21,6 +20,46 @@ def make_parser() -> argparse.ArgumentParser:
         "tensor-parallel degree, --dp-size M the number of groups of N workers.",
     )
     group = parser.add_argument_group("Amoeba")
+    _add_layout_flags(group)
+    group.add_argument(
+        "--amoeba-transport",
+        choices=TRANSPORTS,
+        default="peer",
+        help="how KV and weights move: through shared memory or by collectives (default: peer)",
+    )
+    group.add_argument(
+        "--amoeba-page-size-kib",
+        type=int,
+        default=64,
+        metavar="KIB",
+        help="page of weights and KV, a power of two up to 2048 (default: 64)",
+    )
+    group.add_argument(
+        "--amoeba-staging-mib",
+        type=int,
+        default=8,
+        metavar="MIB",
+        help="staging buffer of a worker (default: 8)",
+    )
+    group.add_argument(
+        "--amoeba-prepare-timeout-s",
+        type=float,
+        default=20.0,
+        metavar="S",
+        help="how long a transformation waits for every vote before it gives up (default: 20)",
+    )
+    group.add_argument(
+        "--amoeba-max-n",
+        type=int,
+        default=128,
+        metavar="N",
+        help="the most samples (n) of one prompt that a request may ask for (default: 128)",
+    )
+    _add_measurement_flags(group)
+    return parser
+
+
+def _add_layout_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--amoeba-degrees",
         metavar="1,2,4",
@@ -48,47 +87,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="layers moved between two steps of a transformation: 0 moves all at once, auto as "
         f"many as stretch a step by {100 * GROWTH_SHARE:g} %% (default: auto)",
     )
-    group.add_argument(
-        "--amoeba-transport",
-        choices=TRANSPORTS,
-        default="peer",
-        help="how KV and weights move: through shared memory or by collectives (default: peer)",
-    )
-    group.add_argument(
-        "--amoeba-page-size-kib",
-        type=int,
-        default=64,
-        metavar="KIB",
-        help="page of weights and KV, a power of two up to 2048 (default: 64)",
-    )
-    group.add_argument(
-        "--amoeba-shard-layout",
-        choices=SHARD_LAYOUTS,
-        default="tight",
-        help="MLP shards one after the other, or each padded to whole pages, which costs memory "
-        "and a product per shard (default: tight)",
-    )
-    group.add_argument(
-        "--amoeba-staging-mib",
-        type=int,
-        default=8,
-        metavar="MIB",
-        help="staging buffer of a worker (default: 8)",
-    )
-    group.add_argument(
-        "--amoeba-prepare-timeout-s",
-        type=float,
-        default=20.0,
-        metavar="S",
-        help="how long a transformation waits for every vote before it gives up (default: 20)",
-    )
-    group.add_argument(
-        "--amoeba-max-n",
-        type=int,
-        default=128,
-        metavar="N",
-        help="the most samples (n) of one prompt that a request may ask for (default: 128)",
-    )
+
+
+def _add_measurement_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--amoeba-emulate",
         metavar="FILE",
@@ -107,4 +108,3 @@ def make_parser() -> argparse.ArgumentParser:
         help="what steps cost at every degree, to start from; if there is no such file, measure it "
         "by a warm-up at every degree and write it",
     )
-    return parser

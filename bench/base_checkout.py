@@ -80,7 +80,8 @@ def make_base(commit: str, cache: Path = CACHE, where: Path = HERE) -> BaseCheck
     if not (worktree / ".git").exists():
         shutil.rmtree(worktree, ignore_errors=True)
         # A worktree that somebody removed by hand is still registered, hence --force.
-        git("worktree", "add", "--force", "--detach", str(worktree), commit, where=where)
+        add = ("worktree", "add", "--force", "--detach")
+        git(*add, str(worktree), commit, where=where)
     if git("rev-parse", "HEAD", where=worktree) != commit:
         raise ConfigError(f"{worktree} is at another commit: git worktree remove {worktree}")
     require_committed(worktree)
@@ -126,7 +127,7 @@ def register(worktree: Path, site: Path) -> None:
 def copy_pristine(copy: Path, site: Path | None = None) -> None:
     """Copy the sglang of `site`, by default the installed one, and take our patches off the copy.
 
-    The metadata of the distribution come along: the patch tool reads version and hashes from them.
+    The metadata of the distribution come along: the patch tool reads the version from them.
     """
     root = find_target(site).root
     for found in (root / "sglang", *root.glob("sglang-*.dist-info")):

@@ -17,14 +17,8 @@ from typing import Any
 from amoeba_sglang.control.device import load_device
 from amoeba_sglang.control.layout.partition import Layout
 from amoeba_sglang.control.layout.slots import DegreeChain
-from amoeba_sglang.control.policy import (
-    POLICIES,
-    LongRequest,
-    Policy,
-    RequestSize,
-    View,
-    WorkerLoad,
-)
+from amoeba_sglang.control.policy import POLICIES
+from amoeba_sglang.control.policy.base import LongRequest, Policy, RequestSize, View, WorkerLoad
 from amoeba_sglang.control.router.books import Books
 from amoeba_sglang.control.router.layout_keeper import LayoutKeeper
 from amoeba_sglang.control.router.long_book import LongBook
@@ -66,7 +60,7 @@ def time_policy(policy: Policy, workers: int, waiting: int) -> dict[str, Any]:
     sizes = [RequestSize(draw.randint(10, 4000), draw.randint(1, 500)) for _ in range(TIMES)]
 
     def place(turn: int) -> None:
-        view = View(layout.instances, loads, turn, every, reserved, table)
+        view = View(layout.instances, loads, turn, every, reserved=reserved, table=table)
         policy.place(sizes[turn], view)
 
     kinds: dict[str, Callable[[int], object]] = {"place": place}
@@ -79,7 +73,10 @@ def time_policy(policy: Policy, workers: int, waiting: int) -> dict[str, Any]:
         )
         keeper = LayoutKeeper(policy.layout, DegreeChain(DEGREES), 1, books, 0.0)
         for number in range(waiting):
-            long = LongRequest(f"r{number}", 100_000, (2, 4, 8)[number % 3], 0.0, 99_000, number)
+            degree = (2, 4, 8)[number % 3]
+            long = LongRequest(
+                f"r{number}", 100_000, degree, since=0.0, prompt_tokens=99_000, turn=number
+            )
             books.queue.add(Waiting(Request(long.request_id, 99_000, 1000), long))
             keeper.arrive(RequestSize(99_000, 1000), long.degree, number / waiting)
         for size in sizes:

@@ -34,10 +34,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
     pool = _STREAMS * (_PROMPT + _TOKENS) + 2 * _CHUNK * _CHUNKS
-    with Server(
-        "--tp-size", str(options.workers), "--dtype", "float32", "--max-total-tokens", str(pool),
-        "--chunked-prefill-size", str(_CHUNK), "--amoeba-policy", "static",
-    ) as server:  # fmt: skip
+    flags = (
+        f"--tp-size {options.workers} --dtype float32 --max-total-tokens {pool} "
+        f"--chunked-prefill-size {_CHUNK} --amoeba-policy static"
+    )
+    with Server(*flags.split()) as server:
         figures = asyncio.run(_measure(server, options))
     results_file.write(f"lock_step_n{options.workers}", {"settings": vars(options), **figures})
 
@@ -49,7 +50,14 @@ async def _measure(server: Server, options: argparse.Namespace) -> dict[str, Any
     async with new_session() as http:
         streams = [
             asyncio.create_task(
-                stream_tokens(http, server, _prompt(number, _PROMPT), _TOKENS, number % last, gaps)
+                stream_tokens(
+                    http,
+                    server,
+                    _prompt(number, _PROMPT),
+                    _TOKENS,
+                    rank=number % last,
+                    arrivals=gaps,
+                )
             )
             for number, gaps in enumerate(arrivals)
         ]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +104,56 @@ class _Worker(PageWorker):
         return sum(m.resident for m in pieces if start <= m.low and m.high <= end)
 
 
+class _Exchange:
+    """Merges and splits of one worker and its peers, timed; `chosen`: live slots of every home."""
+
+    def __init__(self, worker: _Worker, n: int, chosen: list[Any], slots: int) -> None:
+        self.worker, self._n, self._slots, self.chosen = worker, n, slots, chosen
+        self.merge = unit_moves(worker.chain, (1,) * n, (n,) * n)
+        self._split = unit_moves(worker.chain, (n,) * n, (1,) * n)
+        self.seconds: dict[str, list[float]] = {}
+        self.moved: dict[str, int] = {}
+
+    def timed(self, way: str, work: Any) -> Any:
+        self.worker.group.barrier()
+        start = time.perf_counter()
+        result = work()
+        self.worker.group.barrier()
+        self.seconds.setdefault(way, []).append(time.perf_counter() - start)
+        return result
+
+    def cycle(self) -> None:
+        """A merge and its split, between which all grown memory is written to."""
+        worker, layers, timed = self.worker, range(_LAYERS), self.timed
+        self.moved["kv_bytes"] = timed(
+            "merge, KV", lambda: worker.mover.move(layers, self.merge, self.chosen)
+        )
+        timed("merge, pages", lambda: worker.change(self._n))
+        rows = worker.ranges.rows
+        for layer in range(0, _LAYERS, 7):
+            grown = worker.ranges.layer(layer, (rows, *worker.kv_shape[1:]), torch.float32)
+            for tensor in grown:
+                tensor[self._slots + 1 :] = float("nan")
+        self.moved["weight_bytes"] = timed("split, weights", lambda: worker.change(1))
+        pages = worker.store.pages
+        timed(
+            "split, weights: the copies alone, once more",
+            lambda: worker.store.refill(pages.all_at(self._n), worker.peer_weights),
+        )
+        timed("split, KV", lambda: worker.mover.move(layers, self._split, self.chosen))
+
+    def basic(self) -> None:
+        """The KV of a merge as Basic would move it."""
+        worker = self.worker
+        pools = worker.blocks, worker.units, worker.chain.finest
+        move = partial(move_to_second_pool, *pools, self.merge, self.chosen)
+        self.timed("Basic, KV of a merge", move)
+
+
 def _measure(rank: int, n: int, cycles: int, live: int, slots: int) -> dict[str, Any]:
     worker = _Worker(rank, n, slots, _SHAPE)
     chosen = [live_slots(home, live, slots) for home in range(n)]
-    moves = {
-        "merge": unit_moves(worker.chain, (1,) * n, (n,) * n),
-        "split": unit_moves(worker.chain, (n,) * n, (1,) * n),
-    }
+    exchange = _Exchange(worker, n, chosen, slots)
     pages = worker.store.pages
     refills = pages.missing_ranges(pages.all_at(n), pages.all_at(1), rank)
     missing = sum(refill.stop - refill.start for refill in refills)
@@ -119,55 +163,27 @@ def _measure(rank: int, n: int, cycles: int, live: int, slots: int) -> dict[str,
     source = torch.ones(missing, dtype=torch.uint8)
     target = torch.zeros_like(source)
     pieces = list(zip(target.chunk(2 * _LAYERS), source.chunk(2 * _LAYERS), strict=True))
-    seconds: dict[str, list[float]] = {}
     found: dict[str, Any] = {"missing_bytes": missing, "peaks": {}}
-
-    def timed(way: str, work: Any) -> Any:
-        worker.group.barrier()
-        start = time.perf_counter()
-        result = work()
-        worker.group.barrier()
-        seconds.setdefault(way, []).append(time.perf_counter() - start)
-        return result
-
-    def cycle() -> None:
-        layers = range(_LAYERS)
-        found["kv_bytes"] = timed(
-            "merge, KV", lambda: worker.mover.move(layers, moves["merge"], chosen)
-        )
-        timed("merge, pages", lambda: worker.change(n))
-        rows = worker.ranges.rows
-        for layer in range(0, _LAYERS, 7):
-            grown = worker.ranges.layer(layer, (rows, *worker.kv_shape[1:]), torch.float32)
-            for tensor in grown:
-                tensor[slots + 1 :] = float("nan")
-        found["weight_bytes"] = timed("split, weights", lambda: worker.change(1))
-        timed(
-            "split, weights: the copies alone, once more",
-            lambda: worker.store.refill(pages.all_at(n), worker.peer_weights),
-        )
-        timed("split, KV", lambda: worker.mover.move(layers, moves["split"], chosen))
-
     before = worker.resident_weights()
     worker.change(n)
-    ideal = worker.store.pages.payload_bytes * (n - 1) / n
+    ideal = pages.payload_bytes * (n - 1) / n
     found["unmapped"] = (before - worker.resident_weights()) / ideal
     gained = (worker.ranges.rows - worker.ranges.base_rows) * worker.ranges.row_bytes
     found["gained"] = 2 * _LAYERS * gained / ideal
     worker.group.barrier()
     worker.change(1)
     worker.group.barrier()
-    cycle()
+    exchange.cycle()
     flat = {1: worker.footprint()}
     for number in range(2, cycles + 1):
-        timed("plain copy of the weights", lambda: target.copy_(source))
-        timed("plain copy of the weights, in as many pieces", lambda: copy_pieces(pieces))
-        cycle()
+        exchange.timed("plain copy of the weights", lambda: target.copy_(source))
+        exchange.timed("plain copy of the weights, in as many pieces", lambda: copy_pieces(pieces))
+        exchange.cycle()
         if number in (cycles // 2, cycles):
             flat[number] = worker.footprint()
     with Peak(worker.memory) as peak:
         for _ in range(10):
-            cycle()
+            exchange.cycle()
     found["peaks"]["ours, beside the staging buffer"] = peak.extra
     for w, kept in zip(worker.weights[::7], kept_weights, strict=True):
         assert torch.equal(w, kept), "weights changed"
@@ -175,14 +191,9 @@ def _measure(rank: int, n: int, cycles: int, live: int, slots: int) -> dict[str,
         assert torch.equal(key[mine], kept), "live KV changed"
     with Peak(worker.memory) as peak:
         for _ in range(_BASIC_ROUNDS):
-            timed(
-                "Basic, KV of a merge",
-                lambda: move_to_second_pool(
-                    worker.blocks, worker.units, worker.chain.finest, moves["merge"], chosen
-                ),
-            )
+            exchange.basic()
     found["peaks"]["Basic"] = peak.extra
-    return {**found, "seconds": seconds, "flat": flat}
+    return {**found, **exchange.moved, "seconds": exchange.seconds, "flat": flat}
 
 
 def copy_pieces(pieces: list[tuple[torch.Tensor, torch.Tensor]]) -> None:

@@ -42,9 +42,9 @@ class Shape:
 
 
 SHAPES = {
-    "SmolLM2-135M fp32": Shape(30, 576, 1536, 4, 64, torch.float32),
-    "Qwen2.5-0.5B bf16, 4 KV heads": Shape(24, 896, 4864, 4, 64, torch.bfloat16),
-    "Llama-3.2-1B bf16": Shape(16, 2048, 8192, 8, 64, torch.bfloat16),
+    "SmolLM2-135M fp32": Shape(30, 576, 1536, 4, 64, dtype=torch.float32),
+    "Qwen2.5-0.5B bf16, 4 KV heads": Shape(24, 896, 4864, 4, 64, dtype=torch.bfloat16),
+    "Llama-3.2-1B bf16": Shape(16, 2048, 8192, 8, 64, dtype=torch.bfloat16),
 }
 
 

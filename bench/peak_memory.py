@@ -32,10 +32,8 @@ def main() -> None:
 
 
 def measure(workers: int) -> dict[str, Any]:
-    with Server(
-        "--tp-size", str(workers), "--dtype", "float32", "--max-total-tokens", "4096",
-        "--amoeba-policy", "static",
-    ) as server:  # fmt: skip
+    flags = f"--tp-size {workers} --dtype float32 --max-total-tokens 4096 --amoeba-policy static"
+    with Server(*flags.split()) as server:
         return asyncio.run(_under_load(server, workers))
 
 

@@ -51,11 +51,11 @@ class CheckoutServer(Server):
     """A server of this checkout, or of `base`, at `degree`."""
 
     def __init__(self, options: argparse.Namespace, degree: int, base: BaseCheckout | None) -> None:
-        super().__init__(
-            "--tp-size", str(options.workers), "--dtype", options.dtype,
-            "--max-total-tokens", "16384", "--amoeba-policy", "static",
-            model=str(Path(MODEL).resolve()),
-        )  # fmt: skip
+        flags = (
+            f"--tp-size {options.workers} --dtype {options.dtype} --max-total-tokens 16384 "
+            "--amoeba-policy static"
+        )
+        super().__init__(*flags.split(), model=str(Path(MODEL).resolve()))
         self._workers, self._degree = options.workers, degree
         if base is not None:
             self.command[0] = str(base.python)

@@ -142,7 +142,9 @@ def run(options: argparse.Namespace, workload: Workload, statement: dict[str, An
     if options.ignore_eos:
         body["ignore_eos"] = True
     measured = asyncio.run(
-        measure(OneServer(options.url), options.url, workload, prompts, body, options.timeout)
+        measure(
+            OneServer(options.url), options.url, workload, prompts, body, timeout=options.timeout
+        )
     )
     parts = [measured.label, options.name, describe_recipe(statement)]
     title = " | ".join(filter(None, parts))
@@ -183,6 +185,7 @@ async def measure(
     workload: Workload,
     prompts: PromptMaker,
     body: dict[str, Any],
+    *,
     timeout: float,
 ) -> Measured:
     """Replay with a progress bar, and record the layout of the server at `state_url`, if any."""
@@ -192,7 +195,7 @@ async def measure(
             state = await fetch_state(session, state_url)
     dilation = 1.0 if state is None else dilation_of(state)
     with ProgressBar(len(workload.requests)) as bar:
-        replay = Replay(target, prompts, body, timeout, bar.count, dilation)
+        replay = Replay(target, prompts, body, timeout, bar.count, dilation=dilation)
         if state is None:
             return Measured(await replay.run(workload.requests), None)
         layout = LayoutRecord(state)

@@ -142,7 +142,7 @@ class Comparison:
         target = RestartedServer(make, self.workers, own_tokens=POOL - 8)
         async with target.serve():
             measured = await measure(
-                target, None, self.workload, self.prompts, BODY, self.options.timeout
+                target, None, self.workload, self.prompts, BODY, timeout=self.options.timeout
             )
         return {
             **self.report("restart", measured),
@@ -152,18 +152,18 @@ class Comparison:
         }
 
     def make_server(self, *args: str, pool: int = POOL) -> Server:
-        return Server(
-            "--tp-size", str(self.workers), "--dtype", "float32", "--max-total-tokens", str(pool),
-            "--chunked-prefill-size", str(CHUNK_TOKENS), "--enable-cache-report",
-            "--enable-metrics", *args,
-        )  # fmt: skip
+        flags = (
+            f"--tp-size {self.workers} --dtype float32 --max-total-tokens {pool} "
+            f"--chunked-prefill-size {CHUNK_TOKENS} --enable-cache-report --enable-metrics"
+        )
+        return Server(*flags.split(), *args)
 
     def measure(self, case: str, server: Server) -> dict[str, Any]:
         before = count_work(server)
         measured = asyncio.run(
             measure(
                 OneServer(server.url), server.url, self.workload, self.prompts, BODY,
-                self.options.timeout,
+                timeout=self.options.timeout,
             )
         )  # fmt: skip
         figures = self.report(case, measured)
@@ -186,7 +186,8 @@ class Comparison:
         mechanism = measured_mechanism(ThroughputTable.from_json(json.dumps(state["throughput"])))
         outcome = simulate_replay(
             self.workload, policy, mechanism, self.workers,
-            batching_of(CHUNK_TOKENS, mixed=False, ahead=False), self.objective.long_tokens,
+            batching_of(CHUNK_TOKENS, mixed=False, ahead=False),
+            long_tokens=self.objective.long_tokens,
         )  # fmt: skip
         return {
             "requests_per_s": outcome.completed,

@@ -55,8 +55,8 @@ def main() -> int:
     batching = Batching(options.batching == "mixed", options.chunk_tokens)
     cases = [
         Case(
-            device, tuple(options.trace), options.size, workload, seed, contender, batching,
-            options.workers, options.hosts, options.rate,
+            device, tuple(options.trace), options.size, workload, seed, contender=contender,
+            batching=batching, workers=options.workers, hosts=options.hosts, rate=options.rate,
         )
         for device in options.device
         for workload in options.workload or workload_names(options.trace)

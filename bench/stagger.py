@@ -81,14 +81,11 @@ def main() -> None:
     options = parser.parse_args()
     pool = options.streams * (options.prompt_tokens + _TOKENS) + options.cached_tokens + 256
     sessions: dict[str, list[Session]] = {way: [] for way in WAYS}
-    servers = {
-        way: Server(
-            "--tp-size", str(options.workers), "--dtype", "float32", "--max-total-tokens",
-            str(pool), "--chunked-prefill-size", "1024",
-            "--amoeba-policy", "static", "--amoeba-layers-per-step", layers,
-        )
-        for way, layers in WAYS.items()
-    }  # fmt: skip
+    flags = (
+        f"--tp-size {options.workers} --dtype float32 --max-total-tokens {pool} "
+        "--chunked-prefill-size 1024 --amoeba-policy static --amoeba-layers-per-step"
+    )
+    servers = {way: Server(*flags.split(), layers) for way, layers in WAYS.items()}
     with servers["staggered"], servers["all at once"]:
         for server in servers.values():
             fill_caches(server, options)
@@ -124,8 +121,8 @@ async def _measure(server: Server, options: argparse.Namespace) -> Session:
                     server,
                     _prompt(number, options.prompt_tokens),
                     _TOKENS,
-                    number % options.workers,
-                    session.arrivals[number],
+                    rank=number % options.workers,
+                    arrivals=session.arrivals[number],
                 )
             )  # fmt: skip
             for number in range(count)
@@ -158,7 +155,7 @@ def _prompt(number: int, length: int) -> list[int]:
 
 
 async def stream_tokens(
-    http: Any, server: Server, prompt: list[int], output: int, rank: int, arrivals: list[float]
+    http: Any, server: Server, prompt: list[int], output: int, *, rank: int, arrivals: list[float]
 ) -> None:
     """Stream one request at `rank`; the arrival of each token is appended, in monotonic seconds."""
     body = {

@@ -102,10 +102,11 @@ def make_server(side: str, case: str, options: argparse.Namespace) -> Server:
     if side == "amoeba":
         degree = "1" if case == "dp" else workers
         transport = "collective" if case == "tp-gloo" else "peer"
-        return Server(
-            "--tp-size", workers, "--amoeba-initial-degree", degree,
-            "--amoeba-transport", transport, "--amoeba-policy", "static", *common,
-        )  # fmt: skip
+        flags = (
+            f"--tp-size {workers} --amoeba-initial-degree {degree} "
+            f"--amoeba-transport {transport} --amoeba-policy static"
+        )
+        return Server(*flags.split(), *common)
     environment = stock_environment(options.workers)
     if case == "tp-gloo":
         environment["AMOEBA_GLOO"] = "1"

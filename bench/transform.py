@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -130,15 +131,9 @@ def _measure(rank: int, n: int, name: str, live: int, rounds: int) -> dict[str, 
                 clock.seconds.clear()
             for kind, before, after in (("merge", 1, n), ("split", n, 1)):
                 moves = unit_moves(worker.chain, (before,) * n, (after,) * n)
-                clock.time(
-                    f"KV of a {kind}: Basic",
-                    move_to_second_pool,
-                    worker.blocks,
-                    worker.units,
-                    worker.chain.finest,
-                    moves,
-                    chosen,
-                )
+                pools = worker.blocks, worker.units, worker.chain.finest
+                basic = partial(move_to_second_pool, *pools, moves, chosen)
+                clock.time(f"KV of a {kind}: Basic", basic)
                 clock.time(f"KV of a {kind}: Seesaw", host.move, before, after, chosen)
                 # Back through the host, so that the next way finds the same.
                 host.move(after, before, chosen)

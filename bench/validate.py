@@ -144,7 +144,9 @@ def emulate(
 def simulate(case: Case, workload: Workload, device: DeviceModel, workers: int) -> dict[str, Any]:
     found = mechanisms(device, degrees_of(workers))["amoeba"]
     batching = batching_of(CHUNK_TOKENS, mixed=True, ahead=True)
-    outcome = simulate_replay(workload, case.policy, found, workers, batching, LONG_INPUT)
+    outcome = simulate_replay(
+        workload, case.policy, found, workers, batching, long_tokens=LONG_INPUT
+    )
     return {
         "requests_per_s": outcome.completed,
         "tokens_per_s": outcome.tokens,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amoeba_sglang.config import ModelHeads, build_config, longest_chain, parse_degrees
+from amoeba_sglang.config import ModelHeads, build_config, longest_chain
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.flags import make_parser
 
@@ -34,7 +34,7 @@ def test_defaults():
     assert config.degrees == (1, 2, 4)
     assert (config.policy, config.transport, config.initial_degree) == ("amoeba", "peer", 1)
     assert (config.page_size_kib, config.staging_mib, config.layers) == (64, 8, 30)
-    assert (config.mlp_elements, config.shard_layout) == (1000, "tight")
+    assert config.mlp_elements == 1000
     assert config.report_address == "ipc:///run/amoeba/reports"
     assert config.rendezvous == "file:///run/amoeba/rendezvous"
     assert pickle.loads(pickle.dumps(config)) == config
@@ -72,7 +72,7 @@ def test_a_chain_may_skip_degrees():
 )
 def test_bad_degrees(text, says):
     with pytest.raises(ConfigError) as error:
-        parse_degrees(text, 4)
+        build("--amoeba-degrees", text)
     assert str(error.value).startswith("--amoeba-degrees")
     assert says in str(error.value)
     assert "\n" not in str(error.value)
@@ -119,7 +119,6 @@ def test_bad_flags(flags, shape, says):
     [
         ("--amoeba-policy", "best"),
         ("--amoeba-transport", "tcp"),
-        ("--amoeba-shard-layout", "loose"),
     ],
 )
 def test_unknown_choices_end_the_parser(flags, capsys):

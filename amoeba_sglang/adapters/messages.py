@@ -81,7 +81,8 @@ class WorkerReport(io_struct.BaseReq, kw_only=True):
     report: Report
 
 
-io_struct.hook_custom_types(
+_TYPES = (
     AdminRequest, AdminReply, Fatal, LimitsChanged, WeightsRefused, TransformOrder, IdleQuestion,
     WorkerReport,
 )  # fmt: skip
+io_struct.hook_custom_types(*_TYPES)

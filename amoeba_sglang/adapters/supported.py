@@ -13,42 +13,27 @@ from amoeba_sglang.errors import ConfigError
 _FEATURES = {
     "LoRA": ("enable_lora", "lora_paths", "uno_lora_path"),
     "speculative decoding": (
-        "speculative_algorithm",
-        "speculative_draft_model_path",
-        "decoupled_spec_role",
+        "speculative_algorithm", "speculative_draft_model_path", "decoupled_spec_role",
     ),
     "a diffusion language model": ("dllm_algorithm",),
     "pipeline parallelism": ("pp_size",),
     "data-parallel attention": ("enable_dp_attention", "attn_dp_size"),
     "context parallelism": ("dcp_size", "attn_cp_size", "enable_prefill_cp"),
     "expert parallelism": (
-        "ep_size",
-        "moe_dp_size",
-        "dwdp_size",
-        "moe_a2a_backend",
-        "elastic_ep_backend",
+        "ep_size", "moe_dp_size", "dwdp_size", "moe_a2a_backend", "elastic_ep_backend",
         "enable_eplb",
     ),
     "a hierarchical or external KV cache": (
-        "enable_hierarchical_cache",
-        "hicache_storage_backend",
-        "enable_unified_cache_external_linker",
-        "enable_unified_memory",
-        "enable_hisparse",
-        "enable_lmcache",
-        "enable_flexkv",
+        "enable_hierarchical_cache", "hicache_storage_backend",
+        "enable_unified_cache_external_linker", "enable_unified_memory", "enable_hisparse",
+        "enable_lmcache", "enable_flexkv",
     ),
     "another KV cache layout": (
-        "enable_page_major_kv_layout",
-        "enable_kv_cache_sharding",
-        "prefill_only_disable_kv_cache",
+        "enable_page_major_kv_layout", "enable_kv_cache_sharding", "prefill_only_disable_kv_cache",
         "radix_cache_backend",
     ),
     "prefill/decode disaggregation": (
-        "disaggregation_mode",
-        "enable_pd_role_switch",
-        "enable_pdmux",
-        "encoder_only",
+        "disaggregation_mode", "enable_pd_role_switch", "enable_pdmux", "encoder_only",
         "language_only",
     ),
     "quantisation": ("quantization", "modelopt_quant", "quantize_and_serve", "rl_quant_profile"),
@@ -61,8 +46,7 @@ _FEATURES = {
     "torch.compile": ("enable_torch_compile",),
     "batch overlap": ("enable_two_batch_overlap", "enable_single_batch_overlap"),
     "hidden states in answers": (
-        "enable_return_hidden_states",
-        "return_hidden_states_mode",
+        "enable_return_hidden_states", "return_hidden_states_mode",
         "enable_return_aux_hidden_states",
     ),
     "multimodal models": ("enable_multimodal",),
@@ -70,7 +54,7 @@ _FEATURES = {
     "another model implementation": ("model_impl",),
     "sessions": ("enable_streaming_session", "enable_session_radix_cache"),
     "another load balancing (--amoeba-policy chooses it)": ("load_balance_method",),
-}
+}  # fmt: skip
 
 
 def require_supported_flags(

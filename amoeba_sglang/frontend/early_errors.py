@@ -107,20 +107,12 @@ def _find_error(first: bytes) -> tuple[int, dict[str, Any]] | None:
         event = json.loads(first[len(_EVENT) :].split(b"\n\n", 1)[0])
     except ValueError:
         return None
-    if not isinstance(event, dict):
-        return None
-    error = event.get("error")
-    if isinstance(error, dict):
-        code = error.get("code")
-        return (code, error) if _is_error_status(code) else None
-    meta = event.get("meta_info")
-    reason = meta.get("finish_reason") if isinstance(meta, dict) else None
-    if isinstance(reason, dict) and reason.get("type") == "abort":
-        code = reason.get("status_code")
-        if _is_error_status(code):
-            return code, {"message": reason.get("message", ""), "code": code}
+    match event:
+        case {"error": {"code": int(code)} as error} if 400 <= code < 600:
+            return code, error
+        case {
+            "meta_info": {"finish_reason": {"type": "abort", "status_code": int(code)} as reason}
+        }:
+            error = {"message": reason.get("message", ""), "code": code}
+            return (code, error) if 400 <= code < 600 else None
     return None
-
-
-def _is_error_status(code: Any) -> bool:
-    return isinstance(code, int) and 400 <= code < 600

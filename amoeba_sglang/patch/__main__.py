@@ -13,27 +13,23 @@ from amoeba_sglang.patch.series import load_series
 from amoeba_sglang.patch.state import PatchState, read_state
 from amoeba_sglang.patch.target import find_target
 
-_COMMANDS = {
-    "apply": "put all patches on (mends a partial state)",
-    "revert": "take all patches off (mends a partial state)",
-    "status": "show each patch and the state of the whole",
-    "check": "as status; exit code 0 only if exactly these patches are on",
-}
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 (refused, or `check` failed) or 2 (usage)."""
     parser = argparse.ArgumentParser(prog="python -m amoeba_sglang.patch", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in _COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument(
-            "--target",
-            type=Path,
-            metavar="DIR",
-            help="a site-packages, an sglang package or an upstream checkout "
-            "(default: the sglang that this Python imports)",
-        )
+    parser.add_argument(
+        "command",
+        choices=("apply", "revert", "status", "check"),
+        help="put all patches on, or take all off (both mend a partial state); show each patch and "
+        "the state of the whole; or do so with exit code 0 only if exactly these patches are on",
+    )
+    parser.add_argument(
+        "--target",
+        type=Path,
+        metavar="DIR",
+        help="a site-packages, an sglang package or an upstream checkout "
+        "(default: the sglang that this Python imports)",
+    )
     options = parser.parse_args(arguments)
     try:
         return _run(options.command, options.target)
@@ -60,12 +56,11 @@ def _run(command: str, directory: Path | None) -> int:
 def _show(state: PatchState) -> None:
     for patch in state.series.patches:
         lines = f"+{patch.added} -{patch.removed}"
-        print(f"{state.of_patch(patch):<12} {lines:>10}  {patch.path.name}  {patch.title}")
+        print(f"{state.of_patch(patch):<12} {lines:>10}  {patch.name}  {patch.title}")
     version = state.target.version or "of unknown version"
     print(f"{state.overall}: sglang {version} in {state.target.root}")
-    for file in state.files:
-        if file.problem:
-            print(f"  {file.problem}")
+    for problem in state.problems:
+        print(f"  {problem}")
 
 
 if __name__ == "__main__":

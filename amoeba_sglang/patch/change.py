@@ -1,4 +1,4 @@
-"""Putting the series on a target and taking it off, all or nothing."""
+"""Putting the series on a target and taking it off."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import fcntl
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from amoeba_sglang.errors import ConfigError
-from amoeba_sglang.patch.series import Series
-from amoeba_sglang.patch.state import PatchState, read_state
+from amoeba_sglang.patch.git import run_git
+from amoeba_sglang.patch.series import Series, hash_content
+from amoeba_sglang.patch.state import read_state
 from amoeba_sglang.patch.target import Target
 
 _STAGED_PREFIX = ".amoeba-patch-"
@@ -24,33 +25,54 @@ def apply_series(series: Series, target: Target) -> int:
     Raises ConfigError, with nothing changed, if that is done already or a file is modified or
     unwritable.
     """
-    with _locked(target):
-        _sweep(series, target)
-        state = read_state(series, target)
-        if state.overall == "patched":
-            raise ConfigError(f"sglang in {target.root} is already patched; nothing was changed")
-        _refuse_modified(state)
-        return _replace(target, {f.path: (f.found, f.patched) for f in state.files})
+    return _bring(series, target, patched=True)
 
 
 def revert_series(series: Series, target: Target) -> int:
-    """Bring every touched file back to its pristine content; return how many files changed.
+    """Bring every touched file back to its pristine content, as `apply_series` does forwards."""
+    return _bring(series, target, patched=False)
 
-    Raises ConfigError, with nothing changed, if nothing is applied or a file is modified or
-    unwritable.
-    """
+
+def transform(
+    contents: Mapping[str, bytes | None], patches: Sequence[Path], *, reverse: bool = False
+) -> dict[str, bytes | None] | None:
+    """The files `contents` (path in the upstream repository -> content) once `patches` are on, or
+    with `reverse` off; None if they do not fit."""
+    with tempfile.TemporaryDirectory(prefix="amoeba-patch-") as name:
+        tree = Path(name)
+        for path, content in contents.items():
+            (tree / path).parent.mkdir(parents=True, exist_ok=True)
+            if content is not None:
+                (tree / path).write_bytes(content)
+        options = ["--whitespace=nowarn", *(f"--include={path}" for path in contents)]
+        ordered = ["--reverse", *reversed(patches)] if reverse else patches
+        if run_git(["apply", *options, *ordered], tree).returncode != 0:
+            return None
+        files = {path: tree / path for path in contents}
+        return {p: file.read_bytes() if file.exists() else None for p, file in files.items()}
+
+
+def _bring(series: Series, target: Target, *, patched: bool) -> int:
     with _locked(target):
-        _sweep(series, target)
+        for directory in {target.locate(path).parent for path in series.hashes}:
+            for stray in directory.glob(f"{_STAGED_PREFIX}*"):
+                stray.unlink()  # of a run that was killed
         state = read_state(series, target)
-        if state.overall == "unpatched":
-            raise ConfigError(f"sglang in {target.root} is not patched; nothing was changed")
-        _refuse_modified(state)
-        return _replace(target, {f.path: (f.found, f.pristine) for f in state.files})
-
-
-def _refuse_modified(state: PatchState) -> None:
-    if state.problem:
-        raise ConfigError(f"{state.problem}; nothing was changed; {state.target.remedy}")
+        if state.overall == ("patched" if patched else "unpatched"):
+            already = "already patched" if patched else "not patched"
+            raise ConfigError(f"sglang in {target.root} is {already}; nothing was changed")
+        if state.problems:
+            raise ConfigError(f"{state.problems[0]}; nothing was changed; {target.remedy}")
+        wrong = {path: target.read(path) for path, on in state.applied.items() if on != patched}
+        contents = transform(wrong, series.paths, reverse=not patched)
+        wanted = {path: series.hashes[path][patched] for path in wrong}
+        if contents is None or {p: hash_content(c) for p, c in contents.items()} != wanted:
+            raise ConfigError(
+                f"the patches in {series.directory} are not those of its manifest; nothing was "
+                "changed"
+            )
+        _replace({target.locate(path): content for path, content in contents.items()})
+        return len(contents)
 
 
 @contextmanager
@@ -66,95 +88,47 @@ def _locked(target: Target) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _sweep(series: Series, target: Target) -> None:
-    """Remove what a run that was killed had staged."""
-    for path in series.files:
-        strays = list(target.locate(path).parent.glob(f"{_STAGED_PREFIX}*"))
-        for stray in strays:
-            stray.unlink()
-        if strays:
-            _prune(target, path)
-
-
-def _replace(target: Target, changes: Mapping[str, tuple[bytes | None, bytes | None]]) -> int:
-    """Take every path from its first content to its second; None is no file.
-
-    An OSError undoes all and becomes a ConfigError. Returns how many files changed.
-    """
-    changes = {path: change for path, change in changes.items() if change[0] != change[1]}
-    staged: dict[str, Path | None] = {}
-    done: list[str] = []
+def _replace(contents: Mapping[Path, bytes | None]) -> None:
+    """Give every file its content, once all are written beside; None removes it."""
+    staged: dict[Path, Path] = {}
+    done = 0
     try:
-        for path, (_, after) in changes.items():
-            staged[path] = _stage(target.locate(path), after)
-        for path in changes:
-            _commit(staged[path], target, path)
-            done.append(path)
+        for file, content in contents.items():
+            if content is not None:
+                staged[file] = _stage(file, content)
+        for file in contents:
+            if file in staged:
+                os.replace(staged[file], file)
+            else:
+                file.unlink()
+            done += 1
     except OSError as error:
-        file = target.locate(path)
-        _undo(target, {path: changes[path][0] for path in done}, error)
-        raise ConfigError(f"cannot write {file}: {error.strerror}; nothing was changed") from None
-    finally:
-        for path in changes.keys() - done:
-            if staged.get(path) is not None:
-                staged[path].unlink(missing_ok=True)
-            _prune(target, path)
-    return len(done)
-
-
-def _undo(target: Target, before: Mapping[str, bytes | None], cause: OSError) -> None:
-    try:
-        for path, content in before.items():
-            _commit(_stage(target.locate(path), content), target, path)
-    except OSError as error:
+        left = "some files are changed: mend that, then apply or revert again"
         raise ConfigError(
-            f"cannot write ({cause.strerror}), nor undo what was done ({error.strerror}): sglang "
-            f"in {target.root} is left partial; mend the cause, then apply or revert again"
+            f"cannot write {file}: {error.strerror}; {left if done else 'nothing was changed'}"
         ) from None
+    finally:
+        for path in staged.values():
+            path.unlink(missing_ok=True)
 
 
-def _stage(file: Path, content: bytes | None) -> Path | None:
+def _stage(file: Path, content: bytes) -> Path:
     """Write `content` to a new file beside `file`, with its mode and a later time.
 
     Never in place: installers hard-link files between environments and into their caches.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if content is None:
-        return None
     descriptor, name = tempfile.mkstemp(prefix=_STAGED_PREFIX, dir=file.parent)
-    staged = Path(name)
     try:
         with open(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         # A stale .pyc is told by size and whole seconds, and two changes may share a second.
-        seconds = time.time()
-        staged.chmod(0o644)
-        with suppress(FileNotFoundError):
-            status = file.stat()
-            staged.chmod(status.st_mode & 0o7777)
-            seconds = max(seconds, status.st_mtime + 1)
-        os.utime(staged, (seconds, seconds))
+        status = file.stat() if file.exists() else None
+        os.chmod(name, status.st_mode & 0o7777 if status else 0o644)
+        seconds = max(time.time(), status.st_mtime + 1 if status else 0)
+        os.utime(name, (seconds, seconds))
     except OSError:
-        staged.unlink()
+        os.unlink(name)
         raise
-    return staged
-
-
-def _commit(staged: Path | None, target: Target, path: str) -> None:
-    file = target.locate(path)
-    if staged is not None:
-        os.replace(staged, file)
-        return
-    file.unlink()
-    _prune(target, path)
-
-
-def _prune(target: Target, path: str) -> None:
-    """Remove directories of `path` that are empty: they would be importable, as namespaces."""
-    for parent in target.locate(path).parents:
-        if parent == target.root / "sglang" or (parent.is_dir() and any(parent.iterdir())):
-            break
-        with suppress(FileNotFoundError):
-            parent.rmdir()
+    return Path(name)

@@ -14,20 +14,21 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import NoReturn
 
 from amoeba_sglang.config import MAX_PAGE_SIZE_KIB
 from amoeba_sglang.control.layout.dense_model import load_model
 from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.errors import ConfigError
-from amoeba_sglang.plan.dry_run import parse_change, plan_change
 from amoeba_sglang.plan.report import GB, SMALLEST_PAGE, Report
-from amoeba_sglang.plan.transform_plan import TransformPlan
+from amoeba_sglang.plan.transform_plan import TransformPlan, parse_change
 
 _DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _KV_DTYPES = {"auto": None, "fp8_e4m3": 1, "fp8_e5m2": 1}
 _LEAST_MEMORY_GB = 0.001
+_LEAST = {"page_size": 1, "live_tokens": 0, "layers_per_step": 0, "staging_mib": 1}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,68 +41,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _make_parser()
     try:
         options = parser.parse_args(arguments)
-        report = _plan(options)
+        text, code = _plan(options)
     except (ConfigError, OSError) as error:
-        # The chain names the server's flag, here it is another.
-        message = str(error).replace("--amoeba-degrees", "--degrees")
-        print(f"{parser.prog}: {message}", file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
-    if isinstance(report, TransformPlan):
-        print(
-            json.dumps(asdict(report), indent=2, default=list)
-            if options.json
-            else report.describe()
+    print(text)
+    return code
+
+
+def _plan(options: argparse.Namespace) -> tuple[str, int]:
+    """What to print, and the exit code."""
+    _check_numbers(options)
+    chain = DegreeChain.parse(options.degrees, "--degrees")
+    dtype_bytes = _DTYPES[options.dtype]
+    kv_dtype_bytes = _KV_DTYPES[options.kv_cache_dtype] or dtype_bytes
+    model = load_model(options.model, dtype_bytes, kv_dtype_bytes)
+    model.require_degree(chain.finest)
+    pages = WeightPages(chain, options.page_size_kib << 10, model.mlp_matrices)
+    if options.transform is not None:
+        change = parse_change(options.transform, chain)
+        plan = TransformPlan.build(
+            change,
+            [options.live_tokens] * len(change[0]),
+            replace(model.kv_shape, page=options.page_size),
+            pages,
+            staging_bytes=options.staging_mib << 20,
+            layers_per_step=options.layers_per_step,
         )
-        return 0
-    print(json.dumps(report.data(), indent=2) if options.json else report.text())
-    return 0 if report.tight.fits else 1
+        data = json.dumps(asdict(plan), indent=2, default=list)
+        return data if options.json else plan.describe(), 0
+    device_bytes = round(options.device_memory_gb * GB)
+    usable_bytes = round(options.mem_fraction_static * device_bytes)
+    report = Report.build(model, pages, device_bytes, usable_bytes, options.page_size)
+    data = json.dumps(report.data(), indent=2)
+    return data if options.json else report.text(), 0 if report.capacity.fits else 1
 
 
-def _plan(options: argparse.Namespace) -> Report | TransformPlan:
-    memory, fraction, page = (
-        options.device_memory_gb,
-        options.mem_fraction_static,
-        options.page_size_kib,
-    )
+def _check_numbers(options: argparse.Namespace) -> None:
+    memory, fraction = options.device_memory_gb, options.mem_fraction_static
+    page, smallest = options.page_size_kib, SMALLEST_PAGE >> 10
     if not (memory >= _LEAST_MEMORY_GB and math.isfinite(memory)):
         raise ConfigError(
             f"--device-memory-gb {memory:g}: must be a number from {_LEAST_MEMORY_GB} up"
         )
     if not 0 < fraction <= 1:
         raise ConfigError(f"--mem-fraction-static {fraction:g}: must be above 0 and at most 1")
-    smallest = SMALLEST_PAGE >> 10
     if not smallest <= page <= MAX_PAGE_SIZE_KIB or page & (page - 1):
         raise ConfigError(
             f"--page-size-kib {page}: must be a power of two from {smallest} to {MAX_PAGE_SIZE_KIB}"
         )
-    kv_page = options.page_size
-    if kv_page < 1:
-        raise ConfigError(f"--page-size {kv_page}: must be at least 1")
-    dtype_bytes = _DTYPES[options.dtype]
-    kv_dtype_bytes = _KV_DTYPES[options.kv_cache_dtype] or dtype_bytes
-    model = load_model(options.model, dtype_bytes, kv_dtype_bytes)
-    device_bytes = round(memory * GB)
-    chain = DegreeChain(_degrees(options.degrees))
-    if options.transform is not None:
-        return plan_change(
-            model,
-            chain,
-            *parse_change(options.transform, chain),
-            page << 10,
-            options.live_tokens,
-            options.layers_per_step,
-            options.staging_mib,
-            kv_page,
-        )
-    usable_bytes = round(fraction * device_bytes)
-    return Report.build(model, chain, page << 10, device_bytes, usable_bytes, kv_page)
-
-
-def _degrees(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"--degrees {text}: not a list of integers like 1,2,4") from None
+    for name, least in _LEAST.items():
+        if (count := getattr(options, name)) < least:
+            raise ConfigError(f"--{name.replace('_', '-')} {count}: must be at least {least}")
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -161,6 +152,12 @@ def _make_parser() -> argparse.ArgumentParser:
         default="auto",
         help="of KV (default: auto, that of the weights; the server has no other yet)",
     )
+    parser.add_argument("--json", action="store_true", help="print data instead of tables")
+    _add_dry_run(parser)
+    return parser
+
+
+def _add_dry_run(parser: argparse.ArgumentParser) -> None:
     dry_run = parser.add_argument_group("dry run of one transformation, instead of the tables")
     dry_run.add_argument(
         "--transform",
@@ -176,8 +173,6 @@ def _make_parser() -> argparse.ArgumentParser:
     dry_run.add_argument(
         "--staging-mib", type=int, default=8, metavar="MIB", help="of a worker (default: 8)"
     )
-    parser.add_argument("--json", action="store_true", help="print data instead of tables")
-    return parser
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ MAP_COUNT = 65530
 
 @dataclass(frozen=True)
 class Report:
-    """The plan of one model on one kind of device, with tight and with padded pages.
+    """The plan of one model on one kind of device.
 
     `usable_bytes` of `device_bytes` are for weights and KV.
     """
@@ -36,34 +36,28 @@ class Report:
     chain: DegreeChain
     device_bytes: int
     usable_bytes: int
-    tight: Capacity
-    padded: Capacity
+    capacity: Capacity
     warnings: tuple[str, ...]
 
     @classmethod
     def build(
         cls,
         model: DenseModel,
-        chain: DegreeChain,
-        page_size: int,
+        pages: WeightPages,
         device_bytes: int,
         usable_bytes: int,
         kv_page: int,
     ) -> Report:
-        """`page_size` in bytes; `kv_page`: tokens of a KV page. Raises ConfigError when the model
-        does not divide by `chain`."""
-        model.require_degree(chain.finest)
-        layouts = [
-            WeightPages(chain, page_size, model.mlp_matrices, padded) for padded in (False, True)
-        ]
-        tight, padded = (plan_capacity(model, pages, usable_bytes, kv_page) for pages in layouts)
-        warnings = [_misfit(tight, usable_bytes)]
-        if tight.fits and (reason := starvation(model, tight, device_bytes)):
+        """`pages`: of the model's MLP; `kv_page`: tokens of a KV page."""
+        capacity = plan_capacity(model, pages, usable_bytes, kv_page)
+        warnings = [_misfit(capacity, usable_bytes)]
+        if capacity.fits and (reason := starvation(model, capacity, device_bytes)):
             warnings.append(f"degree 1 is starved of KV: {reason}")
-        warnings += [_waste(pages, model.layers) for pages in layouts]
-        warnings.append(_mappings(tight))
+        warnings += [_waste(pages, model.layers), _mappings(capacity)]
         found = tuple(warning for warning in warnings if warning)
-        return cls(model, chain, device_bytes, usable_bytes, tight, padded, found)
+        return cls(
+            model, pages.chain, device_bytes, usable_bytes, capacity=capacity, warnings=found
+        )
 
     def data(self) -> dict[str, Any]:
         """Everything in plain types; sizes in bytes."""
@@ -80,8 +74,7 @@ class Report:
                 "norms": model.norm_bytes,
             },
             "token_bytes": model.token_bytes,
-            "tight": asdict(self.tight),
-            "padded": asdict(self.padded),
+            "capacity": asdict(self.capacity),
             "warnings": self.warnings,
         }
 
@@ -89,9 +82,8 @@ class Report:
         """The tables, then the warnings."""
         lines = [
             *self._head(),
-            *_degrees("tight", self.tight),
-            *_degrees("padded", self.padded),
-            *_changes(self.tight),
+            *_degrees(self.capacity),
+            *_changes(self.capacity),
             "",
             "lost: share of the ideal, (d-1)/d of the MLP, that does not become KV",
             "mappings: the most that the pages of a worker need on host memory",
@@ -107,7 +99,7 @@ class Report:
         )
         yield (
             f"device {self.device_bytes / GB:g} GB (1 GB = 10^9 bytes), {percent:.4g}% of it for "
-            f"weights and KV; pages of {self.tight.page_size >> 10} KiB"
+            f"weights and KV; pages of {self.capacity.page_size >> 10} KiB"
         )
         yield ""
         yield "weights of a worker at degree 1         GB"
@@ -122,10 +114,13 @@ class Report:
             yield f"  {name:<30}{size / GB:>10.3f}"
 
 
-def _degrees(name: str, capacity: Capacity) -> Iterator[str]:
-    share = capacity.waste_bytes / (capacity.total_bytes - capacity.waste_bytes)
+def _degrees(capacity: Capacity) -> Iterator[str]:
+    waste, padding = (
+        f"{size / GB:.2f} GB ({size / (capacity.total_bytes - capacity.waste_bytes):.2%})"
+        for size in (capacity.waste_bytes, capacity.padding_bytes)
+    )
     yield ""
-    yield f"{name} pages: {capacity.waste_bytes / GB:.2f} GB ({share:.2%}) hold no weights"
+    yield f"pages of the MLP: {waste} hold no weights; shards padded to whole pages: {padding}"
     if not capacity.degrees:
         yield "  no degree fits"
         return
@@ -142,7 +137,7 @@ def _changes(capacity: Capacity) -> Iterator[str]:
     if not capacity.changes:
         return
     yield ""
-    yield "a merge and its split, tight pages"
+    yield "a merge and its split"
     yield "  change  KV moved a live token  weights copied into a worker by the split"
     for change in capacity.changes:
         yield (
@@ -167,10 +162,7 @@ def _waste(pages: WeightPages, layers: int) -> str | None:
     if share <= MOST_WASTE:
         return None
     size = largest_frugal_page(pages, layers, MOST_WASTE, SMALLEST_PAGE)
-    if pages.padded:
-        cost = f"padded pages of {pages.page_size >> 10} KiB add {share:.1%} to the MLP"
-    else:
-        cost = f"tight pages of {pages.page_size >> 10} KiB lose {share:.1%} of the ideal"
+    cost = f"pages of {pages.page_size >> 10} KiB lose {share:.1%} of the ideal"
     below = f"--page-size-kib {size >> 10} is the largest below" if size else "no size stays below"
     return f"{cost}; {below} {MOST_WASTE:.0%}"
 

@@ -10,7 +10,7 @@ import copy
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.hostile import bodies
@@ -152,8 +152,8 @@ class Generator:
                 continue
             mutations.append(_mutation(one.route, one.field, value))
         return Case(
-            0, place.route.method, place.route.path, place.route.path, _JSON, encode(body),
-            tuple(mutations), plain, body,
+            0, place.route.method, place.route.path, url=place.route.path, headers=_JSON,
+            body=encode(body), mutations=tuple(mutations), plain=plain, sent=body,
         )  # fmt: skip
 
     def _choose_value(self, place: _Place) -> Value:
@@ -181,8 +181,8 @@ class Generator:
         plain = self._with_model(bodies.BODIES.get(bomb.route, ({},))[0]) if sent else {}
         headers = _JSON if bomb.headers is None else bomb.headers
         return Case(
-            0, bomb.method, bomb.route, bomb.url or bomb.route, headers, raw, (mutation,), plain,
-            sent, bomb.note,
+            0, bomb.method, bomb.route, url=bomb.url or bomb.route, headers=headers, body=raw,
+            mutations=(mutation,), plain=plain, sent=sent, note=bomb.note,
         )  # fmt: skip
 
 
@@ -205,7 +205,4 @@ def _mutation(route: Route, field: Field, value: Value) -> Mutation:
 
 
 def _numbered(case: Case, number: int) -> Case:
-    return Case(
-        number, case.method, case.route, case.url, case.headers, case.body, case.mutations,
-        case.plain, case.sent, case.note,
-    )  # fmt: skip
+    return replace(case, number=number)

@@ -113,7 +113,10 @@ class _Reader:
             for inner, _ in self._variants(variant.get("items") or {}, ()):
                 items.add(inner.get("type", ""))
         items.discard("")
-        return Field(path, frozenset(kinds), frozenset(items), tuple(choices), low, high, required)
+        return Field(
+            path, frozenset(kinds), frozenset(items), tuple(choices), low=low, high=high,
+            required=required,
+        )  # fmt: skip
 
     def _variants(
         self, schema: Mapping[str, Any], seen: tuple[str, ...]

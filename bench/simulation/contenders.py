@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from amoeba_sglang.control.policy import POLICIES, Policy
+from amoeba_sglang.control.policy import POLICIES
+from amoeba_sglang.control.policy.base import Policy
 from bench.simulation.mechanisms import Mechanism
 from bench.simulation.run import Contender
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from amoeba_sglang.control.layout.partition import Layout
-from amoeba_sglang.control.policy import Policy
+from amoeba_sglang.control.policy.base import Policy
 from amoeba_sglang.control.reports import Done, LongRequestsHere, TransformReport, Vote
 from amoeba_sglang.control.router import effects
 from amoeba_sglang.control.router.desk import Desk

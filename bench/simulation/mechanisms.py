@@ -95,27 +95,33 @@ class Mechanism:
 def mechanisms(device: DeviceModel, degrees: tuple[int, ...]) -> dict[str, Mechanism]:
     """By name, all that can be compared on a device."""
     prices = {degree: _probe(device, degree) for degree in degrees}
-    elastic = device.elastic_tokens(degrees)
 
     def amoeba_s(before: int, after: int, live: float) -> float:
-        received = device.received_bytes(degrees, before, after, live)
-        return device.transformation_seconds(*received)
-
-    def host_memory_s(before: int, after: int, live: float) -> float:
-        kv = live * device.model.token_bytes / max(before, after)
-        return (2 * kv + device.weight_bytes / after) / _HOST_LINK
+        received = received_bytes(device, degrees, before, after, live_tokens=live)
+        return transformation_seconds(device, *received)
 
     amoeba = Mechanism(
         "amoeba",
         "steps, memory and exposed transformation times of the device file; all requests of an "
         "instance share its KV, up to what it has at the base degree unless they are longer",
         prices,
-        elastic,
+        device.elastic_tokens(degrees),
         amoeba_s,
     )
-    own = {degree: device.static_tokens(degree) for degree in degrees}
+    return {"amoeba": amoeba, **_rivals(device, degrees, amoeba)}
+
+
+def _rivals(
+    device: DeviceModel, degrees: tuple[int, ...], amoeba: Mechanism
+) -> dict[str, Mechanism]:
+    own = {degree: static_tokens(device, degree) for degree in degrees}
+    prices = amoeba.prices
+
+    def host_memory_s(before: int, after: int, live: float) -> float:
+        kv = live * device.model.token_bytes / max(before, after)
+        return (2 * kv + device.weight_bytes / after) / _HOST_LINK
+
     return {
-        "amoeba": amoeba,
         "static": replace(
             amoeba,
             name="static",
@@ -151,7 +157,7 @@ def mechanisms(device: DeviceModel, degrees: tuple[int, ...]) -> dict[str, Mecha
         "loongserve": replace(
             amoeba,
             name="loongserve",
-            tokens={degree: degree * elastic[1] for degree in degrees},
+            tokens={degree: degree * amoeba.tokens[1] for degree in degrees},
             prices={degree: _sequence(device, degree, prices[1]) for degree in degrees},
             change_s=lambda before, after, live: 0.01,
             assumptions="merged instances are sequence parallel: every device reads all weights, a "
@@ -159,6 +165,31 @@ def mechanisms(device: DeviceModel, degrees: tuple[int, ...]) -> dict[str, Mecha
             "the slowdown of the device file applies",
         ),
     }
+
+
+def received_bytes(
+    device: DeviceModel, degrees: tuple[int, ...], before: int, after: int, *, live_tokens: float
+) -> tuple[float, float]:
+    """(KV, weights) that each worker of a block receives on average when the block goes from
+    instances of `before` to instances of `after`, with `live_tokens` in all of them."""
+    low, high = sorted((before, after))
+    changes = device.elastic_capacity(degrees).changes
+    change = next(c for c in changes if (c.low, c.high) == (low, high))
+    weights = change.refilled_bytes if after < before else 0
+    return change.kv_bytes_per_token * live_tokens / high, weights
+
+
+def transformation_seconds(device: DeviceModel, kv_bytes: float, weight_bytes: float) -> float:
+    """For how long a whole transformation keeps a block from computing. `kv_bytes`,
+    `weight_bytes`: that each of its workers receives, see `received_bytes`."""
+    hidden = device.copy_seconds(kv_bytes, weight_bytes) + device.mapping_seconds
+    return device.barrier_seconds + device.exposed_share * hidden
+
+
+def static_tokens(device: DeviceModel, degree: int) -> int:
+    """Tokens of an instance that has always been at `degree`, with all weights in shards."""
+    left = degree * device.usable_bytes - device.weight_bytes
+    return max(0, left // device.model.token_bytes)
 
 
 def _probe(device: DeviceModel, degree: int) -> Price:

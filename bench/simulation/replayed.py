@@ -22,6 +22,7 @@ def simulate_replay(
     mechanism: Mechanism,
     workers: int,
     batching: Batching,
+    *,
     long_tokens: int,
 ) -> Outcome:
     """The arrivals and lengths of `workload` on one host that begins at degree 1; `long_tokens`:
@@ -33,7 +34,7 @@ def simulate_replay(
         tuple(one.input_tokens for one in workload.requests),
         tuple(one.output_tokens for one in workload.requests),
         tuple(one.tokens >= long_tokens for one in workload.requests),
-        "",
+        changes="",
     )
     layout = None if chosen.layout is not None else (1,) * workers
     contender = Contender(policy, chosen, mechanism, layout)

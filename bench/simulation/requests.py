@@ -60,7 +60,7 @@ def read_trace(path: Path, count: int, seed: int, factor: float = 1.0) -> Worklo
     arrivals = tuple((at - times[0]) * scale for at in times)
     # What a worker of the smallest device does not hold.
     long = tuple(a + b > 24_000 for a, b in zip(prompts, outputs, strict=True))
-    return Workload(path.stem, arrivals, prompts, outputs, long, changes)
+    return Workload(path.stem, arrivals, prompts, outputs, long, changes=changes)
 
 
 def mix_long(workload: Workload, share: float, tokens: int, seed: int, burst: int = 1) -> Workload:

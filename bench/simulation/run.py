@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from amoeba_sglang.control.layout.partition import Layout
-from amoeba_sglang.control.policy import Policy
+from amoeba_sglang.control.policy.base import Policy
 from bench.simulation.clock import Clock
 from bench.simulation.host import Host
 from bench.simulation.instance import Batching
@@ -95,7 +95,7 @@ class Run:
         layout = None if contender.layout is None else Layout(contender.layout)
         self.hosts = [
             Host(
-                self.clock, contender.policy, contender.mechanism, batching, workers, layout,
+                self.clock, contender.policy, contender.mechanism, batching, workers, layout=layout,
                 finished=lambda request, now, number=number: self._end(request, number),
                 refused=lambda request, number=number: self._refuse(number),
             )

@@ -34,7 +34,9 @@ class Search:
     def __init__(
         self, contender: Contender, workload: Workload, batching: Batching, workers: int, hosts: int
     ) -> None:
-        self._make = lambda rate: Run(contender, workload, rate, batching, workers, hosts).play()
+        self._make = lambda rate: Run(
+            contender, workload, rate, batching, workers=workers, hosts=hosts
+        ).play()
         self._known: dict[float, Outcome] = {}
 
     def find(self, guess: float) -> Sustained:
@@ -124,5 +126,5 @@ def _only(workload: Workload, long: bool) -> Workload:
 
     return Workload(
         workload.name, tuple(map(float, range(len(chosen)))), pick(workload.prompts),
-        pick(workload.outputs), pick(workload.long), workload.changes,
+        pick(workload.outputs), pick(workload.long), changes=workload.changes,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import math
 
 from amoeba_sglang.control.layout.partition import Layout
 from amoeba_sglang.control.layout.slots import DegreeChain
-from amoeba_sglang.control.policy import Policy
+from amoeba_sglang.control.policy.base import Policy
 from amoeba_sglang.control.reports import Done, TransformReport, Vote
 from amoeba_sglang.control.router.desk import Desk
 from amoeba_sglang.control.router.effects import Order

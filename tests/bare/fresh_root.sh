@@ -42,7 +42,7 @@ inside() {
   trap 'exit 130' INT TERM HUP
   root=$AMOEBA_FRESH_ROOT
   cd "$here"
-  python3 -m amoeba_sglang.tools.screen "== Debian $suite, minimal" "$root/debootstrap.log" -- \
+  python3 -m tools.screen "== Debian $suite, minimal" "$root/debootstrap.log" -- \
     debootstrap --variant=minbase --include="$packages" "$suite" "$root" $(mirror)
   # That of this namespace, so that pgrep sees no other process than those started here.
   mount -t proc proc /proc

@@ -4,7 +4,7 @@ import subprocess
 import pytest
 
 from amoeba_sglang.errors import ConfigError
-from amoeba_sglang.patch.series import UPSTREAM_PREFIX, load_series
+from amoeba_sglang.patch.series import load_series
 from amoeba_sglang.patch.state import read_state
 from amoeba_sglang.patch.target import find_target
 from bench import base_checkout
@@ -149,7 +149,7 @@ def test_copy_of_the_installed_sglang_is_pristine(tmp_path):
     """The copied package holds only what the patches touch: the whole takes seconds."""
     installed, series = find_target(), load_series()
     site, copy = tmp_path / "site", tmp_path / "copy"
-    for path in (f"{UPSTREAM_PREFIX}__init__.py", *series.files):
+    for path in ("python/sglang/__init__.py", *series.hashes):
         if (content := installed.read(path)) is not None:
             write_tree(site, {path.removeprefix("python/"): content.decode()})
     for info in installed.root.glob("sglang-*.dist-info"):

@@ -16,7 +16,7 @@ def replay(policy, *requests, ahead=False):
     workload = Workload(tuple(TraceRequest(*one) for one in requests), 0, 0)
     mechanism = measured_mechanism(TABLE)
     batching = batching_of(256, mixed=False, ahead=ahead)
-    return simulate_replay(workload, policy, mechanism, 2, batching, 512)
+    return simulate_replay(workload, policy, mechanism, 2, batching, long_tokens=512)
 
 
 def test_a_lone_request_takes_what_its_steps_were_measured_to_take():

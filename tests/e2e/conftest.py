@@ -41,14 +41,10 @@ def shallow_model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def roomy_server(shallow_model):
-    """Two workers whose own pools hold what others merge for: what is right, without changes.
-
-    Its weight shards are padded, which must make no difference.
-    """
+    """Two workers whose own pools hold what others merge for: what is right, without changes."""
     with Server(
         "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", "4096",
         "--chunked-prefill-size", "256", "--amoeba-policy", "static",
-        "--amoeba-shard-layout", "padded",
         model=shallow_model,
     ) as running:  # fmt: skip
         yield running

@@ -1,7 +1,4 @@
-"""A page that cannot be mapped undoes the change; a worker that dies in one leaves nothing.
-
-The weight shards are padded to pages, as in no other test of whole servers that merge.
-"""
+"""A page that cannot be mapped undoes the change; a worker that dies in one leaves nothing."""
 
 import asyncio
 import random
@@ -28,7 +25,6 @@ def server(order, shallow_model):
     with Server(
         "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", str(POOL),
         "--chunked-prefill-size", "256", "--amoeba-policy", "static",
-        "--amoeba-shard-layout", "padded",
         module="tests.e2e.faulty_server",
         model=shallow_model, env={"AMOEBA_AUDIT": "1", "TEST_FAULT_FILE": str(order)},
     ) as running:  # fmt: skip

@@ -10,10 +10,11 @@ import pytest
 
 import amoeba_sglang
 from amoeba_sglang.patch.change import revert_series
-from amoeba_sglang.patch.series import UPSTREAM_PREFIX, UPSTREAM_VERSION, Series, load_series
+from amoeba_sglang.patch.series import MANIFEST, UPSTREAM_VERSION, Series, load_series
 from amoeba_sglang.patch.state import read_state
 from amoeba_sglang.patch.target import find_target
 from tests.patch.trees import PRISTINE, STEPS, git, write_distribution, write_tree
+from tools.patch_manifest import make_manifest
 
 DIRECTORY = Path(amoeba_sglang.__file__).parent.parent / "patches" / f"sglang-{UPSTREAM_VERSION}"
 
@@ -32,12 +33,9 @@ def _upstream(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         title = f"Seam {number}: a title that is so long that git folds the line"
         git(checkout, "commit", "-qm", f"{title} {title}")
     directory = tmp_path_factory.mktemp("patches")
-    names = git(
-        checkout, "format-patch", "--no-renames", "-o", directory, f"v{UPSTREAM_VERSION}"
-    ).split()
-    listed = [f"{Path(name).name}\n" for name in names]
-    (directory / "series").write_text("# the seams\n" + "".join(listed) + "\n")
+    git(checkout, "format-patch", "--no-renames", "-o", directory, f"v{UPSTREAM_VERSION}")
     git(checkout, "reset", "-q", "--hard", f"v{UPSTREAM_VERSION}")
+    (directory / MANIFEST).write_text(make_manifest(directory, find_target(checkout)))
     return checkout, directory
 
 
@@ -86,17 +84,13 @@ def pristine(real: Series, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A site-packages with the touched files of the installed sglang, unpatched."""
     installed = find_target()
     site = tmp_path_factory.mktemp("real") / "site-packages"
-    for path in (f"{UPSTREAM_PREFIX}__init__.py", *real.files):
+    for path in ("python/sglang/__init__.py", *real.hashes):
         if installed.read(path) is not None:
             copy = site / path.removeprefix("python/")
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(installed.locate(path), copy)
     for info in installed.root.glob("sglang-*.dist-info"):
         shutil.copytree(info, site / info.name)
-    copied = find_target(site)
-    state = read_state(real, copied)
-    assert not state.problem, f"the installed sglang is not usable: {state.problem}"
-    if state.overall != "unpatched":
-        revert_series(real, copied)
-    assert read_state(real, copied).overall == "unpatched"
+    if read_state(real, find_target(site)).overall != "unpatched":
+        revert_series(real, find_target(site))
     return site

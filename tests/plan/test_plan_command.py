@@ -19,7 +19,7 @@ def test_the_table_of_a_32b_model(capsys):
         "24,575",
         "255,998",
         "716,796",
-        "padded pages: 0.40 GB (0.74%) hold no weights",
+        "0.00 GB (0.00%) hold no weights; shards padded to whole pages: 0.40 GB (0.74%)",
         "warning: degree 1 is starved of KV: 24,575 tokens are fewer than",
     ):
         assert text in out
@@ -30,15 +30,14 @@ def test_data_instead_of_tables(capsys):
     code, out, _ = run(capsys, "--model", "Llama-3-8B", "--json", "--degrees", "1,2")
     data = json.loads(out)
     assert code == 0 and data["warnings"] == []
-    assert [row["degree"] for row in data["tight"]["degrees"]] == [1, 2]
-    assert data["padded"]["padded"] and not data["tight"]["padded"]
+    assert [row["degree"] for row in data["capacity"]["degrees"]] == [1, 2]
     assert data["token_bytes"] == 131_072
 
 
 def test_options_change_the_plan(capsys):
     def tokens(*options):
         _, out, _ = run(capsys, "--model", "Llama-3-8B", "--json", *options)
-        return json.loads(out)["tight"]["degrees"][0]["tokens"]
+        return json.loads(out)["capacity"]["degrees"][0]["tokens"]
 
     plain = tokens()
     assert tokens("--kv-cache-dtype", "fp8_e4m3") > 1.9 * plain
@@ -70,8 +69,8 @@ def test_pages_that_waste_too_much_are_reported_with_a_better_size(capsys, tmp_p
     }
     (tmp_path / "config.json").write_text(json.dumps(fields))
     _, out, _ = run(capsys, "--model", str(tmp_path), "--dtype", "float32")
-    assert "padded pages of 2048 KiB add 58.0% to the MLP; --page-size-kib 256 is" in out
-    assert "tight pages of 2048 KiB lose 100.0% of the ideal; --page-size-kib 128 is" in out
+    assert "shards padded to whole pages: 0.18 GB (58.02%)" in out
+    assert "warning: pages of 2048 KiB lose 100.0% of the ideal; --page-size-kib 128 is" in out
 
 
 def test_too_many_mappings_are_reported(capsys):
@@ -85,7 +84,7 @@ def test_too_many_mappings_are_reported(capsys):
         ("", "--model"),
         ("--model nothing", "--model nothing: no config.json there, and none of the known names"),
         ("--model Qwen2.5-7B --degrees 1,2,4,8", "8 does not divide num_attention_heads 28"),
-        ("--model Qwen2.5-7B --degrees 1,3,4", "--degrees 1,3,4: each degree must be"),
+        ("--model Qwen2.5-7B --degrees 1,3,4", "--degrees 1,3,4: 4 is not a larger multiple of 3"),
         ("--model Qwen2.5-7B --degrees 1,x", "--degrees 1,x: not a list of integers"),
         ("--model Qwen2.5-7B --page-size-kib 3", "--page-size-kib 3: must be a power of two"),
         ("--model Qwen2.5-7B --page-size-kib 4096", "from 4 to 2048"),

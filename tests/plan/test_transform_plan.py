@@ -19,9 +19,11 @@ MATRICES = (2 * 1536 * 576 * 4, 1536 * 576 * 4)
 
 
 def build(before, after, live, per_step=0, shape=SHAPE, staging=8 * MIB):
-    ranks = range(len(before))
     pages = WeightPages(CHAIN, 1 << 16, MATRICES * shape.layers)
-    return TransformPlan.build(CHAIN, ranks, before, after, live, shape, pages, staging, per_step)
+    change = before, after
+    return TransformPlan.build(
+        change, live, shape, pages, staging_bytes=staging, layers_per_step=per_step
+    )
 
 
 def test_bytes_of_the_measured_example():

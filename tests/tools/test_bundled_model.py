@@ -7,9 +7,10 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from amoeba_sglang.errors import ConfigError
-from amoeba_sglang.tools import bundled_model
+from tools import bundled_model
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +20,23 @@ def checkpoint(tmp_path_factory):
     return out
 
 
+@torch.inference_mode()
 def test_padded_model_is_the_same_function(checkpoint):
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    source = bundled_model.SourceModel(bundled_model.find_gguf())
+    original = LlamaForCausalLM(LlamaConfig(**source.config))
+    missing, unexpected = original.load_state_dict(source.weights, strict=False)
+    assert (missing, unexpected) == (["lm_head.weight"], [])
+    original.tie_weights()
+    padded = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     text = "The capital of France is Paris. In 1989, the wall came down and the people"
-    difference, magnitude, same = bundled_model.compare(checkpoint, text)
-    assert same
+    tokens = AutoTokenizer.from_pretrained(checkpoint)(text, return_tensors="pt").input_ids
+    before, after = original.eval()(tokens).logits, padded.eval()(tokens).logits
+    assert (before.argmax(-1) == after.argmax(-1)).all()
+    magnitude = float(before.abs().max())
     assert magnitude > 10
-    assert difference < 1e-5 * magnitude
+    assert float((before - after).abs().max()) < 1e-5 * magnitude
 
 
 def test_heads_divide_by_four(checkpoint):

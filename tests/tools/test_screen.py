@@ -34,7 +34,7 @@ time.sleep(60)
 
 
 def start(log: Path, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "amoeba_sglang.tools.screen"]
+    command = [sys.executable, "-m", "tools.screen"]
     return subprocess.Popen(
         [*command, *arguments],
         cwd=ROOT,

@@ -89,22 +89,22 @@ class CpuAttention(AttentionBackend):
         self._cover_triangle(self._plan.chunks)
 
     def forward_decode(self, q, k, v, layer, forward_batch, save_kv_cache=True, **kwargs):
-        return self._attend(q, k, v, layer, forward_batch, save_kv_cache, kwargs)
+        return self._attend(q, k, v, layer, save=save_kv_cache, others=kwargs)
 
     def forward_extend(self, q, k, v, layer, forward_batch, save_kv_cache=True, **kwargs):
-        return self._attend(q, k, v, layer, forward_batch, save_kv_cache, kwargs)
+        return self._attend(q, k, v, layer, save=save_kv_cache, others=kwargs)
 
     def support_triton(self) -> bool:
         return False
 
-    def _attend(self, q, k, v, layer, forward_batch, save_kv_cache, kwargs) -> torch.Tensor:
+    def _attend(self, q, k, v, layer, *, save: bool, others: dict[str, Any]) -> torch.Tensor:
         """q [tokens, heads * D], k and v [tokens, kv_heads, D] or None -> [tokens, heads * D]."""
         if layer not in self._checked:
-            self._check(layer, q, kwargs)
+            self._check(layer, q, others)
         plan, pool = self._plan, self.token_to_kv_pool
         keys, values = pool.get_key_buffer(layer.layer_id), pool.get_value_buffer(layer.layer_id)
         heads, kv_heads, size = layer.tp_q_head_num, layer.tp_k_head_num, layer.qk_head_dim
-        if save_kv_cache and k is not None:
+        if save and k is not None:
             self._new.store(keys, k.view(-1, kv_heads, size))
             self._new.store(values, v.view(-1, kv_heads, size))
         # Query heads that share a KV head form a dimension of their own, so that no KV head is
@@ -127,7 +127,7 @@ class CpuAttention(AttentionBackend):
                 k_all, v_all = (chunk.slots.gather(b)[0, :, :seen] for b in (keys, values))
             else:
                 k_all, v_all = (part[chunk.start : chunk.stop].transpose(0, 1) for part in (k, v))
-            self._attend_chunk(q, k_all, v_all, layer.scaling, chunk, out)
+            self._attend_chunk(q, k_all, v_all, layer.scaling, chunk, out=out)
         return out.reshape(-1, heads * size)
 
     def _attend_rows(
@@ -149,6 +149,7 @@ class CpuAttention(AttentionBackend):
         v: torch.Tensor,
         scale: float,
         chunk: Chunk,
+        *,
         out: torch.Tensor,
     ) -> None:
         """Fill out[start:stop] from k and v, [kv_heads, prefix + n, D]; KV heads take the place of

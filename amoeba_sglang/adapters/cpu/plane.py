@@ -111,8 +111,8 @@ def make_cpu_plane(
     chain, index = DegreeChain(config.degrees), rank % config.group_size
     pool, model = runner.token_to_kv_pool, runner.model
     stack = list(model.model.layers)
-    matrices, padded = elastic_matrices(stack, chain.finest), config.shard_layout == "padded"
-    pages = WeightPages(chain, pool.memory.page_size, matrices, padded)
+    matrices = elastic_matrices(stack, chain.finest)
+    pages = WeightPages(chain, pool.memory.page_size, matrices)
     store = WeightStore(pool.memory, pages, index)
     layers = [
         LayerShards(layer, number, chain, index, groups=groups.coordinators, store=store)

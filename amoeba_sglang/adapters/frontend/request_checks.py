@@ -33,57 +33,23 @@ _PRIORITY = 2**31 - 1
 
 # Served without a range of their own: flags, and what only travels through the front end.
 _FREE = {
-    "background",
-    "custom_labels",
-    "external_trace_header",
-    "log_metrics",
-    "max_thinking_tokens",
-    "no_logs",
-    "received_time",
-    "require_reasoning",
-    "return_bytes",
-    "return_entropy",
-    "return_flat_raw_output_top_logprobs",
-    "return_flat_raw_top_logprobs",
-    "return_flat_raw_top_logprobs_b64",
-    "return_logprob",
-    "return_prompt_token_ids",
-    "return_sampling_mask",
-    "return_text_in_logprobs",
-    "sampling_logprobs_mode",
-    "stream",
+    "background", "custom_labels", "external_trace_header", "log_metrics", "max_thinking_tokens",
+    "no_logs", "received_time", "require_reasoning", "return_bytes", "return_entropy",
+    "return_flat_raw_output_top_logprobs", "return_flat_raw_top_logprobs",
+    "return_flat_raw_top_logprobs_b64", "return_logprob", "return_prompt_token_ids",
+    "return_sampling_mask", "return_text_in_logprobs", "sampling_logprobs_mode", "stream",
     # SGLang serves them if a flag of the server says so, and otherwise refuses them itself.
-    "custom_logit_processor",
-    "lora_id",
-    "lora_path",
-    "return_hidden_states",
+    "custom_logit_processor", "lora_id", "lora_path", "return_hidden_states",
     # Checked by others: below, and where the ranks are known.
-    "data_parallel_rank",
-    "input_ids",
-    "logprob_start_len",
-    "rid",
-    "routed_dp_rank",
-    "sampling_params",
-    "text",
-    "token_ids_logprob",
-    "top_logprobs_num",
-    "watermark",
-}
+    "data_parallel_rank", "input_ids", "logprob_start_len", "rid", "routed_dp_rank",
+    "sampling_params", "text", "token_ids_logprob", "top_logprobs_num", "watermark",
+}  # fmt: skip
 # A batch may have one for each of its prompts. SGLang takes the list apart without counting it.
 _PER_PROMPT = (
-    "cache_salt",
-    "custom_logit_processor",
-    "extra_key",
-    "logprob_start_len",
-    "lora_path",
-    "return_hidden_states",
-    "return_logprob",
-    "return_sampling_mask",
-    "rid",
-    "sampling_logprobs_mode",
-    "sampling_params",
-    "top_logprobs_num",
-)
+    "cache_salt", "custom_logit_processor", "extra_key", "logprob_start_len", "lora_path",
+    "return_hidden_states", "return_logprob", "return_sampling_mask", "rid",
+    "sampling_logprobs_mode", "sampling_params", "top_logprobs_num",
+)  # fmt: skip
 # Routes pass these empty where a prompt has none.
 _EMPTY_MEDIA = ("audio_data", "image_data", "modalities", "video_data")
 _NAMES = ("cache_salt", "conversation_id", "extra_key", "routing_key", "session_id")

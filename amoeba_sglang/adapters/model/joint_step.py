@@ -132,8 +132,8 @@ class JointExecutor(StepExecutor):
             self.mirrors[at : at + degree],
             self.chain,
             degree,
-            self.size,
-            self.page,
+            size=self.size,
+            page=self.page,
         )
 
     def _run_layers(

@@ -40,7 +40,7 @@ class ElasticAllocator(PagedTokenToKVPoolAllocator):
     ) -> None:
         # Before upstream's constructor, which clears.
         self.ledger = Ledger(size // page_size)
-        super().__init__(size, page_size, dtype, device, kvcache, need_sort)
+        super().__init__(size, page_size, dtype, device, kvcache, need_sort=need_sort)
 
     def clear(self) -> None:
         """Free every slot, as a flush does; the lent stay away."""
@@ -71,7 +71,8 @@ class ElasticAllocator(PagedTokenToKVPoolAllocator):
         """What the request has, `held` tokens, and was promised."""
         fill = len(req.origin_input_ids) + len(req.output_ids)
         wanted = self.tokens_wanted(req)
-        return Claim(req.rid, held, fill, wanted, wanted > self.request_tokens, ending, row)
+        is_long = wanted > self.request_tokens
+        return Claim(req.rid, held, fill, wanted, is_long, ending=ending, row=row)
 
     # Allocation
 

@@ -38,10 +38,8 @@ class ElasticKVPool(MHATokenToKVPool):
             self.layer_num,
             slots,
             self.head_num * self.page_size * self.head_dim * self.store_dtype.itemsize,
-            # At most all MLP weights of a layer, in the widest dtype, and less than a page of
-            # padding for each finest shard of both matrices; half for K and half for V.
-            config.mlp_elements * torch.float32.itemsize // 2
-            + config.group_size * self.memory.page_size,
+            # At most half of a layer's MLP weights, in the widest dtype, and the rest of a page.
+            config.mlp_elements * torch.float32.itemsize // 2 + self.memory.page_size,
         )
         self.blocks = [
             self.ranges.layer(layer, self._shape, self.store_dtype)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from sglang.srt.layers.linear import MergedColumnParallelLinear, RowParallelLinear
-from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod
 from torch import nn
 
 from amoeba_sglang.control.layout.slots import DegreeChain
@@ -58,29 +56,6 @@ def find_mlp(layer: nn.Module) -> Any:
     return found[0]
 
 
-class ProductPerShard(UnquantizedLinearMethod):
-    """gate_up as one product for each finest shard: padding lies between their rows."""
-
-    def apply(
-        self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """[tokens, hidden] -> [tokens, 2 I / d] for weights [shards, rows, hidden]."""
-        assert bias is None
-        return torch.cat([F.linear(x, shard) for shard in layer.weight], dim=-1)
-
-
-class SumOfShards(UnquantizedLinearMethod):
-    """down as the sum of one product for each finest shard."""
-
-    def apply(
-        self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """[tokens, I / d] -> [tokens, hidden] for weights [shards, columns, hidden]."""
-        parts = x.chunk(len(layer.weight), dim=-1)
-        out = sum(part @ shard for part, shard in zip(parts, layer.weight, strict=True))
-        return out if bias is None else out + bias
-
-
 class MLPShards:
     """gate_up and down of one layer, moved into the store and switchable between degrees.
 
@@ -88,8 +63,7 @@ class MLPShards:
     shard of any degree is a range of rows of both. The product with the transposed matrix takes 0
     to 31 % longer than with upstream's in fp32, 4 to 27 % in bf16, less the more rows there are (1
     to 256); blocks of columns, each in upstream's orientation, take 3 to 84 % longer
-    (bench/mlp_layout.py). With padded pages the finest shards lie apart, and each is a product of
-    its own.
+    (bench/mlp_layout.py).
     """
 
     def __init__(
@@ -98,7 +72,7 @@ class MLPShards:
         mlp = find_mlp(layer)
         self.gate_up: MergedColumnParallelLinear = mlp.gate_up_proj
         self.down: RowParallelLinear = mlp.down_proj
-        self._chain, self._index, self._padded = chain, index, store.pages.padded
+        self._chain, self._index = chain, index
         hidden, intermediate = self.down.weight.shape
         if self.gate_up.bias is not None:
             raise ConfigError("models with a bias in gate_up_proj are not served")
@@ -107,8 +81,6 @@ class MLPShards:
         self._gate_up = store.shards(gate_up, (2 * width, hidden), dtype)
         self._down = store.shards(down, (width, hidden), dtype)
         mlp.act_fn = ShardedActivation(mlp.act_fn, 2 * width)
-        if self._padded:
-            self.gate_up.quant_method, self.down.quant_method = ProductPerShard(), SumOfShards()
         self._take(self.gate_up.weight.data, self.down.weight.data)
 
     def adopt_weights(self) -> None:
@@ -117,23 +89,18 @@ class MLPShards:
         self._take(self.gate_up.weight.data.clone(), self.down.weight.data.clone())
 
     def restore_upstream_order(self) -> None:
-        """Inverse of `adopt_weights`, for upstream code that loads weights by name. With padded
-        pages there is a second copy of the weights until they are adopted."""
+        """Inverse of `adopt_weights`, for upstream code that loads weights by name."""
         finest, hidden = self._chain.finest, self._down.shape[-1]
         gate_up = self._gate_up.view(finest, 2, -1, hidden).transpose(0, 1).reshape(-1, hidden)
         down = self._down.reshape(-1, hidden).t().contiguous()
-        if not self._padded:
-            gate_up = self._gate_up.view(gate_up.shape).copy_(gate_up)
-            down = self._down.view(down.shape).copy_(down)
-        self.gate_up.weight.data, self.down.weight.data = gate_up, down
+        self.gate_up.weight.data = self._gate_up.view(gate_up.shape).copy_(gate_up)
+        self.down.weight.data = self._down.view(down.shape).copy_(down)
 
     def switch(self, degree: int) -> None:
         """Point both linears at this worker's shard of `degree`."""
         shard = self._chain.shard(degree, self._index % degree)
-        gate_up, down = self._gate_up.chunk(degree)[shard], self._down.chunk(degree)[shard]
-        if not self._padded:
-            gate_up, down = gate_up.flatten(0, 1), down.flatten(0, 1).t()
-        self.gate_up.weight.data, self.down.weight.data = gate_up, down
+        self.gate_up.weight.data = self._gate_up.chunk(degree)[shard].flatten(0, 1)
+        self.down.weight.data = self._down.chunk(degree)[shard].flatten(0, 1).t()
 
     def _take(self, gate_up: torch.Tensor, down: torch.Tensor) -> None:
         """Fill the store from [2 I, hidden] and [hidden, I]."""

@@ -34,6 +34,7 @@ def build_union(
     mirrors: list[RowMirror],
     chain: DegreeChain,
     degree: int,
+    *,
     size: int,
     page: int,
 ) -> UnionBatch | None:
@@ -57,17 +58,21 @@ def build_union(
     tokens = [record.tokens for record in records]
     if not slots:
         return None
-    prefix_lens = [s - e for s, e in zip(seq_lens, extend_lens, strict=True)]
-    new_locations = np.concatenate(
-        [
-            locations_at(row, start, stop, page)
-            for row, start, stop in zip(slots, prefix_lens, seq_lens, strict=True)
-        ]
-    )
-    positions = np.concatenate(
-        [np.arange(p, s) for p, s in zip(prefix_lens, seq_lens, strict=True)]
-    )
     extend = any(record.extend for record in records)
+    batch = _make_batch(slots, seq_lens, extend_lens, extend, page)
+    return UnionBatch(batch, [torch.from_numpy(s) for s in slots], tokens)
+
+
+def _make_batch(
+    slots: list[np.ndarray], seq_lens: list[int], extend_lens: list[int], extend: bool, page: int
+) -> ForwardBatch:
+    """By row its slots, its tokens after the step and those that are new in it."""
+    prefix_lens = [s - e for s, e in zip(seq_lens, extend_lens, strict=True)]
+    spans = list(zip(prefix_lens, seq_lens, strict=True))
+    new_locations = np.concatenate(
+        [locations_at(row, *span, page) for row, span in zip(slots, spans, strict=True)]
+    )
+    positions = np.concatenate([np.arange(*span) for span in spans])
     seq_lens_cpu = torch.tensor(seq_lens, dtype=torch.int64)
     batch = ForwardBatch(
         forward_mode=ForwardMode.EXTEND if extend else ForwardMode.DECODE,
@@ -91,4 +96,4 @@ def build_union(
         batch.extend_prefix_lens = torch.tensor(prefix_lens, dtype=torch.int64)
         batch.extend_prefix_lens_cpu = prefix_lens
         batch.extend_start_loc = lens.cumsum(0) - lens
-    return UnionBatch(batch, [torch.from_numpy(s) for s in slots], tokens)
+    return batch

@@ -7,16 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from sglang.srt.environ import envs
-from sglang.srt.managers.io_struct import (
-    AbortReq,
-    ContinueGenerationReqInput,
-    FlushCacheReqInput,
-    FlushCacheReqOutput,
-    GetWeightsByNameReqInput,
-    PauseGenerationReqInput,
-    UpdateWeightFromDiskReqInput,
-    UpdateWeightFromDiskReqOutput,
-)
+from sglang.srt.managers import io_struct
 
 from amoeba_sglang.adapters.backend import Backend
 from amoeba_sglang.adapters.messages import AdminRequest, TransformOrder, WeightsRefused
@@ -24,17 +15,9 @@ from amoeba_sglang.clock import Clock
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.policy import POLICIES
+from amoeba_sglang.control.router import events
 from amoeba_sglang.control.router.effects import Order, RefuseControl
-from amoeba_sglang.control.router.events import (
-    Abort,
-    Event,
-    FlushAsked,
-    LoadAsked,
-    PauseAsked,
-    StateAsked,
-    TransformAsked,
-    WeightsAsked,
-)
+from amoeba_sglang.control.router.events import Event
 from amoeba_sglang.control.router.limits import Capacity
 from amoeba_sglang.control.router.loads import Snapshot
 from amoeba_sglang.control.router.request import Request
@@ -48,13 +31,13 @@ _ERRORS = {
 }
 # What a desk judges; the dispatcher passes on the others.
 JUDGED = (
-    AbortReq,
+    io_struct.AbortReq,
     AdminRequest,
-    UpdateWeightFromDiskReqInput,
-    GetWeightsByNameReqInput,
-    FlushCacheReqInput,
-    PauseGenerationReqInput,
-    ContinueGenerationReqInput,
+    io_struct.UpdateWeightFromDiskReqInput,
+    io_struct.GetWeightsByNameReqInput,
+    io_struct.FlushCacheReqInput,
+    io_struct.PauseGenerationReqInput,
+    io_struct.ContinueGenerationReqInput,
 )
 
 
@@ -99,22 +82,24 @@ def to_request(message: Any) -> Request:
 def to_event(message: Any) -> Event:
     """Of one of JUDGED."""
     match message:
-        case AbortReq():
-            return Abort(message.rid, message.abort_all, message)
-        case UpdateWeightFromDiskReqInput():
+        case io_struct.AbortReq():
+            return events.Abort(message.rid, message.abort_all, message)
+        case io_struct.UpdateWeightFromDiskReqInput():
             # They are loaded by name into unsharded layers.
-            return WeightsAsked("updated", message)
-        case GetWeightsByNameReqInput():
+            return events.WeightsAsked("updated", message)
+        case io_struct.GetWeightsByNameReqInput():
             # A worker of a merged instance has only its shard.
-            return WeightsAsked("read", message)
-        case FlushCacheReqInput():
-            return FlushAsked(message.timeout_s, message)
-        case PauseGenerationReqInput() | ContinueGenerationReqInput():
-            return PauseAsked(isinstance(message, PauseGenerationReqInput), message)
+            return events.WeightsAsked("read", message)
+        case io_struct.FlushCacheReqInput():
+            return events.FlushAsked(message.timeout_s, message)
+        case io_struct.PauseGenerationReqInput():
+            return events.PauseAsked(True, message)
+        case io_struct.ContinueGenerationReqInput():
+            return events.PauseAsked(False, message)
     assert isinstance(message, AdminRequest) and message.rid is not None, message
     if message.kind == "transform":
-        return TransformAsked(message.rid, TransformRequest.from_body(message.body))
-    return {"state": StateAsked, "load": LoadAsked}[message.kind](message.rid)
+        return events.TransformAsked(message.rid, TransformRequest.from_body(message.body))
+    return {"state": events.StateAsked, "load": events.LoadAsked}[message.kind](message.rid)
 
 
 def to_snapshot(published: Any, clock: Clock, now: float) -> Snapshot:
@@ -141,12 +126,12 @@ def to_order(order: Order) -> TransformOrder:
 def refusal_of(effect: RefuseControl) -> Any:
     """What a worker would answer that refuses a control request."""
     match effect.payload:
-        case UpdateWeightFromDiskReqInput():
-            return UpdateWeightFromDiskReqOutput(success=False, message=effect.reason)
-        case GetWeightsByNameReqInput():
+        case io_struct.UpdateWeightFromDiskReqInput():
+            return io_struct.UpdateWeightFromDiskReqOutput(success=False, message=effect.reason)
+        case io_struct.GetWeightsByNameReqInput():
             return WeightsRefused(parameter=None, reason=effect.reason)
-    assert isinstance(effect.payload, FlushCacheReqInput), effect
-    return FlushCacheReqOutput(success=False, message=effect.reason)
+    assert isinstance(effect.payload, io_struct.FlushCacheReqInput), effect
+    return io_struct.FlushCacheReqOutput(success=False, message=effect.reason)
 
 
 def refusal_reason(status: HTTPStatus, reason: str) -> dict[str, Any]:
@@ -159,9 +144,9 @@ def refusal_reason(status: HTTPStatus, reason: str) -> dict[str, Any]:
     }
 
 
-def end(request: Request, finished_reason: dict[str, Any] | None) -> AbortReq:
+def end(request: Request, finished_reason: dict[str, Any] | None) -> io_struct.AbortReq:
     """The end of a request that no worker has seen."""
     message: Any = request.payload
-    return AbortReq(
+    return io_struct.AbortReq(
         rid=request.rid, http_worker_ipc=message.http_worker_ipc, finished_reason=finished_reason
     )

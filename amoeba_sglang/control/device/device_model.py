@@ -107,23 +107,6 @@ class DeviceModel:
         staging = 2 * kv_bytes / (self.memory_bandwidth * self.memory_efficiency)
         return (kv_bytes + weight_bytes) / link + staging
 
-    def transformation_seconds(self, kv_bytes: float, weight_bytes: float) -> float:
-        """For how long a whole transformation keeps a block from computing. `kv_bytes`,
-        `weight_bytes`: that each of its workers receives, see `received_bytes`."""
-        hidden = self.copy_seconds(kv_bytes, weight_bytes) + self.mapping_seconds
-        return self.barrier_seconds + self.exposed_share * hidden
-
-    def received_bytes(
-        self, degrees: tuple[int, ...], before: int, after: int, live_tokens: float
-    ) -> tuple[float, float]:
-        """(KV, weights) that each worker of a block receives on average when the block goes from
-        instances of `before` to instances of `after`, with `live_tokens` in all of them."""
-        low, high = sorted((before, after))
-        changes = self.elastic_capacity(degrees).changes
-        change = next(c for c in changes if (c.low, c.high) == (low, high))
-        weights = change.refilled_bytes if after < before else 0
-        return change.kv_bytes_per_token * live_tokens / high, weights
-
     # Capacity
 
     def elastic_capacity(self, degrees: tuple[int, ...]) -> Capacity:
@@ -136,11 +119,6 @@ class DeviceModel:
         if not capacity.fits:
             raise ConfigError(f"device {self.name}: {self.model.name} does not fit at degree 1")
         return {at.degree: at.tokens for at in capacity.degrees}
-
-    def static_tokens(self, degree: int) -> int:
-        """Tokens of an instance that has always been at `degree`, with all weights in shards."""
-        left = degree * self.usable_bytes - self.weight_bytes
-        return max(0, left // self.model.token_bytes)
 
     def require_degree(self, degree: int) -> None:
         """ConfigError if the file has no constants for `degree`."""

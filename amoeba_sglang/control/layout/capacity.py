@@ -33,15 +33,6 @@ def growth_pages(pages: WeightPages, degree: int, layers: int, base: int = 1) ->
     return min(freed) // (2 * layers)
 
 
-def grown_slots(pages: WeightPages, degree: int, layers: int, slot_bytes: int) -> int:
-    """Local slots that every worker's pool gains when degree 1 becomes `degree`.
-
-    `slot_bytes`: the K of one slot in one layer, all heads. A slot that would straddle the end of
-    the old pool is not counted.
-    """
-    return growth_pages(pages, degree, layers) * pages.page_size // slot_bytes
-
-
 def lost_share(pages: WeightPages, degree: int, layers: int) -> float:
     """Share of the ideal, (degree - 1) / degree of the weights, that does not become KV memory."""
     ideal = pages.payload_bytes * (degree - 1) / degree
@@ -50,9 +41,7 @@ def lost_share(pages: WeightPages, degree: int, layers: int) -> float:
 
 
 def wasted_share(pages: WeightPages, layers: int) -> float:
-    """What this page size costs: padding by weights if padded, else the largest `lost_share`."""
-    if pages.padded:
-        return pages.waste_bytes / pages.payload_bytes
+    """What this page size costs: the largest `lost_share` of any degree."""
     return max((lost_share(pages, degree, layers) for degree in pages.chain.degrees[1:]), default=0)
 
 
@@ -128,13 +117,14 @@ class Capacity:
     """All degrees that fit, from the lowest, and the changes between them.
 
     `total_bytes`, `waste_bytes`: pages of the elastic weights at degree 1, and how much of them
-    holds no weights. `weight_bytes`: everything a worker holds at degree 1 but KV.
+    holds no weights. `padding_bytes`: what shards on pages of their own would add to them.
+    `weight_bytes`: everything a worker holds at degree 1 but KV.
     """
 
-    padded: bool
     page_size: int
     total_bytes: int
     waste_bytes: int
+    padding_bytes: int
     weight_bytes: int
     degrees: tuple[DegreeCapacity, ...]
     changes: tuple[Change, ...]
@@ -164,13 +154,13 @@ def plan_capacity(
         if count * pages.page_size >= 2 * slot_bytes
     ]
     return Capacity(
-        padded=pages.padded,
         page_size=pages.page_size,
         total_bytes=pages.total_pages * pages.page_size,
         waste_bytes=pages.waste_bytes,
+        padding_bytes=pages.padding_bytes,
         weight_bytes=model.replicated_bytes + pages.total_pages * pages.page_size,
         degrees=tuple(
-            _at_degree(model, pages, fitting[0], own[fitting[0]], degree, kv_page)
+            _at_degree(model, pages, degree, kv_page, base=(fitting[0], own[fitting[0]]))
             for degree in fitting
         ),
         changes=tuple(
@@ -213,9 +203,11 @@ def _own_pages(model: DenseModel, pages: WeightPages, usable_bytes: int, degree:
 
 
 def _at_degree(
-    model: DenseModel, pages: WeightPages, base: int, own: int, degree: int, kv_page: int
+    model: DenseModel, pages: WeightPages, degree: int, kv_page: int, *, base: tuple[int, int]
 ) -> DegreeCapacity:
-    count = own + growth_pages(pages, degree, model.layers, base)
+    """`base`: the lowest degree that fits, and the pages of each K and V range there."""
+    lowest, own = base
+    count = own + growth_pages(pages, degree, model.layers, lowest)
     freed = min(pages.freed_pages(degree, worker).size for worker in range(degree))
     return DegreeCapacity(
         degree=degree,

@@ -37,15 +37,22 @@ class DegreeChain:
     degrees: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        shown = ",".join(map(str, self.degrees))
-        if not self.degrees or self.degrees[0] != 1:
-            raise ConfigError(f"--amoeba-degrees {shown}: the chain must start at 1")
-        for low, high in pairwise(self.degrees):
+        assert self.degrees[:1] == (1,), self.degrees
+        assert all(low < high and high % low == 0 for low, high in pairwise(self.degrees))
+
+    @classmethod
+    def parse(cls, text: str, flag: str) -> DegreeChain:
+        """`"1,2,4"`, the value of `flag`; ConfigError for what is no divisor chain from 1."""
+        try:
+            degrees = tuple(int(part) for part in text.split(","))
+        except ValueError:
+            raise ConfigError(f"{flag} {text}: not a list of integers like 1,2,4") from None
+        if degrees[0] != 1:
+            raise ConfigError(f"{flag} {text}: the first degree is {degrees[0]}, not 1")
+        for low, high in pairwise(degrees):
             if high <= low or high % low:
-                raise ConfigError(
-                    f"--amoeba-degrees {shown}: each degree must be a multiple of the one before "
-                    f"it and larger; {high} after {low} is not"
-                )
+                raise ConfigError(f"{flag} {text}: {high} is not a larger multiple of {low}")
+        return cls(degrees)
 
     @property
     def finest(self) -> int:
@@ -68,12 +75,8 @@ class DegreeChain:
             index += digit * low
         return index
 
-    def joint_slot(self, degree: int, worker: int, slot: int) -> int:
-        """Slot number in the instance's pool of `worker`'s local slot `slot`."""
-        return degree * slot + self.shard(degree, worker)
-
     def joint_slots(self, degree: int, worker: int, slots: np.ndarray) -> np.ndarray:
-        """`joint_slot` of an integer array of local slots; same shape and dtype."""
+        """Slot numbers in the instance's pool of `worker`'s local `slots`; same shape and dtype."""
         return slots * degree + self.shard(degree, worker)
 
     def joint_slots_of_ids(
@@ -104,11 +107,6 @@ class DegreeChain:
     def lent_slots(self, ids: np.ndarray) -> np.ndarray:
         """Local slots, at the worker that lends them, of leased `ids`."""
         return (ids - FIRST_LEASED) // self.finest
-
-    def home(self, degree: int, joint_slot: int) -> tuple[int, int]:
-        """Inverse of `joint_slot`: (index of the home worker in the instance, its local slot)."""
-        slot, shard = divmod(joint_slot, degree)
-        return self.index(degree, shard), slot
 
     def place(self, degree: int, worker: int, unit: int) -> tuple[int, int]:
         """Where unit `unit` (0..finest-1) of any token of home `worker` lives at the home's

@@ -40,15 +40,13 @@ class WeightPages:
     `finest` equal contiguous shards in shard order, and at degree d a worker holds the finest
     shards of shard c_d(i) of each. Workers are indices in the group, as in DegreeChain.
 
-    Tight: matrices follow each other without rounding to pages, so a page on the boundary of two
-    shards stays with both of their workers. `padded` is the layout of the paper (arXiv 2509.19729):
-    every finest shard starts on a page of its own and fills whole pages.
+    Matrices follow each other without rounding to pages, so a page on the boundary of two shards
+    stays with both of their workers.
     """
 
     chain: DegreeChain
     page_size: int
     matrices: tuple[int, ...]
-    padded: bool = False
 
     def __post_init__(self) -> None:
         assert self.page_size > 0 and self.page_size % ALIGNMENT == 0, self.page_size
@@ -67,28 +65,22 @@ class WeightPages:
 
     @property
     def waste_bytes(self) -> int:
-        """Bytes of the pages that hold no weights: padding, alignment and the last page's rest."""
+        """Bytes of the pages that hold no weights: alignment and the last page's rest."""
         return self.total_pages * self.page_size - self.payload_bytes
 
-    def offset(self, matrix: int, finest_shard: int) -> int:
-        """Byte at which `finest_shard` of `matrix` starts."""
-        assert 0 <= finest_shard < self.chain.finest, (finest_shard, self.chain.finest)
-        return self._bounds[matrix] + finest_shard * self.stride(matrix)
-
-    def stride(self, matrix: int) -> int:
-        """Bytes from the start of one finest shard of `matrix` to the start of the next."""
-        shard = self.matrices[matrix] // self.chain.finest
-        return _round_up(shard, self.page_size) if self.padded else shard
+    @property
+    def padding_bytes(self) -> int:
+        """What it would cost to start every finest shard on a page of its own, as the paper does
+        (arXiv 2509.19729)."""
+        shards = [size // self.chain.finest for size in self.matrices]
+        return self.chain.finest * sum(-shard % self.page_size for shard in shards)
 
     def shard_range(self, matrix: int, degree: int, shard: int) -> tuple[int, int]:
-        """Bytes [start, stop) of a shard of `matrix` at `degree`.
-
-        With `padded` the padding between its finest shards lies inside the range.
-        """
-        width = self.chain.finest // degree
-        start = self.offset(matrix, shard * width)
-        last = self.offset(matrix, shard * width + width - 1)
-        return start, last + self.matrices[matrix] // self.chain.finest
+        """Bytes [start, stop) of a shard of `matrix` at `degree`."""
+        assert 0 <= shard < degree, (shard, degree)
+        size = self.matrices[matrix] // degree
+        start = self._bounds[matrix] + shard * size
+        return start, start + size
 
     def kept_pages(self, degree: int, worker: int) -> np.ndarray:
         """Pages that hold a byte of the worker's shards at `degree`; int64, rising."""
@@ -139,17 +131,7 @@ class WeightPages:
             Refill(start, stop, self.chain.index(high, shard))
             for matrix in range(max(0, first), min(end, len(self.matrices)))
             for shard in range(high)
-            for low, up in self._pieces(matrix, high, shard)
-            for start, stop in self._overlaps(low, up, back)
-        ]
-
-    def _pieces(self, matrix: int, degree: int, shard: int) -> list[tuple[int, int]]:
-        if not self.padded:
-            return [self.shard_range(matrix, degree, shard)]
-        width = self.chain.finest // degree
-        return [
-            self.shard_range(matrix, self.chain.finest, finest)
-            for finest in range(shard * width, (shard + 1) * width)
+            for start, stop in self._overlaps(*self.shard_range(matrix, high, shard), back)
         ]
 
     def _overlaps(self, start: int, stop: int, pages: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -178,11 +160,7 @@ class WeightPages:
     def _bounds(self) -> tuple[int, ...]:
         """The start of every matrix, then the end of the last."""
         starts, end = [], 0
-        for matrix in range(len(self.matrices)):
-            starts.append(_round_up(end, ALIGNMENT))
-            end = starts[-1] + self.chain.finest * self.stride(matrix)
+        for size in self.matrices:
+            starts.append(end + -end % ALIGNMENT)
+            end = starts[-1] + size
         return (*starts, end)
-
-
-def _round_up(size: int, unit: int) -> int:
-    return -(-size // unit) * unit

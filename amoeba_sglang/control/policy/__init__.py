@@ -3,19 +3,7 @@
 from __future__ import annotations
 
 from amoeba_sglang.control.policy.amoeba import LongRequestRules, place_beside_long_requests
-from amoeba_sglang.control.policy.base import (
-    Change,
-    Decision,
-    Hold,
-    LayoutRules,
-    LongRequest,
-    NewBase,
-    Policy,
-    RequestSize,
-    Scene,
-    View,
-    WorkerLoad,
-)
+from amoeba_sglang.control.policy.base import Policy
 from amoeba_sglang.control.policy.least_load import place_on_least_loaded
 from amoeba_sglang.control.policy.plain_rules import PlainRules
 from amoeba_sglang.control.policy.round_robin import place_in_turn
@@ -26,18 +14,3 @@ POLICIES: dict[str, Policy] = {
     "round_robin": Policy(place_in_turn, PlainRules(in_turn=True)),
     "static": Policy(place_on_least_loaded),
 }
-
-__all__ = [
-    "POLICIES",
-    "Change",
-    "Decision",
-    "Hold",
-    "LayoutRules",
-    "LongRequest",
-    "NewBase",
-    "Policy",
-    "RequestSize",
-    "Scene",
-    "View",
-    "WorkerLoad",
-]

@@ -104,18 +104,6 @@ class ThroughputTable:
         """The degrees, lowest first."""
         return tuple(sorted(self.degrees))
 
-    def step_seconds(
-        self,
-        degree: int,
-        rows: float,
-        prefill_tokens: float = 0.0,
-        context_tokens: float = 0.0,
-        prefill_context: float = 0.0,
-    ) -> float:
-        """Of one step of an instance of `degree`."""
-        cost = self.degrees[degree].cost
-        return cost.seconds(rows, prefill_tokens, context_tokens, prefill_context)
-
     def prompt_seconds(self, degree: int, tokens: float, cached_tokens: float = 0.0) -> float:
         """The prefill of one prompt in an instance of `degree` that does nothing else."""
         return self.degrees[degree].cost.prompt_seconds(tokens, cached_tokens)

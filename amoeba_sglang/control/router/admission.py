@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from amoeba_sglang.control.layout.partition import Layout
-from amoeba_sglang.control.policy import Decision, LongRequest, RequestSize, View
+from amoeba_sglang.control.policy.base import Decision, LongRequest, RequestSize, View
 from amoeba_sglang.control.policy.prefix_book import PrefixBook
 from amoeba_sglang.control.router.books import Books
 from amoeba_sglang.control.router.effects import Refuse, Send
@@ -123,8 +123,10 @@ class Admission:
         full = self._terms.waiting.when_full(line.waiting_for(degree), len(line), degree)
         if full is not None:
             return _unavailable(request, full)
-        prompt, turn = request.prompt_tokens, self._rules.arrivals
-        long = LongRequest(request.rid, request.tokens, degree, now, prompt, turn)
+        long = LongRequest(
+            request.rid, request.tokens, degree, since=now,
+            prompt_tokens=request.prompt_tokens, turn=self._rules.arrivals,
+        )  # fmt: skip
         line.add(Waiting(request, long, reason))
         return Wait(reason)
 
@@ -167,7 +169,7 @@ class Admission:
         books, cached = self._books, self._prefixes.find(request.token_ids)
         view = View(
             books.operations.layout.instances, books.loads.loads, self._placed, able,
-            self._rules.reserved, books.calibration.table, cached,
+            reserved=self._rules.reserved, table=books.calibration.table, cached=cached,
         )  # fmt: skip
         decision = self._terms.policy.place(request.size, view)
         self._placed += 1

@@ -10,16 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from amoeba_sglang.control import reports
 from amoeba_sglang.control.layout.partition import Layout
-from amoeba_sglang.control.reports import (
-    Done,
-    IdleAnswer,
-    LongRequestsHere,
-    Progress,
-    StepsMeasured,
-    Vote,
-)
-from amoeba_sglang.control.router import weight_access
+from amoeba_sglang.control.router import events, weight_access
 from amoeba_sglang.control.router.admission import Admission, Wait
 from amoeba_sglang.control.router.binding import stranded
 from amoeba_sglang.control.router.books import Books
@@ -34,20 +27,7 @@ from amoeba_sglang.control.router.effects import (
     Limits,
     RefuseControl,
 )
-from amoeba_sglang.control.router.events import (
-    Abort,
-    Arrival,
-    Event,
-    FlushAsked,
-    LoadAsked,
-    LoadsRead,
-    Opened,
-    PauseAsked,
-    StateAsked,
-    Tick,
-    TransformAsked,
-    WeightsAsked,
-)
+from amoeba_sglang.control.router.events import Event
 from amoeba_sglang.control.router.layout_keeper import FixedLayout, LayoutKeeper
 from amoeba_sglang.control.router.limits import RequestLimits
 from amoeba_sglang.control.router.loads import LoadBook
@@ -58,7 +38,10 @@ from amoeba_sglang.control.router.terms import Terms
 from amoeba_sglang.control.router.transform_request import TransformRequest
 
 # What may make a worker busy. While a flush asks whether they are idle, it waits.
-_ADDS_WORK = (Arrival, Abort, TransformAsked, WeightsAsked, FlushAsked, PauseAsked)
+_ADDS_WORK = (
+    events.Arrival, events.Abort, events.TransformAsked, events.WeightsAsked, events.FlushAsked,
+    events.PauseAsked,
+)  # fmt: skip
 
 
 class Desk:
@@ -87,23 +70,23 @@ class Desk:
         # By rank, the (late, busy) seconds of emulated devices.
         self._device_times: dict[int, tuple[float, float]] = {}
         self._takers: dict[type, Callable[[Any, float], list[Effect]]] = {
-            Opened: self._opened,
-            Arrival: self._arrival,
-            Abort: self._abort,
-            StateAsked: self._state_asked,
-            LoadAsked: self._load_asked,
-            TransformAsked: self._transform_asked,
-            WeightsAsked: self._weights_asked,
-            FlushAsked: self._flush_asked,
-            PauseAsked: self._pause_asked,
-            LoadsRead: self._loads_read,
-            Tick: self._tick,
-            Vote: lambda vote, now: self._settled(self.operations.vote(vote, now), now),
-            Progress: self._progress,
-            Done: lambda done, now: self._settled(self.operations.done(done, now), now),
-            StepsMeasured: self._steps_measured,
-            LongRequestsHere: self._long_requests_here,
-            IdleAnswer: self._idle_answer,
+            events.Opened: self._opened,
+            events.Arrival: self._arrival,
+            events.Abort: self._abort,
+            events.StateAsked: self._state_asked,
+            events.LoadAsked: self._load_asked,
+            events.TransformAsked: self._transform_asked,
+            events.WeightsAsked: self._weights_asked,
+            events.FlushAsked: self._flush_asked,
+            events.PauseAsked: self._pause_asked,
+            events.LoadsRead: self._loads_read,
+            events.Tick: self._tick,
+            reports.Vote: lambda vote, now: self._settled(self.operations.vote(vote, now), now),
+            reports.Progress: self._progress,
+            reports.Done: lambda done, now: self._settled(self.operations.done(done, now), now),
+            reports.StepsMeasured: self._steps_measured,
+            reports.LongRequestsHere: self._long_requests_here,
+            reports.IdleAnswer: self._idle_answer,
         }
 
     @property
@@ -131,7 +114,7 @@ class Desk:
 
     # Requests
 
-    def _arrival(self, event: Arrival, now: float) -> list[Effect]:
+    def _arrival(self, event: events.Arrival, now: float) -> list[Effect]:
         request = event.request
         degree = self._admission.degree_of(request)
         if degree is not None:
@@ -139,7 +122,7 @@ class Desk:
         verdict = self._admission.submit(request, now)
         return [] if isinstance(verdict, Wait) else [verdict]
 
-    def _abort(self, event: Abort, now: float) -> list[Effect]:
+    def _abort(self, event: events.Abort, now: float) -> list[Effect]:
         self._books.longs.abort(event.names)
         named = self._admission.abort(event.names)
         ends = [Cancel(request, event.payload) for request in named]
@@ -147,33 +130,33 @@ class Desk:
 
     # Questions and control requests
 
-    def _state_asked(self, event: StateAsked, now: float) -> list[Effect]:
+    def _state_asked(self, event: events.StateAsked, now: float) -> list[Effect]:
         loads, times = self._books.loads.snapshots, self._device_times.values()
         body = describe_server(self._terms, self.operations, loads, times)
         body["throughput"] = self._books.calibration.describe()
         body.update(self._rules.describe(now))
         return [Answer(event.waiter, 200, body)]
 
-    def _load_asked(self, event: LoadAsked, now: float) -> list[Effect]:
+    def _load_asked(self, event: events.LoadAsked, now: float) -> list[Effect]:
         waiting = [waiting.long for waiting in self._books.queue]
         return [
             Answer(event.waiter, 200, {"loads": describe_loads(self._books.loads.loads, waiting)})
         ]
 
-    def _transform_asked(self, event: TransformAsked, now: float) -> list[Effect]:
+    def _transform_asked(self, event: events.TransformAsked, now: float) -> list[Effect]:
         return self._submit(event.transform, event.waiter, now)
 
-    def _weights_asked(self, event: WeightsAsked, now: float) -> list[Effect]:
+    def _weights_asked(self, event: events.WeightsAsked, now: float) -> list[Effect]:
         reason = weight_access.refusal(event.what, self.operations, self._terms.no_weights)
         if reason is None:
             return [Forward(event.payload)]
         return [RefuseControl(event.payload, reason)]
 
-    def _pause_asked(self, event: PauseAsked, now: float) -> list[Effect]:
+    def _pause_asked(self, event: events.PauseAsked, now: float) -> list[Effect]:
         self._paused = event.paused
         return [Forward(event.payload)]
 
-    def _flush_asked(self, event: FlushAsked, now: float) -> list[Effect]:
+    def _flush_asked(self, event: events.FlushAsked, now: float) -> list[Effect]:
         self._flush.start(event.timeout_s, event.payload, now)
         return []
 
@@ -197,35 +180,35 @@ class Desk:
 
     # Reports
 
-    def _loads_read(self, event: LoadsRead, now: float) -> list[Effect]:
+    def _loads_read(self, event: events.LoadsRead, now: float) -> list[Effect]:
         self._books.loads.update(event.snapshots)
         return []
 
-    def _progress(self, progress: Progress, now: float) -> list[Effect]:
+    def _progress(self, progress: reports.Progress, now: float) -> list[Effect]:
         self.operations.progress(progress, now)
         return []
 
-    def _steps_measured(self, report: StepsMeasured, now: float) -> list[Effect]:
+    def _steps_measured(self, report: reports.StepsMeasured, now: float) -> list[Effect]:
         self._books.calibration.add(report.sums)
         if report.late_seconds is not None and report.busy_seconds is not None:
             self._device_times[report.rank] = report.late_seconds, report.busy_seconds
         return []
 
-    def _long_requests_here(self, report: LongRequestsHere, now: float) -> list[Effect]:
+    def _long_requests_here(self, report: reports.LongRequestsHere, now: float) -> list[Effect]:
         self._books.longs.report(report.rank, report.request_ids, report.ended, now)
         return [] if self._flush.asking else [*self._admission.admit(now)]
 
-    def _idle_answer(self, answer: IdleAnswer, now: float) -> list[Effect]:
+    def _idle_answer(self, answer: reports.IdleAnswer, now: float) -> list[Effect]:
         self._flush.take(answer)
         return []
 
     # The layout
 
-    def _opened(self, event: Opened, now: float) -> list[Effect]:
+    def _opened(self, event: events.Opened, now: float) -> list[Effect]:
         self._open = True
         return []
 
-    def _tick(self, event: Tick, now: float) -> list[Effect]:
+    def _tick(self, event: events.Tick, now: float) -> list[Effect]:
         effects = self._settled(self.operations.tick(now), now)
         effects += self._admission.expire(now)
         self._books.longs.forget_unseen(now)

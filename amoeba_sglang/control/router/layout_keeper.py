@@ -10,7 +10,7 @@ from typing import Any
 
 from amoeba_sglang.control.layout.partition import Layout
 from amoeba_sglang.control.layout.slots import DegreeChain
-from amoeba_sglang.control.policy import (
+from amoeba_sglang.control.policy.base import (
     Decision,
     Hold,
     LayoutRules,
@@ -111,10 +111,11 @@ class LayoutKeeper(FixedLayout):
         books, longs = self._books, self._books.longs
         heads = tuple(waiting.long for waiting in books.queue.heads())
         return Scene(
-            self._chain, books.operations.layout, self.base, books.loads.loads, longs.counts,
-            longs.quiet_since, heads, len(books.queue), self._pinned, self._refused, now,
-            books.calibration.table, self._traffic.classes(now), self._traffic.evidence(now),
-            self._base_since,
+            chain=self._chain, layout=books.operations.layout, base=self.base,
+            loads=books.loads.loads, longs=longs.counts, quiet_since=longs.quiet_since,
+            waiting=heads, backlog=len(books.queue), pinned=self._pinned, refused=self._refused,
+            now=now, table=books.calibration.table, traffic=self._traffic.classes(now),
+            evidence=self._traffic.evidence(now), base_since=self._base_since,
         )  # fmt: skip
 
     def arrive(self, size: RequestSize, degree: int, now: float) -> None:

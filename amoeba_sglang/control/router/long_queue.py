@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from amoeba_sglang.control.policy import LongRequest
+from amoeba_sglang.control.policy.base import LongRequest
 from amoeba_sglang.control.router.request import Request
 
 # Of those waiting, as many as `GET /amoeba/state` shows.

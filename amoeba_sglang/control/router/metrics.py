@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from amoeba_sglang.control.router.limits import Capacity
 from amoeba_sglang.control.router.record import Record
@@ -29,9 +30,7 @@ class RouterMetrics(NoMetrics):
 
         self._capacity = capacity
         self._transformations = Counter(
-            "amoeba_transformations_total",
-            "Transformations that ended.",
-            ["kind", "outcome"],
+            "amoeba_transformations_total", "Transformations that ended.", ["kind", "outcome"]
         )
         self._seconds = Histogram(
             "amoeba_transformation_seconds",
@@ -44,17 +43,16 @@ class RouterMetrics(NoMetrics):
             buckets=_SECONDS,
         )
         self._bytes = Counter("amoeba_bytes_moved_total", "Bytes that workers received.", ["what"])
+        by_rank: dict[str, Any] = {"labelnames": ["rank"], "multiprocess_mode": "livemostrecent"}
         self._degree = Gauge(
             "amoeba_instance_degree",
             "Degree of the instance that a rank belongs to.",
-            ["rank"],
-            multiprocess_mode="livemostrecent",
+            **by_rank,
         )
         self._kv_capacity = Gauge(
             "amoeba_kv_capacity_tokens",
             "Tokens of its instance that a rank's KV pool holds.",
-            ["rank"],
-            multiprocess_mode="livemostrecent",
+            **by_rank,
         )
 
     def count(self, record: Record) -> None:

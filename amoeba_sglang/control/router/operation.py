@@ -48,9 +48,8 @@ class _Operation:
 
     def order(self, phase: str) -> Order:
         request = self.request
-        return Order(
-            phase, request.operation_id, self.epoch, request.ranks, self.before, self.after
-        )
+        change = {"ranks": request.ranks, "before": self.before, "after": self.after}
+        return Order(phase, request.operation_id, self.epoch, **change)
 
 
 class Operations:
@@ -278,10 +277,9 @@ class Operations:
     def _record(
         self, request: TransformRequest, kind: str, outcome: str, seconds: float, error: str = ""
     ) -> Record:
-        instances = self.layout.instances
         return Record(
-            request.operation_id, request.reason, kind, outcome, request.ranks, request.degree,
-            instances, seconds, error,
+            request.operation_id, request.reason, kind, outcome, request.ranks,
+            degree=request.degree, instances=self.layout.instances, seconds=seconds, error=error,
         )  # fmt: skip
 
     def _remember(self, request: TransformRequest, status: int, record: Record) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from amoeba_sglang.control.policy import RequestSize
+from amoeba_sglang.control.policy.base import RequestSize
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from amoeba_sglang.control.policy import LongRequest, WorkerLoad
+from amoeba_sglang.control.policy.base import LongRequest, WorkerLoad
 from amoeba_sglang.control.router.limits import RequestLimits
 from amoeba_sglang.control.router.loads import Snapshot
 from amoeba_sglang.control.router.operation import Operations

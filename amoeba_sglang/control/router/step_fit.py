@@ -1,10 +1,9 @@
-"""Fits what a step costs at one degree to the steps that workers have timed (pure numpy)."""
+"""Fits what a step costs at one degree to the steps that workers have timed."""
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
+from scipy.optimize import nnls
 
 from amoeba_sglang.control.policy.throughput import StepCost
 
@@ -41,21 +40,10 @@ class StepFit:
         scale = np.where(seen > 0, seen, 1 / np.where(self._prior > 0, self._prior, 1.0))
         products = self._products / np.outer(scale, scale) + _PRIOR_SHARE * np.eye(5)
         sums = self._sums / scale + _PRIOR_SHARE * self._prior * scale
-        return StepCost(*(float(value) for value in _solve(products, sums) / scale))
-
-
-def _solve(products: np.ndarray, sums: np.ndarray) -> np.ndarray:
-    """The x >= 0 with the least x A x / 2 - b x, A positive definite: of all supports the best."""
-    best, least = np.zeros(len(sums)), 0.0
-    for count in range(1, len(sums) + 1):
-        for support in combinations(range(len(sums)), count):
-            chosen = list(support)
-            found = np.linalg.solve(products[np.ix_(chosen, chosen)], sums[chosen])
-            value = -found @ sums[chosen] / 2
-            if value < least and (found >= 0).all():
-                best, least = np.zeros(len(sums)), value
-                best[chosen] = found
-    return best
+        # The x >= 0 with the least x A x / 2 - b x, A being positive definite.
+        root = np.linalg.cholesky(products)
+        found, _ = nnls(root.T, np.linalg.solve(root, sums))
+        return StepCost(*(float(value) for value in found / scale))
 
 
 def _as_array(cost: StepCost) -> np.ndarray:

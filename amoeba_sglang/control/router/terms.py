@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from amoeba_sglang.control.layout.slots import DegreeChain
-from amoeba_sglang.control.policy import Policy
+from amoeba_sglang.control.policy.base import Policy
 from amoeba_sglang.control.policy.throughput import ThroughputTable
 from amoeba_sglang.control.router.limits import Capacity
 from amoeba_sglang.control.router.waiting_limits import WaitingLimits

@@ -4,8 +4,6 @@
     create    physical pages, numbered 0, 1, 2, .. for the life of the memory
     map       pages behind a part of a reservation
     unmap     take them away from it; their bytes stay
-    release   give the bytes of pages back to the machine; a released page may be mapped again, with
-              any content
     export    a handle, with which a peer process opens these pages at addresses of its own
 
 A page is mapped in at most one reservation of its owner at a time; the callers keep that rule.
@@ -98,14 +96,6 @@ class Memory(ABC):
     def unmap(self, where: AddressRange, offset: int, count: int) -> None:
         """Take `count` pages from `offset` on out of the range; the range stays reserved, the bytes
         stay.
-        """
-
-    @abstractmethod
-    def release(self, pages: Sequence[int]) -> None:
-        """Give the bytes of unmapped pages back to the machine; again: does nothing.
-
-        On a GPU a peer that has opened a page keeps its old bytes, and the machine gets them back
-        when the peer closes them.
         """
 
     @abstractmethod

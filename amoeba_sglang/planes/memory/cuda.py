@@ -3,8 +3,8 @@
 Not yet run on a GPU; tested through a stand-in for the driver.
 
 Addresses never change, so captured CUDA graphs stay valid. Creating a page takes about 190 us, a
-hundred times a mapping: release pages only when another program needs the memory. The driver does
-not wait for kernels: callers synchronise the GPU before they unmap or close what one may touch.
+hundred times a mapping. The driver does not wait for kernels: callers synchronise the GPU before
+they unmap or close what one may touch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 import functools
 import os
 import resource
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 
 from amoeba_sglang.planes.memory.base import Memory, MemoryFault, MemoryHandle
@@ -49,8 +49,14 @@ class CudaMemory(Memory):
 
     def create(self, count: int) -> range:
         assert count >= 0, count
-        new = [Page() for _ in range(count)]
-        self._fill(new)
+        new: list[Page] = []
+        try:
+            for _ in range(count):
+                new.append(Page(self._driver.create()))
+        except MemoryFault as fault:
+            with contextlib.suppress(MemoryFault):
+                self._empty(new)
+            raise MemoryFault(f"page {len(new) + 1} of {count}: {fault}") from fault
         first = len(self._pages)
         self._pages += new
         return range(first, len(self._pages))
@@ -61,37 +67,18 @@ class CudaMemory(Memory):
         first = self._position(where, offset, len(pages))
         assert all(0 <= page < len(self._pages) for page in pages), (pages, len(self._pages))
         assert len(set(pages)) == len(pages), pages
-        wanted = [self._pages[page] for page in pages]
-        empty = [page for page in wanted if page.handle is None]
-        self._fill(empty)
-        try:
-            self._change(where, first, wanted)
-        except MemoryFault:
-            self._empty(page for page in empty if not page.mappings)
-            raise
+        self._change(where, first, [self._pages[page] for page in pages])
 
     def unmap(self, where: CudaRange, offset: int, count: int) -> None:
         self._change(where, self._position(where, offset, count), [None] * count)
 
-    def release(self, pages: Sequence[int]) -> None:
-        chosen = [self._pages[page] for page in pages]
-        assert not any(page.mappings for page in chosen), pages
-        if self._server is not None:
-            self._server.drop(pages)
-        self._empty(chosen)
-
     def physical_bytes(self) -> int:
-        return sum(page.handle is not None for page in self._pages) * self.page_size
+        return len(self._pages) * self.page_size
 
     def export(self) -> MemoryHandle:
         if self._server is None:
             self._server = DescriptorServer()
-        served = self._server.keys()
-        fresh = [
-            number
-            for number, page in enumerate(self._pages)
-            if page.handle is not None and number not in served
-        ]
+        fresh = range(len(self._server.keys()), len(self._pages))
         if fresh:
             _check_descriptors(len(fresh), self.page_size)
         try:
@@ -103,9 +90,6 @@ class CudaMemory(Memory):
         return MemoryHandle(os.getpid(), self._server.number, self.page_size, len(self._pages))
 
     def open_peer(self, handle: MemoryHandle, writable: bool = False) -> CudaRange:
-        """See Memory.open_peer. Pages that were released at the time of the call stay out of the
-        range: touching them kills the process.
-        """
         assert handle.page_size == self.page_size, (handle, self.page_size)
         where = self.reserve(handle.pages * self.page_size)
         try:
@@ -143,17 +127,7 @@ class CudaMemory(Memory):
                 raise MemoryFault(f"{fault}; undoing it failed as well: {second}") from fault
             raise
 
-    def _fill(self, pages: Sequence[Page]) -> None:
-        """Create the memory of all these pages or of none."""
-        for done, page in enumerate(pages):
-            try:
-                page.handle = self._driver.create()
-            except MemoryFault as fault:
-                with contextlib.suppress(MemoryFault):
-                    self._empty(pages[:done])
-                raise MemoryFault(f"page {done + 1} of {len(pages)}: {fault}") from fault
-
-    def _empty(self, pages: Iterable[Page]) -> None:
+    def _empty(self, pages: Sequence[Page]) -> None:
         """Release what the driver lets go, then raise the first MemoryFault if there was one."""
         faults = []
         for page in pages:
@@ -167,20 +141,19 @@ class CudaMemory(Memory):
             raise faults[0]
 
     def _adopt(
-        self, where: CudaRange, first: int, descriptors: Sequence[int | None], writable: bool
+        self, where: CudaRange, first: int, descriptors: Sequence[int], writable: bool
     ) -> None:
         """Map a peer's pages from position `first` on, and close their descriptors."""
-        pages: list[Page | None] = []
+        pages: list[Page] = []
         try:
             for descriptor in descriptors:
-                pages.append(None if descriptor is None else Page(self._driver.open(descriptor)))
+                pages.append(Page(self._driver.open(descriptor)))
             where.arrange(first, pages, writable)
         finally:
             for descriptor in descriptors:
-                if descriptor is not None:
-                    os.close(descriptor)
+                os.close(descriptor)
             # The mapping keeps the memory.
-            self._empty(page for page in pages if page is not None)
+            self._empty(pages)
 
 
 def _check_descriptors(count: int, page_size: int) -> None:

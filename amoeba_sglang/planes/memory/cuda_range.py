@@ -19,10 +19,9 @@ ViewBytes = Callable[[int, int, object], torch.Tensor]
 
 @dataclass(eq=False)
 class Page:
-    """`handle` is the driver's, None when released; `mappings` counts its places in ranges."""
+    """`handle` is the driver's, None once it is given back."""
 
-    handle: Any = None
-    mappings: int = 0
+    handle: Any
 
 
 class CudaRange:
@@ -75,7 +74,6 @@ class CudaRange:
             if page is not None:
                 self._driver.map(self.address + position * size, page.handle)
                 self.pages[position] = page
-                page.mappings += 1
         # Dear by the call, not by the page, so whole stretches at once.
         taken = [position for position, page in enumerate(wanted, first) if page is not None]
         for start, count in find_runs(taken):
@@ -83,11 +81,8 @@ class CudaRange:
 
 
 def _take_out(driver: Driver, address: int, pages: list[Page | None], position: int) -> None:
-    page = pages[position]
-    assert page is not None, position
     driver.unmap(address + position * driver.page_size)
     pages[position] = None
-    page.mappings -= 1
 
 
 def _dismantle(driver: Driver, address: int, size: int, pages: list[Page | None]) -> None:

@@ -105,19 +105,16 @@ class DescriptorServer:
         first, count = _REQUEST.unpack(connection.recv(_REQUEST.size))
         # The lock keeps a dropped descriptor's number from being another file's by now.
         with self._lock:
-            found = [self._descriptors.get(key) for key in range(first, first + count)]
-            socket.send_fds(
-                connection,
-                [bytes(descriptor is not None for descriptor in found)],
-                [descriptor for descriptor in found if descriptor is not None],
-            )
+            keys = range(first, first + count)
+            found = [self._descriptors[key] for key in keys if key in self._descriptors]
+            socket.send_fds(connection, [b"\0"], found)
 
 
-def fetch_descriptors(pid: int, number: int, first: int, count: int) -> list[int | None]:
+def fetch_descriptors(pid: int, number: int, first: int, count: int) -> list[int]:
     """Copies of the descriptors with keys `first` .. `first + count - 1` of process `pid`.
 
-    At most BATCH at once; None where the server has none. The caller closes them. MemoryFault if
-    the process is not there, is another user's, or this process has too many files open.
+    At most BATCH at once. The caller closes them. MemoryFault if the process is not there, is
+    another user's or lacks one, or this process has too many files open.
     """
     assert 0 < count <= BATCH, count
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
@@ -128,19 +125,18 @@ def fetch_descriptors(pid: int, number: int, first: int, count: int) -> list[int
             if (owner, user) != (pid, os.geteuid()):
                 raise _unreachable(pid, f"its socket is that of process {owner} of user {user}")
             connection.sendall(_REQUEST.pack(first, count))
-            present, descriptors, _, _ = socket.recv_fds(connection, count, count)
+            answer, descriptors, _, _ = socket.recv_fds(connection, 1, count)
         except OSError as error:
             raise _unreachable(pid, error.strerror or str(error)) from error
-    if len(present) != count or sum(present) != len(descriptors):
+    if not answer or len(descriptors) != count:
         for descriptor in descriptors:
             os.close(descriptor)
         raise _unreachable(
             pid,
-            f"{len(descriptors)} of {sum(present)} file descriptors of {count} pages arrived; the "
-            f"limit of open files (`ulimit -n`) may be too low",
+            f"{len(descriptors)} file descriptors of {count} pages arrived; the limit of open "
+            "files (`ulimit -n`) may be too low",
         )
-    rest = iter(descriptors)
-    return [next(rest) if there else None for there in present]
+    return descriptors
 
 
 def _unreachable(pid: int, reason: str) -> MemoryFault:

@@ -71,7 +71,8 @@ class Driver:
 
     def map(self, address: int, page: Any) -> None:
         """Put a page where nothing is mapped; nobody may access it before `allow`."""
-        self._call("cuMemMap", address, self.page_size, 0, page, 0)
+        arguments = address, self.page_size, 0, page, 0
+        self._call("cuMemMap", *arguments)
 
     def unmap(self, address: int) -> None:
         """Take one page away from its address."""

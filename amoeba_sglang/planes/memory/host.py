@@ -99,10 +99,6 @@ class HostMemory(Memory):
             place += size
         mapping.block_at(address, count * self.page_size)
 
-    def release(self, pages: Sequence[int]) -> None:
-        for first, count in find_runs(pages):
-            mapping.punch(self._descriptor, first * self.page_size, count * self.page_size)
-
     def physical_bytes(self) -> int:
         return os.fstat(self._descriptor).st_blocks * 512
 

@@ -1,4 +1,4 @@
-"""mmap with a fixed address, hole punching, and tensors over raw addresses."""
+"""mmap with a fixed address, and tensors over raw addresses."""
 
 from __future__ import annotations
 
@@ -17,31 +17,16 @@ from amoeba_sglang.planes.memory.base import MemoryFault, require_view
 READ, WRITE, NONE = mmap.PROT_READ, mmap.PROT_WRITE, 0
 _FIXED = 0x10
 _NORESERVE = 0x4000
-_PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
 # MAYMOVE, FIXED, DONTUNMAP: the source's addresses stay taken, so that no other thread gets them.
 _MOVE_LEAVING_ADDRESSES = 1 | 2 | 4
 _FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int64,
-]
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *3 * [ctypes.c_int], ctypes.c_int64]
 _libc.mremap.restype = ctypes.c_void_p
-_libc.mremap.argtypes = [
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_void_p,
-]
+_libc.mremap.argtypes = [ctypes.c_void_p, *2 * [ctypes.c_size_t], ctypes.c_int, ctypes.c_void_p]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 class MappedRange:
@@ -90,7 +75,7 @@ def map_file(size: int, protection: int, descriptor: int) -> MappedRange:
 def map_file_at(address: int, size: int, descriptor: int, offset: int, populate: bool) -> None:
     """Replace `size` bytes of a mapped range by a part of a file, shared and writable."""
     flags = mmap.MAP_SHARED | _FIXED | (mmap.MAP_POPULATE if populate else 0)
-    _mmap(address, size, READ | WRITE, flags, descriptor, offset)
+    _mmap(address, size, READ | WRITE, flags, descriptor, offset=offset)
 
 
 def block_at(address: int, size: int) -> None:
@@ -106,13 +91,6 @@ def move(source: int, target: int, size: int) -> None:
     """
     if _libc.mremap(source, size, size, _MOVE_LEAVING_ADDRESSES, target) == _FAILED:
         raise _refusal(f"moving the mapping of {size} bytes")
-
-
-def punch(descriptor: int, offset: int, size: int) -> None:
-    """Free the memory behind a part of a memory file; its length stays."""
-    if _libc.fallocate(descriptor, _PUNCH_HOLE_KEEP_SIZE, offset, size):
-        code = ctypes.get_errno()
-        raise MemoryFault(f"releasing {size} bytes at offset {offset} failed: {os.strerror(code)}")
 
 
 def return_freed_memory() -> None:
@@ -133,7 +111,8 @@ def mapping_limit() -> int:
 def _mmap(
     address: int, size: int, protection: int, flags: int, descriptor: int = -1, offset: int = 0
 ) -> int:
-    result = _libc.mmap(address, size, protection, flags, descriptor, offset)
+    arguments = address, size, protection, flags, descriptor, offset
+    result = _libc.mmap(*arguments)
     if result != _FAILED:
         return result
     raise _refusal(f"mapping {size} bytes")

@@ -25,14 +25,9 @@ def describe_waste(pages: WeightPages, layers: int) -> str | None:
         return None
     better = largest_frugal_page(pages, layers, MOST_WASTE, mmap.PAGESIZE)
     advice = "no page size does" if better is None else f"use {better >> 10}"
-    lost = (
-        "is added to the MLP weights as padding"
-        if pages.padded
-        else "of the weight memory that a merge frees does not become KV memory"
-    )
     return (
-        f"--amoeba-page-size-kib {pages.page_size >> 10}: {waste:.0%} {lost}; to waste less than "
-        f"{MOST_WASTE:.0%}, {advice}"
+        f"--amoeba-page-size-kib {pages.page_size >> 10}: {waste:.0%} of the weight memory that a "
+        f"merge frees does not become KV memory; to waste less than {MOST_WASTE:.0%}, {advice}"
     )
 
 

@@ -36,14 +36,12 @@ class WeightStore:
         self._missing = lru_cache(_REMEMBERED_STEPS)(pages.missing_ranges)
 
     def shards(self, matrix: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """The finest shards of one matrix, `shape` each, as a view [finest, *shape] that is
-        contiguous unless pages are padded; at degree d only the worker's own shard is there."""
-        size, finest = torch.Size(shape).numel(), self.pages.chain.finest
-        assert finest * size * dtype.itemsize == self.pages.matrices[matrix], shape
-        stride = self.pages.stride(matrix) // dtype.itemsize
-        whole = ((finest - 1) * stride + size,)
-        flat = self._range.tensor(self.pages.offset(matrix, 0), whole, dtype)
-        return flat.as_strided((finest, size), (stride, 1)).view(finest, *shape)
+        """The finest shards of one matrix, `shape` each, as a view [finest, *shape]; at degree d
+        only the worker's own shard is there."""
+        start, stop = self.pages.shard_range(matrix, 1, 0)
+        whole = (self.pages.chain.finest, *shape)
+        assert torch.Size(whole).numel() * dtype.itemsize == stop - start, shape
+        return self._range.tensor(start, whole, dtype)
 
     def lent_pages(self, degree: int) -> list[int]:
         """Page ids, rising, that this worker does not need at `degree`."""

@@ -56,10 +56,10 @@ class Layer(nn.Module):
         return mlp.down_proj(mlp.act_fn(mlp.gate_up_proj(x)))
 
 
-def make_worker(chain, index, padded=False):
+def make_worker(chain, index):
     """The layers of one worker and their shards."""
     layers = [Layer(seed=number) for number in range(2)]
-    pages = WeightPages(chain, 4096, elastic_matrices(layers, chain.finest), padded)
+    pages = WeightPages(chain, 4096, elastic_matrices(layers, chain.finest))
     store = WeightStore(HostMemory(4096), pages, index)
     return layers, [MLPShards(layer, n, chain, index, store) for n, layer in enumerate(layers)]
 
@@ -68,13 +68,9 @@ def tokens(count=5):
     return torch.randn(count, HIDDEN, generator=torch.Generator().manual_seed(9))
 
 
-padded_or_tight = pytest.mark.parametrize("padded", [False, True], ids=["tight", "padded"])
-
-
-@padded_or_tight
 @pytest.mark.parametrize("chain", CHAINS, ids=str)
-def test_the_shards_of_every_instance_sum_to_the_whole_product(chain, padded):
-    workers = [make_worker(chain, index, padded) for index in range(chain.finest)]
+def test_the_shards_of_every_instance_sum_to_the_whole_product(chain):
+    workers = [make_worker(chain, index) for index in range(chain.finest)]
     for number in range(2):
         whole = Layer(seed=number)(tokens())
         for degree in (*chain.degrees, 1):
@@ -88,15 +84,14 @@ def test_the_shards_of_every_instance_sum_to_the_whole_product(chain, padded):
             assert degree == 1 or not torch.allclose(outputs[0], whole, atol=1e-3)
 
 
-@padded_or_tight
 @pytest.mark.parametrize("chain", CHAINS, ids=str)
-def test_a_shard_is_a_view_of_the_range_that_its_worker_keeps(chain, padded):
+def test_a_shard_is_a_view_of_the_range_that_its_worker_keeps(chain):
     """What lies outside may be unmapped at any moment."""
     for index in range(chain.finest):
-        _, shards = make_worker(chain, index, padded)
+        _, shards = make_worker(chain, index)
         start = shards[0].gate_up.weight.data_ptr()
         matrices = elastic_matrices([Layer(seed=0), Layer(seed=1)], chain.finest)
-        pages = WeightPages(chain, 4096, matrices, padded)
+        pages = WeightPages(chain, 4096, matrices)
         for degree in chain.degrees:
             shard = chain.shard(degree, index)
             for number, part in enumerate(shards):
@@ -113,10 +108,9 @@ def test_a_shard_is_a_view_of_the_range_that_its_worker_keeps(chain, padded):
                     assert span * weight.itemsize == stop - first
 
 
-@padded_or_tight
-def test_upstreams_order_comes_back_bit_for_bit_and_new_weights_are_adopted(padded):
+def test_upstreams_order_comes_back_bit_for_bit_and_new_weights_are_adopted():
     chain = CHAINS[0]
-    layers, (shards, _) = make_worker(chain, 1, padded)
+    layers, (shards, _) = make_worker(chain, 1)
     mlp, original = layers[0].mlp, Layer(seed=0).mlp
     shards.switch(2)
     shards.switch(1)

@@ -97,7 +97,7 @@ class Serving(Instance):
         slot = location // self.page
         if slot >= self.degree * (SIZE + 1):
             return False
-        home, _ = CHAIN.home(self.degree, slot)
+        home = CHAIN.index(self.degree, slot % self.degree)
         return home < kept_width(self.degree, after, self.first)
 
     def stand_down(self):

@@ -45,13 +45,6 @@ def test_capacity_of_elastic_instances(name, thousands):
     assert [tokens[d] / 1e3 for d in DEGREES] == pytest.approx(thousands, rel=0.03)
 
 
-def test_capacity_of_static_instances():
-    device = load_device("h100-96-32b-roofline")
-    found = [device.static_tokens(degree) / 1e3 for degree in DEGREES]
-    assert found == pytest.approx((79, 409, 1068, 2386), rel=0.03)
-    assert device.static_tokens(1) == pytest.approx(device.elastic_tokens(DEGREES)[1], rel=0.01)
-
-
 def test_a_decode_step_of_few_rows_reads_all_weights():
     device = load_device("h100-80-32b-roofline")
     reading = device.weight_bytes / (3.35e12 * 0.8)
@@ -84,19 +77,6 @@ def test_a_tp_loss_file_slows_only_the_higher_degrees(name):
         expected = loss.slowdown[degree] * step(roofline, degree, 100, 5000, 10, 9000)
         assert step(loss, degree, 100, 5000, 10, 9000) == pytest.approx(expected)
     assert loss.elastic_tokens(DEGREES) == roofline.elastic_tokens(DEGREES)
-
-
-def test_a_transformation_exposes_a_third_of_its_copies():
-    device = load_device("h100-96-32b-roofline")
-    kv, weights = device.received_bytes(DEGREES, 1, 4, live_tokens=100_000)
-    assert weights == 0
-    # Three quarters of the units of every token change worker.
-    assert kv == pytest.approx(0.75 * 100_000 * 262_144 / 4)
-    seconds = device.transformation_seconds(kv, weights)
-    assert seconds == pytest.approx(0.03 + (device.copy_seconds(kv, 0) + 0.15) / 3, rel=1e-3)
-    back_kv, back = device.received_bytes(DEGREES, 4, 1, live_tokens=100_000)
-    assert back_kv == kv
-    assert back == pytest.approx(0.75 * sum(device.model.mlp_matrices), rel=0.01)
 
 
 def test_a_file_of_the_user(tmp_path):

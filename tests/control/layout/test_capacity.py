@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amoeba_sglang.control.layout.capacity import (
-    grown_slots,
     growth_pages,
     largest_frugal_page,
     lost_share,
@@ -27,8 +26,8 @@ QUARTERS = DegreeChain((1, 2, 4))
 QWEN_32B = load_model("Qwen2.5-32B", 2, 2)
 
 
-def pages_of(model, padded=False, page_size=2 * MIB, chain=QUARTERS):
-    return WeightPages(chain, page_size, model.mlp_matrices, padded)
+def pages_of(model, page_size=2 * MIB, chain=QUARTERS):
+    return WeightPages(chain, page_size, model.mlp_matrices)
 
 
 @st.composite
@@ -53,7 +52,7 @@ def small_models(draw):
         dtype_bytes=draw(st.sampled_from((2, 4))),
         kv_dtype_bytes=draw(st.sampled_from((1, 2, 4))),
     )
-    return model, pages_of(model, draw(st.booleans()), draw(st.sampled_from((64, 256))), chain)
+    return model, pages_of(model, draw(st.sampled_from((64, 256))), chain)
 
 
 @settings(deadline=None)
@@ -65,8 +64,6 @@ def test_every_worker_frees_what_the_ranges_gain_and_one_page_more_is_too_much(c
         growth = growth_pages(pages, degree, model.layers)
         least = min(pages.freed_pages(degree, worker).size for worker in range(degree))
         assert ranges * growth <= least < ranges * (growth + 1)
-        slots = grown_slots(pages, degree, model.layers, model.slot_bytes)
-        assert 0 <= growth * pages.page_size - slots * model.slot_bytes < model.slot_bytes
 
 
 @settings(deadline=None)
@@ -97,14 +94,14 @@ def test_kv_pages_of_several_tokens_cost_less_than_two_a_worker(case, usable, kv
 
 @settings(deadline=None)
 @given(small_models(), st.integers(0, 200_000))
-def test_growth_of_the_pool_is_that_of_grown_slots(case, usable):
+def test_the_pool_grows_by_the_pages_of_its_ranges(case, usable):
     model, pages = case
     capacity = plan_capacity(model, pages, usable)
     if not capacity.fits:
         return
     own = capacity.degrees[0].tokens
     for row in capacity.degrees:
-        grown = grown_slots(pages, row.degree, model.layers, model.slot_bytes)
+        grown = growth_pages(pages, row.degree, model.layers) * pages.page_size // model.slot_bytes
         # A slot that straddles the end of the old pool is one more.
         assert own + grown <= row.tokens // row.degree <= own + grown + 1
 
@@ -153,15 +150,20 @@ def test_a_32b_model_on_80_gb(page_size, tokens):
 
 
 def test_the_padding_of_a_32b_model_is_that_of_the_paper():
-    pages = pages_of(QWEN_32B, padded=True)
-    assert 100 * wasted_share(pages, 64) == pytest.approx(0.74, abs=0.005)
-    assert 100 * wasted_share(pages_of(QWEN_32B), 64) == pytest.approx(0.58, abs=0.005)
-
-
-def test_grown_slots_of_a_32b_model():
     pages = pages_of(QWEN_32B)
-    found = [grown_slots(pages, degree, 64, QWEN_32B.slot_bytes) for degree in (1, 2, 4)]
-    assert found == [0, 103_424, 154_624]
+    share = pages.padding_bytes / pages.payload_bytes
+    assert 100 * share == pytest.approx(0.74, abs=0.005)
+    assert 100 * wasted_share(pages, 64) == pytest.approx(0.58, abs=0.005)
+
+
+def test_growth_of_a_32b_model():
+    pages = pages_of(QWEN_32B)
+    found = [growth_pages(pages, degree, 64) for degree in (1, 2, 4)]
+    assert [count * pages.page_size // QWEN_32B.slot_bytes for count in found] == [
+        0,
+        103_424,
+        154_624,
+    ]
 
 
 def test_a_model_that_only_fits_when_sharded_has_only_those_degrees():
@@ -175,14 +177,12 @@ def test_a_model_that_only_fits_when_sharded_has_only_those_degrees():
 
 def test_small_pages_are_named_when_large_ones_waste_too_much():
     small = replace(QWEN_32B, hidden=576, intermediate=1536, layers=30, dtype_bytes=4)
-    padded, tight = pages_of(small, padded=True), pages_of(small)
-    assert wasted_share(padded, 30) == pytest.approx(0.58, abs=0.01)
-    assert lost_share(tight, 2, 30) == 1.0
-    for pages in (padded, tight):
-        size = largest_frugal_page(pages, 30, 0.1, 4096)
-        assert wasted_share(replace(pages, page_size=size), 30) <= 0.1
-        assert wasted_share(replace(pages, page_size=2 * size), 30) > 0.1
-    assert largest_frugal_page(tight, 30, 0.0, MIB) is None
+    pages = pages_of(small)
+    assert lost_share(pages, 2, 30) == 1.0
+    size = largest_frugal_page(pages, 30, 0.1, 4096)
+    assert wasted_share(replace(pages, page_size=size), 30) <= 0.1
+    assert wasted_share(replace(pages, page_size=2 * size), 30) > 0.1
+    assert largest_frugal_page(pages, 30, 0.0, MIB) is None
 
 
 def test_a_chain_of_degree_1_alone_wastes_nothing():

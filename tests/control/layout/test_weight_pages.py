@@ -25,7 +25,6 @@ def weight_pages(draw):
         chain,
         draw(st.sampled_from((64, 256, 1024))),
         tuple(size * chain.finest for size in sizes),
-        padded=draw(st.booleans()),
     )
 
 
@@ -35,7 +34,7 @@ def owners(pages, degree):
     width = pages.chain.finest // degree
     for matrix, size in enumerate(pages.matrices):
         for finest in range(pages.chain.finest):
-            start = pages.offset(matrix, finest)
+            start, _ = pages.shard_range(matrix, pages.chain.finest, finest)
             part = found[start : start + size // pages.chain.finest]
             assert (part == -1).all(), "shards overlap"
             part[:] = pages.chain.index(degree, finest // width)
@@ -53,17 +52,13 @@ def test_every_byte_of_every_matrix_has_its_place(pages):
     assert (found == 0).sum() == pages.payload_bytes
     assert pages.waste_bytes == (found == -1).sum()
     for matrix in range(len(pages.matrices)):
-        assert pages.offset(matrix, 0) % ALIGNMENT == 0
+        assert pages.shard_range(matrix, 1, 0)[0] % ALIGNMENT == 0
 
 
 @settings(deadline=None)
 @given(weight_pages())
-def test_tight_wastes_less_than_a_page_besides_alignment_and_padded_a_page_a_shard(pages):
-    if pages.padded:
-        limit = pages.page_size * pages.chain.finest * len(pages.matrices)
-    else:
-        limit = pages.page_size + ALIGNMENT * len(pages.matrices)
-    assert 0 <= pages.waste_bytes < limit
+def test_less_than_a_page_is_wasted_besides_alignment(pages):
+    assert 0 <= pages.waste_bytes < pages.page_size + ALIGNMENT * len(pages.matrices)
 
 
 @settings(deadline=None)
@@ -116,7 +111,7 @@ def test_shard_ranges_hold_the_finest_shards_of_the_worker(pages, data):
         held = found[start:stop]
         assert set(held) <= {worker % degree, -1}
         assert (held == worker % degree).sum() == size // degree
-        assert pages.padded or stop - start == size // degree
+        assert stop - start == size // degree
 
 
 @settings(deadline=None)
@@ -126,11 +121,7 @@ def test_at_most_two_pages_a_matrix_are_not_freed(pages, data):
     worker = data.draw(st.integers(0, pages.chain.finest - 1))
     freed = pages.freed_pages(degree, worker).size * pages.page_size
     ideal = pages.payload_bytes * (degree - 1) / degree
-    if pages.padded:
-        assert freed * degree == (degree - 1) * pages.total_pages * pages.page_size
-        assert freed >= ideal
-    else:
-        assert freed >= ideal - 2 * pages.page_size * len(pages.matrices)
+    assert freed >= ideal - 2 * pages.page_size * len(pages.matrices)
 
 
 @settings(deadline=None)
@@ -204,7 +195,6 @@ def test_tight_frees_nearly_all_of_a_32b_model(degree, ideal_gib):
     [(QWEN_32B, 2 * MIB, 0.74), (SMOLLM2, 2 * MIB, 58.0), (SMOLLM2, MIB // 16, 1.2)],
 )
 def test_padding_wastes_what_the_prototype_measured(matrices, page_size, percent):
-    pages = WeightPages(QUARTERS, page_size, matrices, padded=True)
-    assert 100 * pages.waste_bytes / pages.payload_bytes == pytest.approx(percent, rel=0.05)
-    tight = WeightPages(QUARTERS, page_size, matrices)
-    assert tight.waste_bytes < page_size
+    pages = WeightPages(QUARTERS, page_size, matrices)
+    assert 100 * pages.padding_bytes / pages.payload_bytes == pytest.approx(percent, rel=0.05)
+    assert pages.waste_bytes < page_size

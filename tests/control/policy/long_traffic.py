@@ -7,7 +7,7 @@ from typing import Any
 
 from amoeba_sglang.control.layout.partition import Layout
 from amoeba_sglang.control.layout.slots import DegreeChain
-from amoeba_sglang.control.policy import (
+from amoeba_sglang.control.policy.base import (
     Change,
     Decision,
     LayoutRules,

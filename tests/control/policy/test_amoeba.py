@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amoeba_sglang.control.layout.partition import Layout
-from amoeba_sglang.control.policy import (
+from amoeba_sglang.control.policy.amoeba import LongRequestRules, place_beside_long_requests
+from amoeba_sglang.control.policy.base import (
     Change,
     Decision,
     Hold,
@@ -18,7 +19,6 @@ from amoeba_sglang.control.policy import (
     View,
     WorkerLoad,
 )
-from amoeba_sglang.control.policy.amoeba import LongRequestRules, place_beside_long_requests
 from amoeba_sglang.control.policy.lending import allow_lending
 from amoeba_sglang.control.policy.outlook import foresee
 from amoeba_sglang.control.policy.setting import SETTING

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amoeba_sglang.control.policy import POLICIES, RequestSize, View, WorkerLoad
+from amoeba_sglang.control.policy import POLICIES
+from amoeba_sglang.control.policy.base import RequestSize, View, WorkerLoad
 from amoeba_sglang.control.policy.least_load import place_on_least_loaded
 from amoeba_sglang.control.policy.round_robin import place_in_turn
 from amoeba_sglang.flags import POLICIES as POLICY_FLAGS

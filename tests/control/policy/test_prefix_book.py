@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amoeba_sglang.control.policy import RequestSize, View, WorkerLoad
+from amoeba_sglang.control.policy.base import RequestSize, View, WorkerLoad
 from amoeba_sglang.control.policy.prefix_book import PrefixBook
 from amoeba_sglang.control.policy.soonest import place_soonest
 from tests.control.policy.tables import table

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amoeba_sglang.control.policy import RequestSize, View, WorkerLoad
+from amoeba_sglang.control.policy.base import RequestSize, View, WorkerLoad
 from amoeba_sglang.control.policy.soonest import place_soonest
 from tests.control.policy.tables import table
 

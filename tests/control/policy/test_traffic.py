@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from amoeba_sglang.control.policy import RequestSize
+from amoeba_sglang.control.policy.base import RequestSize
 from amoeba_sglang.control.policy.traffic import TrafficBook
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from amoeba_sglang.control.policy import POLICIES, Change, Decision, Hold, NewBase, Policy
+from amoeba_sglang.control.policy import POLICIES
+from amoeba_sglang.control.policy.base import Change, Decision, Hold, NewBase, Policy
 from amoeba_sglang.control.policy.setting import SETTING
 from amoeba_sglang.control.policy.throughput import DegreeThroughput, StepCost, ThroughputTable
 from amoeba_sglang.control.router.effects import Answer, Cancel

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amoeba_sglang.control.layout.partition import Layout
-from amoeba_sglang.control.policy import Change, Hold, Policy
+from amoeba_sglang.control.policy.base import Change, Hold, Policy
 from amoeba_sglang.control.router.effects import Answer, Finished, Limits, Order
 from amoeba_sglang.control.router.limits import fits
 from tests.control.router.values import CAPACITY, IN_TURN, LONG, Case

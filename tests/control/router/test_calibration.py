@@ -56,8 +56,8 @@ def test_there_is_a_table_once_every_degree_is_known():
     assert shown["source"] == "4 steps of degree 1, 4 steps of degree 2"
     calibration.add(measured(4, FAST))
     table = calibration.table
-    assert table.step_seconds(1, 5, 0, 500) == pytest.approx(0.035, rel=0.01)
-    assert table.step_seconds(2, 5, 0, 500) == pytest.approx(0.0225, rel=0.01)
+    assert table.degrees[1].cost.seconds(5, 0, 500) == pytest.approx(0.035, rel=0.01)
+    assert table.degrees[2].cost.seconds(5, 0, 500) == pytest.approx(0.0225, rel=0.01)
     assert [table.degrees[d].kv_tokens for d in (1, 2, 4)] == [1000, 2600, 7000]
     assert [table.degrees[d].max_rows for d in (1, 2, 4)] == [64, 128, 256]
     assert calibration.describe()["complete"]
@@ -74,7 +74,7 @@ def test_a_saved_table_holds_until_steps_are_measured():
     assert table.degrees == saved.degrees and table.transformation_s == 0.5
     assert table.source.startswith("a saved table for degree 1")
     calibration.add(measured(1, FAST))
-    assert calibration.table.step_seconds(1, 5, 0, 500) == pytest.approx(0.0225, rel=0.01)
+    assert calibration.table.degrees[1].cost.seconds(5, 0, 500) == pytest.approx(0.0225, rel=0.01)
     assert calibration.table.degrees[2].cost == saved.degrees[2].cost
 
 

@@ -1,4 +1,4 @@
-from amoeba_sglang.control.policy import LongRequest, WorkerLoad
+from amoeba_sglang.control.policy.base import LongRequest, WorkerLoad
 from amoeba_sglang.control.router.events import LoadAsked
 from amoeba_sglang.control.router.state import describe_loads, late_share
 from tests.control.router.values import Case

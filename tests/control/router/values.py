@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from amoeba_sglang.control.layout.partition import Layout
 from amoeba_sglang.control.layout.slots import DegreeChain
-from amoeba_sglang.control.policy import POLICIES, Policy
+from amoeba_sglang.control.policy import POLICIES
+from amoeba_sglang.control.policy.base import Policy
 from amoeba_sglang.control.reports import Done, LongRequestsHere, TransformReport, Vote
 from amoeba_sglang.control.router.desk import Desk
 from amoeba_sglang.control.router.effects import Answer, Order, Refuse, Send

@@ -9,6 +9,7 @@ from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.transform.moves import unit_moves
 from amoeba_sglang.planes.emulated.plane import EmulatedPlane
 from amoeba_sglang.planes.emulated.timeline import Timeline
+from bench.simulation.mechanisms import received_bytes
 
 CHAIN = DegreeChain((1, 2, 4))
 DEVICE = load_device("h100-80-32b-roofline")
@@ -75,7 +76,7 @@ def test_a_merge_copies_no_weights_and_a_split_refills_them():
     assert sum(slept) == pytest.approx(DEVICE.mapping_seconds)
     slept.clear()
     copied = sum(plane.move_weights(range(first, first + 16), 1) for first in range(0, 64, 16))
-    _, weights = DEVICE.received_bytes(CHAIN.degrees, 4, 1, 0)
+    _, weights = received_bytes(DEVICE, CHAIN.degrees, 4, 1, live_tokens=0)
     assert copied == pytest.approx(weights, rel=1e-6)
     expected = DEVICE.mapping_seconds + DEVICE.copy_seconds(0, weights)
     assert sum(slept) == pytest.approx(expected)

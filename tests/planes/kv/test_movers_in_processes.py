@@ -78,9 +78,12 @@ def walk_both(rank, n, degrees, path, staging):
         moves = unit_moves(chain, model.degrees, after)
         received = [mover.move(range(LAYERS), moves, model.live) for mover in movers]
         plan = TransformPlan.build(
-            chain, range(n), model.degrees, after, [len(x) for x in model.live], SHAPE,
-            WeightPages(chain, 4096, (4096, 4096) * LAYERS), staging,
-        )  # fmt: skip
+            (model.degrees, after),
+            [len(x) for x in model.live],
+            SHAPE,
+            WeightPages(chain, 4096, (4096, 4096) * LAYERS),
+            staging_bytes=staging,
+        )
         model.degrees = after
         held = model.held_by(rank)
         wrong = [wrong_units(pool, held) for pool in pools]

@@ -88,19 +88,6 @@ def test_unmap_keeps_the_range_reserved_and_the_memory_charged(memory):
     assert permissions(where, memory.page_size) == ["--"] * 4
 
 
-def test_released_pages_cost_nothing_until_they_are_mapped_again(memory):
-    where, pages = mapped(memory, 4)
-    fill(where, memory, [7] * 4)
-    memory.unmap(where, 0, 2)
-    for _ in range(2):
-        memory.release([0, 1])
-        assert memory.physical_bytes() == 2 * memory.page_size
-    memory.map(where, 0, [1, 0])
-    fill(where, memory, [5, 6])
-    assert read(where, memory, range(4)) == [5, 6, 7, 7]
-    assert memory.physical_bytes() == 4 * memory.page_size
-
-
 def test_a_tensor_keeps_its_range_alive(memory):
     where, _ = mapped(memory, 2)
     addresses = SimpleNamespace(address=where.address, size=where.size)
@@ -168,11 +155,10 @@ def test_a_peer_that_is_gone_is_named(memory):
 def test_opening_and_closing_leaves_nothing_behind(backend):
     def cycle():
         memory = make_memory(backend)
-        where, pages = mapped(memory, 4)
+        where, _ = mapped(memory, 4)
         page_view(where, 0, memory.page_size)[0] = 1
         peer = memory.open_peer(memory.export())
         memory.unmap(where, 0, 2)
-        memory.release(pages[:2])
         memory.open_peer(memory.export()).close()
         for thing in (peer, where, memory):
             thing.close()

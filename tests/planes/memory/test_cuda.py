@@ -16,7 +16,7 @@ from amoeba_sglang.planes.memory.cuda import CudaMemory
 from amoeba_sglang.planes.memory.driver import Driver
 from tests.planes.memory.driver_stand_in import GRANULARITY as PAGE
 from tests.planes.memory.driver_stand_in import DriverStandIn, view_bytes
-from tests.planes.memory.pages import make_memory, mapped, page_view, permissions
+from tests.planes.memory.pages import make_memory, mapped
 
 
 @pytest.fixture
@@ -55,29 +55,10 @@ def test_a_page_that_stays_is_not_touched(memory):
     assert memory.stand_in.calls == ["cuMemSetAccess"]
 
 
-def test_mapped_pages_are_not_released(memory):
-    where, pages = mapped(memory, 2)
-    with pytest.raises(AssertionError):
-        memory.release(pages)
+def test_a_page_is_mapped_once_in_a_call(memory):
+    where, _ = mapped(memory, 2)
     with pytest.raises(AssertionError):
         memory.map(where, 0, [0, 0])
-
-
-def test_a_peer_keeps_released_pages_and_a_later_peer_has_a_gap(memory):
-    where, pages = mapped(memory, 4)
-    page_view(where, 1, PAGE).fill_(9)
-    early = memory.open_peer(memory.export())
-    memory.unmap(where, 1 * PAGE, 2)
-    memory.release([1, 2])
-    memory.create(1)
-    late = memory.open_peer(memory.export())
-    assert permissions(late, PAGE) == ["r-", "--", "--", "r-", "r-"]
-    assert bool((page_view(early, 1, PAGE) == 9).all())
-    memory.map(where, 1 * PAGE, [1, 2])
-    page_view(where, 1, PAGE).fill_(5)
-    assert bool((page_view(early, 1, PAGE) == 9).all())
-    renewed = memory.open_peer(memory.export())
-    assert bool((page_view(renewed, 1, PAGE) == 5).all())
 
 
 def test_more_pages_than_fit_in_one_message():

@@ -11,10 +11,10 @@ from amoeba_sglang.planes.memory.descriptors import DescriptorServer, fetch_desc
 
 @pytest.fixture
 def server():
-    """Serves two files that hold their key, 3 and 5."""
+    """Serves three files that hold their key, 3, 4 and 5."""
     before = len(os.listdir("/proc/self/fd"))
     server = DescriptorServer()
-    for key in (3, 5):
+    for key in (3, 4, 5):
         descriptor = os.memfd_create("test")
         os.write(descriptor, bytes([key]))
         server.add(key, descriptor)
@@ -24,12 +24,11 @@ def server():
 
 
 def fetch(server, first, count):
-    """The content of the files, None where there is none."""
+    """The content of the files."""
     content = []
     for descriptor in fetch_descriptors(os.getpid(), server.number, first, count):
-        content.append(None if descriptor is None else os.pread(descriptor, 1, 0)[0])
-        if descriptor is not None:
-            os.close(descriptor)
+        content.append(os.pread(descriptor, 1, 0)[0])
+        os.close(descriptor)
     return content
 
 
@@ -46,14 +45,17 @@ def talk(server, message):
 
 
 def test_descriptors_come_in_the_order_of_their_keys(server):
-    assert fetch(server, 2, 5) == [None, 3, None, 5, None]
-    assert fetch(server, 100, 1) == [None]
+    assert fetch(server, 3, 3) == [3, 4, 5]
+    assert fetch(server, 4, 1) == [4]
 
 
 def test_dropped_descriptors_are_not_served(server):
     server.drop([3, 4])
     assert server.keys() == {5}
-    assert fetch(server, 3, 3) == [None, None, 5]
+    assert fetch(server, 5, 1) == [5]
+    for first, count in ((3, 3), (100, 1)):
+        with pytest.raises(MemoryFault, match=r"[01] file descriptors of \d pages arrived"):
+            fetch(server, first, count)
 
 
 def test_a_bad_request_does_not_stop_the_server(server):
@@ -90,10 +92,11 @@ def test_lost_descriptors_are_noticed_and_the_others_closed(server, monkeypatch)
     receive = socket.recv_fds
 
     def lose_one(*arguments):
-        present, (first, second), flags, address = receive(*arguments)
-        os.close(second)
-        return present, [first], flags, address
+        answer, (first, *others), flags, address = receive(*arguments)
+        for other in others:
+            os.close(other)
+        return answer, [first], flags, address
 
     monkeypatch.setattr(socket, "recv_fds", lose_one)
-    with pytest.raises(MemoryFault, match=r"1 of 2 file descriptors of 3 pages .*`ulimit -n`"):
+    with pytest.raises(MemoryFault, match=r"1 file descriptors of 3 pages .*`ulimit -n`"):
         fetch(server, 3, 3)

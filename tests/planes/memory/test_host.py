@@ -47,16 +47,6 @@ def test_neighbours_share_a_mapping(memory):
     assert spans == [(PAGE, 2 * PAGE), (2 * PAGE, 4 * PAGE), (4 * PAGE, 5 * PAGE)]
 
 
-def test_released_pages_come_again_as_zeros(memory):
-    where, pages = mapped(memory, 4)
-    where.tensor(0, (4 * PAGE,), torch.uint8).fill_(7)
-    memory.unmap(where, 0, 2)
-    memory.release([0, 1])
-    memory.map(where, 0, pages[:2])
-    assert not page_view(where, 1, PAGE).any()
-    assert bool((page_view(where, 2, PAGE) == 7).all())
-
-
 def test_pages_that_come_home_make_one_mapping_again(memory):
     where, pages = mapped(memory, 8)
     memory.map(where, 0, list(reversed(pages)))

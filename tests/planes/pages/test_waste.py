@@ -7,8 +7,8 @@ LAYERS = 30
 MATRICES = (2 * 1536 * 576 * 4, 1536 * 576 * 4) * LAYERS
 
 
-def waste(page_kib, padded=False):
-    pages = WeightPages(DegreeChain((1, 2, 4)), page_kib << 10, MATRICES, padded)
+def waste(page_kib):
+    pages = WeightPages(DegreeChain((1, 2, 4)), page_kib << 10, MATRICES)
     return describe_waste(pages, LAYERS)
 
 
@@ -22,10 +22,3 @@ def test_large_pages_for_a_small_model_are_named_with_what_they_waste_and_better
     better = int(line.rsplit(" ", 1)[1])
     assert waste(better) is None
     assert waste(2 * better) is not None
-
-
-def test_padding_is_named_as_what_it_is():
-    assert waste(64, padded=True) is None
-    line = waste(2048, padded=True)
-    assert "--amoeba-page-size-kib 2048: 58% is added to the MLP weights as padding" in line
-    assert waste(int(line.rsplit(" ", 1)[1]), padded=True) is None

