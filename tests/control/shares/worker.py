@@ -24,7 +24,7 @@ CHUNK = 4
 
 @dataclass(eq=False)
 class Request:
-    """`slots` are those of its tokens, `done` how many are computed; the last slot may be open."""
+    """`slots` are those of its tokens, `held` how many are computed; the last slot may be open."""
 
     key: str
     prompt: int
