@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -143,8 +144,11 @@ class ElasticWorker:
         )
 
 
+@functools.cache
 def original_kv(index: int) -> torch.Tensor:
-    """[layers, 2, rows, bytes] of the worker `index` before anything has moved."""
+    """[layers, 2, rows, bytes] of the worker `index` before anything has moved; not to be written
+    to.
+    """
     size = LAYERS * 2 * ROWS * ROW_BYTES
     return _bytes(size, seed=1000 + index).view(LAYERS, 2, ROWS, ROW_BYTES)
 

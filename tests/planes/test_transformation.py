@@ -9,8 +9,8 @@ import pytest
 
 from amoeba_sglang.adapters.messages import TransformOrder
 from amoeba_sglang.planes.transformation import Transformation
-from tests.adapters.worker.members import mapping_fails, move_fails, walk
 from tests.elastic_workers import CHAIN, LAYERS
+from tests.planes.members import mapping_fails, move_fails, walk
 
 ONES, PAIRS, MIXED, FOUR = (1,) * 4, (2,) * 4, (2, 2, 1, 1), (4,) * 4
 FOREVER = 1 << 30
@@ -59,13 +59,10 @@ def test_a_fault_anywhere_turns_the_boundary_round_and_the_next_try_succeeds(nam
         victim = next(r for r in (3 - number, 0, 3) if before[r] != after[r])
         for maps in range(FOREVER):
             steps = [(*step, pace, None, None) for step in path[:number]]
-            failing = (before, after, pace, victim, mapping_fails(maps))
-            by_worker = walk([*steps, failing])
-            if not any(by_step[-1][0].error for by_step in by_worker):
+            by_worker = walk([*steps, (before, after, pace, victim, mapping_fails(maps))])
+            if not any(by_step[number][0].error for by_step in by_worker):
                 break
-            for rank, by_step in enumerate(
-                walk([*steps, failing, (before, after, pace, None, None)])
-            ):
+            for rank, by_step in enumerate(by_worker):
                 (failed, boundaries, wrong), (again, _, wrong_again) = by_step[-2:]
                 assert wrong == wrong_again == [] and again.error == ""
                 others = f"ranks [{victim}] ran into a memory fault"
@@ -89,9 +86,7 @@ def test_from_every_boundary_the_layers_that_moved_go_back(path):
             order.reverse()
         for moved in range(LAYERS):
             steps = [(*step, 1, None, None) for step in path[:number]]
-            steps.append((before, after, 1, victim, move_fails(moved)))
-            steps.append((before, after, 1, None, None))
-            for by_step in walk(steps):
+            for by_step in walk([*steps, (before, after, 1, victim, move_fails(moved))]):
                 (failed, boundaries, wrong), (again, _, wrong_again) = by_step[-2:]
                 assert failed.error and not again.error
                 assert wrong == wrong_again == []

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from amoeba_sglang.control.shares.claims import Claim, Claims
 from amoeba_sglang.control.shares.seat import Seat
-from tests.control.shares.group import CHAIN, GROWN, OWN, Group
+from tests.control.shares.group import Group
+from tests.control.shares.worker import CHAIN, GROWN, OWN
 
 
 def merged(degree, page=1):
@@ -154,7 +155,7 @@ def test_lenders_of_different_wealth_lend_together_what_they_can(lacks, taken):
     for index, slots in enumerate(taken, start=1):
         worker = group.workers[index]
         worker.free = worker.free[slots:]
-        worker.group.check = lambda: None
+        group.check = lambda: None
     anchor = group.workers[0]
     anchor.full = True
     claim = Claim("long", 0, 1, OWN + GROWN[4] + lacks, long=True)

@@ -9,7 +9,8 @@ from amoeba_sglang.control.shares.departure import Order
 from amoeba_sglang.control.shares.ledger import Ledger
 from amoeba_sglang.control.shares.moves import Moves
 from amoeba_sglang.control.shares.seat import Seat
-from tests.control.shares.group import CHAIN, GROWN, OWN, Group
+from tests.control.shares.group import Group
+from tests.control.shares.worker import CHAIN, GROWN, OWN
 
 
 def ids(*slots):

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from amoeba_sglang.control.shares.departure import Order
 from amoeba_sglang.control.shares.refuge import kept_width
-from tests.control.shares.group import OWN, Group
+from tests.control.shares.group import Group
+from tests.control.shares.worker import OWN
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 

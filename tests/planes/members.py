@@ -5,6 +5,7 @@ They are threads, which import SGLang once for all.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -135,18 +136,14 @@ class Member(ElasticWorker):
     def check(self, lower, upper, b, layers):
         """What of `layers` is not as it must be while layers [0, b) are at `lower` and the others
         at `upper`: a joint step would compute with it now."""
-        wrong = []
+        wrong, blocks = [], self.blocks
         for number in layers:
             degrees = lower if number < b else upper
-            kv = torch.stack(self.blocks[number]).view(2, ROWS, CHAIN.finest, -1)
-            for home, home_degree in enumerate(degrees):
+            kv = torch.stack(blocks[number]).view(2, ROWS, CHAIN.finest, -1)
+            for home, unit, place in held_units(self.index, degrees):
                 theirs = original_kv(home)[number].view_as(kv)
-                for unit in range(CHAIN.finest):
-                    holder, place = CHAIN.place(home_degree, home, unit)
-                    if holder == self.index and not torch.equal(
-                        kv[:, 1:, place], theirs[:, 1:, unit]
-                    ):
-                        wrong.append(f"layer {number} unit {unit} of home {home}")
+                if not torch.equal(kv[:, 1:, place], theirs[:, 1:, unit]):
+                    wrong.append(f"layer {number} unit {unit} of home {home}")
             degree = degrees[self.index]
             present = self.layers[number].degree, self.pool.viewed[number]
             if present != (degree, degree):
@@ -162,14 +159,27 @@ class Member(ElasticWorker):
         return [] if self.ranges.grown_pages == grown else [f"{self.ranges.grown_pages} grown"]
 
 
-def walk(steps):
-    """By worker and step: (its report, b after each move, what is ever wrong).
+@functools.cache
+def held_units(index, degrees):
+    """(home, unit, place) of every unit of KV that the worker `index` holds."""
+    places = [
+        (home, unit, *CHAIN.place(degree, home, unit))
+        for home, degree in enumerate(degrees)
+        for unit in range(CHAIN.finest)
+    ]
+    return [(home, unit, place) for home, unit, holder, place in places if holder == index]
 
-    A step is (before, after, layers a move, failing worker or None, what makes it fail).
+
+def walk(steps):
+    """By worker and try: (its report, b after each move, what is ever wrong).
+
+    A step is (before, after, layers a move, failing worker or None, what makes it fail). One that
+    failed is tried once more, without the fault.
     """
     members = [Member(rank) for rank in range(CHAIN.finest)]
     handles = [member.memory.export() for member in members]
-    barriers = [threading.Barrier(CHAIN.finest, timeout=20) for _ in range(3)]
+    # The limit ends a deadlock; who fails lets the others go at once.
+    barriers = [threading.Barrier(CHAIN.finest, timeout=120) for _ in range(3)]
     words = [[None] * CHAIN.finest for _ in range(2)]
     for member in members:
         groups = [ThreadGroup(member.index, *each) for each in zip(barriers, words, strict=False)]
@@ -177,12 +187,13 @@ def walk(steps):
     barrier = barriers[2]
 
     def work(member):
-        found = []
-        for epoch, (before, after, pace, failing, fail) in enumerate(steps, 1):
+        found, left = [], [*steps]
+        while left:
+            before, after, pace, failing, fail = left.pop(0)
             if member.index == failing:
                 fail(member)
             lower, upper = (tuple(map(f, zip(before, after, strict=True))) for f in (min, max))
-            moving = member.start(epoch, before, after, pace)
+            moving = member.start(len(found) + 1, before, after, pace)
             moving.enter()
             boundaries, wrong = [moving.boundary.b], []
             while not moving.finished:
@@ -201,14 +212,24 @@ def walk(steps):
             member.memory.maps_until_fault = None
             wrong += member.check_growth(before if moving.report.error else after)
             found.append((moving.report, boundaries, wrong))
+            if moving.report.error and failing is not None:
+                left.insert(0, (before, after, pace, None, None))
             # Long requests may use the grown rows between transformations.
             member.overwrite_grown_rows()
             barrier.wait()
         member.helper.shutdown()
         return found
 
+    def work_or_let_go(member):
+        try:
+            return work(member)
+        except BaseException:
+            for barrier in barriers:
+                barrier.abort()
+            raise
+
     with ThreadPoolExecutor(CHAIN.finest) as executor:
-        return list(executor.map(work, members))
+        return list(executor.map(work_or_let_go, members))
 
 
 def mapping_fails(count):
