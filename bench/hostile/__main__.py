@@ -26,7 +26,7 @@ from bench.hostile.ranges import Bounds
 from bench.hostile.report import figures, summarise
 from bench.hostile.run import Plan, Run
 from bench.hostile.schema import read_routes
-from bench.soak import choose_model
+from bench.soak.__main__ import choose_model
 from tests.serving.servers import Server
 
 POOL, CHUNK = 4096, 2048
