@@ -60,7 +60,7 @@ class Catalogue:
         makers: list[tuple[Callable[[], Case], int]] = [
             (self._ids, 24), (self._text, 10), (self._chat, 24), (self._completion, 14),
             (self._samples, 8), (self._batch, 5), (self._scores, 10), (self._grammar, 10),
-            (self._stops, 10), (self._penalties, 8), (self._least, 4), (self._open_end, 8),
+            (self._stops, 6), (self._stop_regex, 4), (self._penalties, 8), (self._least, 4), (self._open_end, 8),
             (self._other_api, 9), (self._sampled, 8), (self._long_prompt, 12),
             (self._long_output, 10), (self._long_promise, 16),
         ]  # fmt: skip
@@ -152,10 +152,13 @@ class Catalogue:
         return self._generate("grammar", output=60, **{kind: value})
 
     def _stops(self) -> Case:
-        kind = self._rng.choice(("stop", "stop", "stop_regex"))
+        first, second = self._rng.sample("aeiou", 2)
+        stops = [f" {first}", second * 2]
+        return self._generate("stop", output=120, min_new_tokens=6, stop=stops)
+
+    def _stop_regex(self) -> Case:
         letters = "".join(self._rng.sample("aeiou", 2))
-        value = {"stop": [f" {letters[0]}", letters[1] * 2], "stop_regex": f"[{letters}][rst]+"}
-        return self._generate(kind, output=120, min_new_tokens=6, **{kind: value[kind]})
+        return self._generate("stop_regex", output=120, stop_regex=f"[{letters}][rst]+")
 
     def _penalties(self) -> Case:
         name = self._rng.choice(("repetition_penalty", "frequency_penalty", "presence_penalty"))
@@ -209,8 +212,8 @@ class Catalogue:
         return self._long("long prompt", length, self._rng.randint(4, 30))
 
     def _long_output(self) -> Case:
-        prompt = self._rng.randint(self._pool * 3 // 4, self._pool - 20)
-        return self._long("long output", prompt, self._rng.randint(60, 160))
+        prompt = self._rng.randint(self._pool - 150, self._pool - 20)
+        return self._long("long output", prompt, self._pool - prompt + self._rng.randint(20, 80))
 
     def _long_promise(self) -> Case:
         prompt = self._rng.randint(30, self._pool)
