@@ -60,8 +60,8 @@ class Catalogue:
         makers: list[tuple[Callable[[], Case], int]] = [
             (self._ids, 24), (self._text, 10), (self._chat, 24), (self._completion, 14),
             (self._samples, 8), (self._batch, 5), (self._scores, 10), (self._grammar, 10),
-            (self._stops, 6), (self._stop_regex, 4), (self._penalties, 8), (self._least, 4), (self._open_end, 8),
-            (self._other_api, 9), (self._sampled, 8), (self._long_prompt, 12),
+            (self._stops, 6), (self._stop_regex, 4), (self._penalties, 8), (self._least, 4),
+            (self._open_end, 8), (self._other_api, 9), (self._sampled, 8), (self._long_prompt, 12),
             (self._long_output, 10), (self._long_promise, 16),
         ]  # fmt: skip
         return [maker() for maker, count in makers for _ in range(max(1, round(scale * count)))]
