@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--whole", action="store_true", help=f"not only the first {LAYERS} layers")
     parser.add_argument("--transformations", type=int, default=500, help="in all runs together")
     parser.add_argument("--minutes", type=float, default=20.0, help="of this run at most")
-    parser.add_argument("--clients", type=int, default=0, help="default: 8 for each worker")
+    parser.add_argument("--clients", type=int, default=0, help="default: 4 for each worker")
     parser.add_argument("--pool", type=int, default=512, help="--max-total-tokens of the server")
     parser.add_argument("--layers-per-step", default="auto", help="--amoeba-layers-per-step")
     parser.add_argument("--seed", type=int, default=0, help="of walk and load")
@@ -67,7 +67,7 @@ def main() -> int:
         cases = references.complete(cases)
         with start_server(setting, options.pool, model) as server:
             print(f"ready after {server.start_seconds:.0f} s, log {server.log}", flush=True)
-            clients = options.clients or 8 * setting.workers
+            clients = options.clients or 4 * setting.workers
             run = Run(server, setting, cases, references, clients, options.seed)
             asyncio.run(run.go(left, 60 * options.minutes))
             found = run.figures()
