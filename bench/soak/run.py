@@ -16,7 +16,7 @@ from bench.soak.cases import Case
 from bench.soak.load import Load
 from bench.soak.log import ServerLog
 from bench.soak.reference import References
-from bench.soak.walk import Walk, Waves
+from bench.soak.walk import Tour, Walk, Waves
 from tests.serving.servers import Server
 
 _QUIET_EVERY = 40
@@ -62,7 +62,7 @@ class Run:
             self.server.url, self._cases, self._references, self._clients, self._seed,
             may_refuse=self.setting.policy == "static",
         )  # fmt: skip
-        changer = self.walk if load.may_refuse else Waves(self.walk, load, self._rng)
+        changer = (Tour if load.may_refuse else Waves)(self.walk, load, self._rng)
         watch = asyncio.create_task(self._watch())
         end, quiet_at = self._started + seconds, _QUIET_EVERY
         try:

@@ -17,6 +17,7 @@ from tests.serving.servers import Server
 _ORDER_S = 300.0
 _WAVE_S = 20.0
 _POLL_S = 0.1
+_LONG_TIMES = 0.7
 
 
 class Walk:
@@ -31,17 +32,17 @@ class Walk:
         self.made: list[dict[str, Any]] = []
         self.problems: list[str] = []
 
-    async def step(self) -> None:
-        """One random change to another layout."""
+    async def step(self) -> bool:
+        """One random change to another layout; whether it was carried out."""
         layout = Layout(degrees_of(await asyncio.to_thread(self.server.state)))
         ranks, degree = self._rng.choice(self._changes(layout))
-        await self.order(ranks, degree)
+        return await self.order(ranks, degree)
 
-    async def settle(self, degree: int) -> None:
+    async def settle(self, degree: int) -> bool:
         """Bring all workers to `degree`; they are one block."""
-        await self.order(tuple(range(self.chain.finest)), degree)
+        return await self.order(tuple(range(self.chain.finest)), degree)
 
-    async def order(self, ranks: tuple[int, ...], degree: int) -> int:
+    async def order(self, ranks: tuple[int, ...], degree: int) -> bool:
         posted = time.monotonic()
         body = {"ranks": list(ranks), "degree": degree}
         status, reply = await asyncio.to_thread(
@@ -53,7 +54,7 @@ class Walk:
             self.made.append({**reply, "posted": posted, "answered": time.monotonic()})
         elif status not in (200, 409, 504):
             self.problems.append(f"{ranks} -> {degree}: {status} {str(reply)[:500]}")
-        return status
+        return status == 200
 
     def _changes(self, layout: Layout) -> list[tuple[tuple[int, ...], int]]:
         """Every change that leads to another layout."""
@@ -68,6 +69,21 @@ class Walk:
                     except LayoutError:
                         continue
         return found
+
+
+class Tour:
+    """Goes from layout to layout; who needs a merged instance comes as long as nothing is refused
+    for him."""
+
+    def __init__(self, walk: Walk, load: Load, rng: random.Random) -> None:
+        self._walk, self._load, self._rng = walk, load, rng
+
+    async def step(self) -> None:
+        if await self._walk.step():
+            self._load.longs = self._rng.random() < _LONG_TIMES
+        else:
+            self._load.longs = False
+            await asyncio.sleep(self._rng.random())
 
 
 class Waves:
