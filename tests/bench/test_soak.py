@@ -6,9 +6,11 @@ import pytest
 
 from bench.footprint import trend
 from bench.hostile.answers import Choice
+from bench.soak import results
 from bench.soak.cases import GENERATE, Case, Catalogue
 from bench.soak.log import ServerLog
 from bench.soak.reference import MARGIN, Reference, References, compare, distance, key
+from bench.soak.run import Setting
 
 POOL, MOST = 512, 6000
 
@@ -162,3 +164,30 @@ def test_a_trend_has_an_interval_that_covers_a_flat_line_and_not_a_rising_one():
     rising = trend([(x, 100 + x / 10 + (-1) ** x) for x in range(40)], per=100)
     assert rising["slope"] == pytest.approx(10, abs=0.5) and rising["interval"][0] > 5
     assert "slope" not in trend([(0, 1.0)], per=1)
+
+
+def test_runs_of_a_setting_are_summed_up():
+    def run(transformations, problems=(), **events):
+        return {
+            "transformations": transformations, "problems": list(problems), "events": events,
+            "requests": {"chat": {"equal": 2}, "ids": {"equal": 1, "aborted": 1}},
+            "worst_log_probability": transformations / 1e6,
+        }  # fmt: skip
+
+    found = results.sum_up([run(3, lent=1), run(4, ["bad"], lent=2, moved=1)])
+    assert (found["runs"], found["with_problems"], found["transformations"]) == (2, 1, 7)
+    assert found["requests"] == {"equal": 6, "aborted": 2}
+    assert found["events"] == {"lent": 3, "moved": 1}
+    assert found["worst_log_probability"] == pytest.approx(4e-6)
+
+
+def test_only_runs_of_this_version_and_setting_without_a_fault_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "_FILE", tmp_path / "soak.json")
+    mine, other = Setting(2, "static", 6, "auto"), Setting(4, "static", 6, "auto")
+    run = {"transformations": 5, "events": {}, "requests": {}, "worst_log_probability": 0.0}
+    assert results.transformations(mine) == 0
+    for setting, problems in ((mine, []), (mine, ["bad"]), (other, [])):
+        results.add(setting, {**run, "problems": problems})
+    assert results.transformations(mine) == 5
+    kept = json.loads((tmp_path / "soak.json").read_text())["versions"][results.version()]
+    assert set(kept) == {str(mine), str(other)} and len(kept[str(mine)]["runs"]) == 2
