@@ -12,7 +12,7 @@ from typing import Any
 from bench import results_file
 from bench.soak.run import Setting
 
-_FILE = results_file.RESULTS / "soak.json"
+FILE = results_file.RESULTS / "soak.json"
 _ROOT = Path(__file__).parents[2]
 
 
@@ -25,25 +25,25 @@ def version() -> str:
     return said.stdout.strip() + ("-dirty" if results_file.commit().endswith("-dirty") else "")
 
 
-def _read() -> dict[str, Any]:
-    return json.loads(_FILE.read_text()) if _FILE.exists() else {"name": "soak", "versions": {}}
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text()) if file.exists() else {"name": "soak", "versions": {}}
 
 
-def transformations(setting: Setting) -> int:
+def transformations(setting: Setting, file: Path = FILE) -> int:
     """How many the runs of this version have made without a fault."""
-    runs = _read()["versions"].get(version(), {}).get(str(setting), {}).get("runs", [])
+    runs = _read(file)["versions"].get(version(), {}).get(str(setting), {}).get("runs", [])
     return sum(run["transformations"] for run in runs if not run["problems"])
 
 
-def add(setting: Setting, found: dict[str, Any]) -> Path:
+def add(setting: Setting, found: dict[str, Any], file: Path = FILE) -> Path:
     """Add a run, and sum up."""
-    kept = _read()
+    kept = _read(file)
     place = kept["versions"].setdefault(version(), {}).setdefault(str(setting), {"runs": []})
     when = datetime.now(UTC).isoformat(timespec="seconds")
     place["runs"].append({"when": when, "machine": results_file.machine(), **found})
     place["sum"] = sum_up(place["runs"])
-    _FILE.write_text(json.dumps(kept, indent=1) + "\n")
-    return _FILE
+    file.write_text(json.dumps(kept, indent=1) + "\n")
+    return file
 
 
 def sum_up(runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -181,13 +181,13 @@ def test_runs_of_a_setting_are_summed_up():
     assert found["worst_log_probability"] == pytest.approx(4e-6)
 
 
-def test_only_runs_of_this_version_and_setting_without_a_fault_count(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "_FILE", tmp_path / "soak.json")
+def test_only_runs_of_this_version_and_setting_without_a_fault_count(tmp_path):
+    file = tmp_path / "soak.json"
     mine, other = Setting(2, "static", 6, "auto"), Setting(4, "static", 6, "auto")
     run = {"transformations": 5, "events": {}, "requests": {}, "worst_log_probability": 0.0}
-    assert results.transformations(mine) == 0
+    assert results.transformations(mine, file) == 0
     for setting, problems in ((mine, []), (mine, ["bad"]), (other, [])):
-        results.add(setting, {**run, "problems": problems})
-    assert results.transformations(mine) == 5
-    kept = json.loads((tmp_path / "soak.json").read_text())["versions"][results.version()]
+        results.add(setting, {**run, "problems": problems}, file)
+    assert results.transformations(mine, file) == 5
+    kept = json.loads(file.read_text())["versions"][results.version()]
     assert set(kept) == {str(mine), str(other)} and len(kept[str(mine)]["runs"]) == 2
