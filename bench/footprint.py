@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 from amoeba_sglang.planes.memory.host import HostMemory
@@ -34,7 +35,8 @@ def role(process: psutil.Process) -> str:
 
 
 def sample(server: Server) -> dict[str, Any]:
-    """Per process RSS in MiB, descriptors and memory maps; bytes of /dev/shm (of the machine)."""
+    """Per process RSS and PSS in MiB, descriptors and memory maps; bytes of /dev/shm (of the
+    machine)."""
     processes: dict[str, dict[str, float]] = {}
     for process in server.processes():
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -43,6 +45,7 @@ def sample(server: Server) -> dict[str, Any]:
                 name += "'"
             processes[name] = {
                 "rss_mib": round(process.memory_info().rss / 2**20, 2),
+                "pss_mib": round(proportional_bytes(process.pid) / 2**20, 2),
                 "fds": process.num_fds(),
                 "maps": len(Path(f"/proc/{process.pid}/maps").read_text().splitlines()),
             }
@@ -51,6 +54,12 @@ def sample(server: Server) -> dict[str, Any]:
         with contextlib.suppress(FileNotFoundError):
             shared += path.stat().st_size
     return {"processes": processes, "shm_bytes": shared}
+
+
+def proportional_bytes(pid: int) -> int:
+    """Resident memory with every shared page counted in parts."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def private_bytes(pid: int) -> int:
@@ -140,39 +149,45 @@ def cpu_percent(server: Server, seconds: float) -> dict[str, float]:
     return {**percent, "all": round(sum(percent.values()), 2)}
 
 
-def slope(points: list[tuple[float, float]]) -> float:
-    """Least-squares slope dy/dx of (x, y) points; 0 for fewer than two."""
-    if len(points) < 2:
-        return 0.0
-    mean_x = sum(x for x, _ in points) / len(points)
-    mean_y = sum(y for _, y in points) / len(points)
-    square = sum((x - mean_x) ** 2 for x, _ in points)
-    return sum((x - mean_x) * (y - mean_y) for x, y in points) / square if square else 0.0
-
-
-def growth(samples: list[tuple[float, dict[str, Any]]], per: float) -> dict[str, dict[str, float]]:
-    """Per process the first and last figure and the slope per `per` units of x.
+def growth(samples: list[tuple[float, dict[str, Any]]], per: float) -> dict[str, dict[str, Any]]:
+    """Per process and for all of them together the first and last figure, and the slope per `per`
+    units of x with its 90 % interval.
 
     samples: (x, `sample`) pairs. The first quarter is left out: caches fill there.
     """
     settled = samples[len(samples) // 4 :]
-    result = {}
-    for name in settled[-1][1]["processes"]:
-        for what in ("rss_mib", "fds", "maps"):
+    if not settled:
+        return {}
+    names = [n for n in settled[-1][1]["processes"] if all(n in s["processes"] for _, s in settled)]
+    result: dict[str, dict[str, Any]] = {}
+    for name in [*names, "all"]:
+        chosen = names if name == "all" else [name]
+        for what in ("rss_mib", "pss_mib", "fds", "maps"):
             points = [
-                (x, taken["processes"][name][what])
-                for x, taken in settled
-                if name in taken["processes"]
+                (x, sum(taken["processes"][one][what] for one in chosen)) for x, taken in settled
             ]
-            result.setdefault(name, {})[what] = {
-                "first": points[0][1],
-                "last": points[-1][1],
-                "slope": round(per * slope(points), 4),
-            }
-    shared = [(x, taken["shm_bytes"]) for x, taken in settled]
-    result["machine"] = {
-        "shm_bytes": {
-            "first": shared[0][1], "last": shared[-1][1], "slope": round(per * slope(shared), 1),
-        }
-    }  # fmt: skip
+            result.setdefault(name, {})[what] = trend(points, per)
+    shared = [(x, float(taken["shm_bytes"])) for x, taken in settled]
+    result["machine"] = {"shm_bytes": trend(shared, per)}
     return result
+
+
+def trend(points: list[tuple[float, float]], per: float) -> dict[str, Any]:
+    """First and last y, and the least-squares slope with its 90 % interval, per `per` units of x.
+
+    Neighbouring samples resemble each other: the interval is as wide as for so many independent
+    ones as their residuals' first autocorrelation leaves.
+    """
+    x, y = (np.array(column) for column in zip(*points, strict=True))
+    found = {"first": round(float(y[0]), 2), "last": round(float(y[-1]), 2)}
+    spread = x - x.mean()
+    if len(x) < 4 or not spread.any():
+        return found
+    slope = spread @ y / (spread @ spread)
+    residuals = y - y.mean() - slope * spread
+    square = residuals @ residuals
+    alike = max(0.0, residuals[1:] @ residuals[:-1] / square) if square else 0.0
+    count = max(3.0, len(x) * (1 - alike) / (1 + alike))
+    error = 1.645 * np.sqrt(square / len(x) * len(x) / (count - 2) / (spread @ spread))
+    low, high = (round(float(per * (slope + sign * error)), 3) for sign in (-1, 1))
+    return {**found, "slope": round(float(per * slope), 3), "interval": [low, high]}

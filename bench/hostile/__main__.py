@@ -3,8 +3,9 @@
     python -m bench.hostile [--requests 1000] [--seed 0] [--workers 2]
 
 Requests are made from the server's own schemas: every field at, below and above its range, of
-wrong types, absent, huge. A third comes at degree 1, a third merged, a third during changes. Every
-answer must be a 4xx that names what is wrong, or right; no death, no hang, no stream harmed,
+wrong types, absent, huge, and prompts and outputs as long as a prefill chunk, a worker's pool, a
+merged instance and the context. A third comes at degree 1, a third merged, a third during changes.
+Every answer must be a 4xx that names what is wrong, or right; no death, no hang, no stream harmed,
 nothing left behind, and the memory of the front end flat (median of the last third of the samples
 against that of the middle third). Exit code 1 if not.
 """
@@ -26,10 +27,10 @@ from bench.hostile.ranges import Bounds
 from bench.hostile.report import figures, summarise
 from bench.hostile.run import Plan, Run
 from bench.hostile.schema import read_routes
-from bench.soak import choose_model
+from bench.soak.__main__ import choose_model
 from tests.serving.servers import Server
 
-POOL, CHUNK = 4096, 2048
+POOL, CHUNK = 512, 256
 VOCABULARY = 49152
 
 
@@ -80,9 +81,21 @@ def start_server(workers: int, layers: int, folder: str) -> Server:
 def make_generator(
     server: Server, workers: int, seed: int, only: str = "", model: str = MODEL_NAME
 ) -> Generator:
-    """For a server that runs and calls its model so; reads its schemas."""
+    """For a server that runs at degree 1 and calls its model so; reads its schemas and limits."""
     routes = read_routes(server.get("/openapi.json"), vague_fields())
-    return Generator(routes, Bounds(VOCABULARY, POOL, workers), seed, only, model)
+    own, ranks = server.state()["max_request_tokens"], list(range(workers))
+    chosen = server.get("/server_info")
+    assert server.transform(ranks, workers)[0] == 200
+    bounds = Bounds(
+        vocabulary=VOCABULARY,
+        chunk=chosen["chunked_prefill_size"],
+        own=own,
+        most=server.state()["max_request_tokens"],
+        context=server.get("/v1/models")["data"][0]["max_model_len"],
+        workers=workers,
+    )
+    assert server.transform(ranks, 1)[0] == 200
+    return Generator(routes, bounds, seed, only, model)
 
 
 if __name__ == "__main__":

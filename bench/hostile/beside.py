@@ -15,6 +15,7 @@ from tests.serving.servers import Server
 OUTPUT = 48
 _PAUSE_S = 0.1
 _EXCUSED_S = 15.0
+_REACH_S = 120.0
 # Flat: the last third's median is at most so far above the middle third's.
 FLAT_MIB = 16.0
 _LEAST_SAMPLES = 30
@@ -82,7 +83,7 @@ class Changes:
 
     def __init__(self, workers: int) -> None:
         self.ranks = list(range(workers))
-        self.done = 0
+        self.done = self.refused = 0
         self.problems: list[Problem] = []
         self._wanted = False
 
@@ -96,18 +97,34 @@ class Changes:
     def stop(self) -> None:
         self._wanted = False
 
-    async def change(self, server: Server, degree: int) -> None:
-        """One transformation of all workers to `degree`."""
+    async def reach(self, server: Server, degree: int) -> None:
+        """Bring all workers to `degree`, as soon as no long request stands against it."""
+        deadline = time.monotonic() + _REACH_S
+        while not await self.change(server, degree):
+            if time.monotonic() > deadline:
+                what = f"degree {degree} not reached in {_REACH_S:g} s"
+                self.problems.append(Problem(time.monotonic(), what))
+                return
+            await asyncio.sleep(0.5)
+
+    async def change(self, server: Server, degree: int) -> bool:
+        """One transformation of all workers to `degree`; whether it was carried out.
+
+        Workers refuse while a request lives that the new layout cannot hold.
+        """
         try:
             status, reply = await asyncio.to_thread(server.transform, self.ranks, degree)
         except OSError as error:
             self.problems.append(Problem(time.monotonic(), f"{type(error).__name__}: {error}"))
             await asyncio.sleep(0.5)
-            return
+            return False
         if status == 200:
             self.done += 1
+        elif status == 409:
+            self.refused += 1
         else:
             self.problems.append(Problem(time.monotonic(), f"{status}: {str(reply)[:300]}"))
+        return status == 200
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import Any
 from bench.hostile.bodies import BODIES
 from bench.hostile.bomb import Bomb, generate_body
 from bench.hostile.bombs_http import make_bodies, make_places
+from bench.hostile.bombs_lengths import make_lengths
 from bench.hostile.bombs_patterns import make_patterns
 from bench.hostile.cases import Expect, Raw, put
 from bench.hostile.ranges import MANY_CHOICES, OUTPUT, Bounds
@@ -27,6 +28,7 @@ def make_bombs(bounds: Bounds) -> list[Bomb]:
         *_batches(),
         *make_bodies(),
         *make_places(),
+        *make_lengths(bounds),
     ]
 
 

@@ -15,10 +15,12 @@ Path = tuple[str, ...]
 
 
 class Expect(Enum):
-    """What is right: a refusal; no refusal; either, where nobody has said where the range ends."""
+    """What is right: a refusal; no refusal; a refusal at degree 1 and none merged; either, where
+    nobody has said where the range ends."""
 
     REFUSE = "refuse"
     SERVE = "serve"
+    SERVE_MERGED = "serve merged"
     EITHER = "either"
 
 
@@ -92,7 +94,14 @@ class Case:
         wanted = {mutation.value.expect for mutation in self.mutations}
         if Expect.REFUSE in wanted:
             return Expect.REFUSE
-        return Expect.SERVE if wanted == {Expect.SERVE} else Expect.EITHER
+        return wanted.pop() if len(wanted) == 1 else Expect.EITHER
+
+    def expect_in(self, phase: str) -> Expect:
+        """What is right in this phase of a run."""
+        if self.expect is not Expect.SERVE_MERGED:
+            return self.expect
+        by_phase = {"degree 1": Expect.REFUSE, "merged": Expect.SERVE}
+        return by_phase.get(phase, Expect.EITHER)
 
     @property
     def same(self) -> bool:

@@ -48,21 +48,22 @@ class Verdict:
     why: str = ""
 
 
-def judge(case: Case, reply: Reply, plain: str | None) -> Verdict:
+def judge(case: Case, reply: Reply, plain: str | None, phase: str = "") -> Verdict:
     """plain: text of the plain body's answer, None where nobody knows it."""
+    expect = case.expect_in(phase)
     if reply.error:
         return Verdict("no answer", reply.error)
     if reply.status >= 500:
         return Verdict(f"status {reply.status}", _text(reply))
     if 400 <= reply.status < 500:
-        if case.expect is Expect.SERVE:
+        if expect is Expect.SERVE:
             return Verdict("refused though valid", f"{reply.status}: {_text(reply)}")
         if not is_named(case, reply):
             return Verdict("refused without a name", f"{reply.status}: {_text(reply)}")
         return Verdict()
     if reply.status != 200:
         return Verdict(f"status {reply.status}", _text(reply))
-    if case.expect is Expect.REFUSE:
+    if expect is Expect.REFUSE:
         return Verdict("accepted", _text(reply))
     if case.route in GENERATING and case.method == "POST":
         return _judge_outputs(case, reply, plain)

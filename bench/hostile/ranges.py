@@ -13,11 +13,22 @@ OUTPUT = 8
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of the server: token ids of its vocabulary, tokens of a worker's pool, workers."""
+    """Of the server: token ids of its vocabulary, tokens of a prefill chunk, of the longest request
+    of a worker alone and of all merged, of the context, and workers."""
 
     vocabulary: int
-    pool: int
+    chunk: int
+    own: int
+    most: int
+    context: int
     workers: int
+
+    def marks(self) -> dict[str, int]:
+        """Lengths at which something changes."""
+        return {
+            "a chunk": self.chunk, "a pool": self.own, "an instance": self.most,
+            "the context": self.context,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,7 @@ def known_ranges(bounds: Bounds) -> dict[str, Range]:
     """Ranges by the name of the field, whichever API has it."""
     probability = Range((0.01, 0.5, 1, 1.0), (-1e-9, -1, -1e308), (1.0000001, 2, 1e308))
     penalty = Range((-2, 2, 0.0), (-2.001, -1e308), (2.001, 2**31, 1e308))
-    too_many = (bounds.pool * bounds.workers * 4, 2**31, 2**40, 2**63, 2**64)
+    too_many = (bounds.most, bounds.context, 2**31, 2**40, 2**63, 2**64)
     tokens = Range((1, OUTPUT), (-1, -(2**63)), too_many)
     ranks = Range((0, bounds.workers - 1), (-1,), (bounds.workers, 2**31, 2**64))
     choices = Range((1, 2, 4), (0, -1), (MANY_CHOICES, 2**31, 2**64))

@@ -38,7 +38,11 @@ def figures(run: Run, cases: list[Case], missed: list[str]) -> dict[str, Any]:
         "refusals_longer_than_4000_bytes": out.long_refusals,
         "slowest_answer": out.slowest,
         "streams": {"done": run.streams.done, "harmed": [p.what for p in harmed][:20]},
-        "transformations": {"done": run.changes.done, "failed": changes[:20]},
+        "transformations": {
+            "done": run.changes.done,
+            "refused": run.changes.refused,
+            "failed": changes[:20],
+        },
         "memory_of_the_front_end": memory,
         "left_behind": out.left_behind,
         "deaths": list(as_dicts(out.deaths)),
@@ -76,6 +80,7 @@ def summarise(found: dict[str, Any]) -> str:
         f"verdicts: {found['by_verdict']}, {found['texts_compared']} texts compared",
         f"streams: {found['streams']['done']} right, {len(found['streams']['harmed'])} harmed",
         f"transformations: {found['transformations']['done']}, "
+        f"{found['transformations']['refused']} refused, "
         f"{len(found['transformations']['failed'])} failed",
         f"front end: {memory}",
         f"slowest answer: {found['slowest_answer']}",

@@ -146,7 +146,7 @@ class Run:
         """Streams, memory, and the layout of the phase."""
         self._watch = asyncio.create_task(self.memory.watch(self.server))
         if phase != "changes":
-            await self.changes.change(self.server, 1 if phase == "degree 1" else self.plan.workers)
+            await self.changes.reach(self.server, 1 if phase == "degree 1" else self.plan.workers)
         else:
             self._changer = asyncio.create_task(self.changes.run(self.server))
         self.streams.start(self.server.url)
@@ -177,7 +177,7 @@ class Run:
     def _record(self, phase: str, case: Case, reply: Reply) -> None:
         out = self.outcome
         plain = self._plain.get(_key(case))
-        verdict: Verdict = judge(case, reply, plain)
+        verdict: Verdict = judge(case, reply, plain, phase)
         out.sent += 1
         out.texts_compared += case.same and plain is not None and reply.status == 200
         out.statuses[str(reply.status or "none")] += 1
@@ -232,7 +232,7 @@ class Run:
 
     async def _finish(self) -> None:
         """After some quiet nothing may run or wait, and no session or request may be left."""
-        await self.changes.change(self.server, 1)
+        await self.changes.reach(self.server, 1)
         await asyncio.sleep(_QUIET_S)
         left = self.outcome.left_behind
         try:

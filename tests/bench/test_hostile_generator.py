@@ -4,13 +4,14 @@ import json
 import math
 
 from bench.hostile.bombs import make_bombs
+from bench.hostile.bombs_lengths import make_lengths
 from bench.hostile.cases import ABSENT, Expect, Raw, encode, has_place, put
 from bench.hostile.generator import Generator, choose_routes
 from bench.hostile.ranges import Bounds, known_ranges
 from bench.hostile.schema import Field, fields_of_hints, read_routes
 from bench.hostile.values import values_for
 
-BOUNDS = Bounds(vocabulary=1000, pool=512, workers=2)
+BOUNDS = Bounds(vocabulary=1000, chunk=256, own=480, most=2000, context=4096, workers=2)
 DOCUMENT = {
     "paths": {
         "/generate": {
@@ -158,3 +159,15 @@ def test_requests_made_by_hand_are_encodable_and_say_what_may_name_them():
         assert bomb.names and bomb.note is not None
         if isinstance(bomb.body, dict):
             json.loads(encode(bomb.body).decode())
+
+
+def test_lengths_lie_just_below_at_and_above_what_a_server_holds():
+    found = {}
+    for bomb in make_lengths(BOUNDS):
+        if bomb.route == "/generate":
+            body = bomb.body
+            size = len(body["input_ids"]) + body["sampling_params"]["max_new_tokens"]
+            found.setdefault(bomb.expect, set()).add(size)
+    assert {255, 256, 257, 479, 480} <= found[Expect.SERVE]
+    assert {481, 1999, 2000} <= found[Expect.SERVE_MERGED]
+    assert {2001, 4095, 4096, 4097} <= found[Expect.REFUSE]

@@ -58,6 +58,16 @@ def test_what_must_be_refused_is_not_to_be_served_and_the_other_way_round():
     assert refused.failure == "refused though valid"
 
 
+@pytest.mark.parametrize(
+    ("phase", "served", "refused"),
+    [("degree 1", "accepted", ""), ("merged", "", "refused though valid"), ("changes", "", "")],
+)
+def test_what_only_a_merged_instance_holds_is_served_merged_alone(phase, served, refused):
+    long = case(Expect.SERVE_MERGED)
+    assert judge(long, reply(generated()), None, phase).failure == served
+    assert judge(long, reply({"error": "top_p"}, 400), None, phase).failure == refused
+
+
 def test_a_200_is_held_against_what_was_asked_for():
     sent = {"text": "a", "sampling_params": {"n": 2, "max_new_tokens": 3}}
     assert not judge(case(sent=sent), reply([generated()] * 2), None).failure

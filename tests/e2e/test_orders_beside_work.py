@@ -75,6 +75,69 @@ def test_a_merge_asked_for_during_a_long_prompt_leaves_every_token_as_it_was(ser
     assert server.process.poll() is None
 
 
+@pytest.fixture
+def slow_steps(server):
+    """Steps so long that requests sent together with an order come before its end."""
+    start_afresh(server)
+    assert server.transform([0, 1], 2)[0] == 200
+    yield
+    assert server.post("/slow_down", {"forward_sleep_time": None})[0] == 200
+
+
+def order_of_four(server):
+    """Begin 2+1+1 -> 4, which takes a step for each layer."""
+    assert server.post("/slow_down", {"forward_sleep_time": 0.2})[0] == 200
+    status, reply = server.transform([0, 1, 2, 3], 4, wait=False)
+    assert status == 202, reply
+    return reply["operation_id"]
+
+
+def is_changing(server, operation):
+    running = server.state()["operation"]
+    return running is not None and running["operation_id"] == operation
+
+
+def is_done(server, operation):
+    status, reply = server.transform([0, 1, 2, 3], 4, operation_id=operation)
+    assert (status, reply["outcome"]) == (200, "done"), reply
+
+
+def test_long_requests_that_arrive_in_mid_change_are_neither_refused_nor_shortened(
+    server, slow_steps
+):
+    by_prompt = {"prompt": 1000, "output": 6, "offset": 100}
+    by_output = {"prompt": 300, "output": 240, "offset": 500}
+    beside = [{"prompt": 20, "output": 12, "offset": 50 * rank, "rank": rank} for rank in range(4)]
+    right = [generate(server, **one) for one in (by_prompt, by_output)]
+    assert server.post("/flush_cache", {})[0] == 200
+    with ThreadPoolExecutor(6) as pool:
+        others = [pool.submit(generate, server, **one) for one in beside]
+        operation = order_of_four(server)
+        longs = [pool.submit(generate, server, **one) for one in (by_prompt, by_output)]
+        assert is_changing(server, operation)
+        is_done(server, operation)
+        assert server.post("/slow_down", {"forward_sleep_time": None})[0] == 200
+        assert [long.result() for long in longs] == right
+        assert [len(other.result()) for other in others] == [12] * 4
+
+
+def test_a_long_request_that_ends_in_mid_change_harms_no_other(server, slow_steps):
+    """Its prefix was to be cached on slots that another request got meanwhile."""
+    short = {"prompt": 100, "output": 60, "offset": 0}
+    right, after = generate(server, **short), {"prompt": 400, "output": 8, "offset": 3000}
+    expected = generate(server, **after)
+    assert server.post("/flush_cache", {})[0] == 200
+    with ThreadPoolExecutor(2) as pool:
+        beside = pool.submit(generate, server, **short)
+        time.sleep(0.5)
+        long = pool.submit(generate, server, prompt=478, output=3, offset=3000)
+        operation = order_of_four(server)
+        assert len(long.result()) == 3
+        is_done(server, operation)
+        assert beside.result() == right
+    assert generate(server, **after) == expected
+
+
 def test_a_worker_in_a_slow_step_is_waited_for(server):
     """Rank 2 has nothing to do and enters at once; rank 3 comes when its step is over."""
     small = {"prompt": 10, "output": 3, "offset": 7, "rank": 3}

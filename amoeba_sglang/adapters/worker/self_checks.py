@@ -9,6 +9,7 @@ from sglang.srt.managers.scheduler import Scheduler
 
 from amoeba_sglang.adapters.worker.audit import audit
 from amoeba_sglang.adapters.worker.slots import live_slots
+from amoeba_sglang.control.shares.news import SlotNews
 from amoeba_sglang.planes.transformation import Transformation
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,19 @@ class SelfChecks(Scheduler):
             boundary = boundary.after(under_way.layers)
         place = {"b": boundary.b, "before": order.before, "after": order.after}
         logger.info("joint step %s", json.dumps({**place, **self.step_events}))
+
+    def log_slots(self, news: SlotNews, changing: bool) -> None:
+        """Say which slots this worker lends or returns, and which of its tokens move to others: for
+        the prefix cache, or `changing`, since a transformation takes theirs away."""
+        if not self.audits:
+            return
+        counts = {
+            "lent": len(news.lent),
+            "returned": len(news.returned),
+            "relocated" if changing else "moved to stay cached": len(news.moved_to),
+        }
+        if any(counts.values()):
+            logger.info("slots change hands %s", json.dumps(counts))
 
     def log_digest(self, when: str) -> None:
         """Say what KV and weights are; only idle: under load the KV changes anyway, and hashing all

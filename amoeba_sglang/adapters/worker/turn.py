@@ -62,7 +62,10 @@ class Turn:
             case protocol.Ring(ranks, tag):
                 runtime.bell.ring(ranks, tag)
             case protocol.Exchange():
-                return runtime.exchange(effect, self._batch, self.requests)
+                records = runtime.exchange(effect, self._batch, self.requests)
+                own = records[runtime.index % len(records)]
+                self._scheduler.log_slots(own.slots, changing=bool(effect.ready))
+                return records
             case protocol.Run(records):
                 self._scheduler.report_steps()
                 self._scheduler.show_capacity()

@@ -1,0 +1,1 @@
+"""Layouts that change under load for a long time, and every output compared."""

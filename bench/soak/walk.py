@@ -1,0 +1,115 @@
+"""Who changes the layout: a random walk by hand, or requests that a policy merges for."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from typing import Any
+
+from amoeba_sglang.control.layout.partition import Layout, LayoutError
+from amoeba_sglang.control.layout.slots import DegreeChain
+from bench.layout_record import degrees_of
+from bench.soak.load import Load
+from tests.serving.servers import Server
+
+_ORDER_S = 300.0
+_WAVE_S = 20.0
+_POLL_S = 0.1
+_LONG_TIMES = 0.7
+
+
+class Walk:
+    """Posts orders. `outcomes` counts (status, outcome), `made` has what was carried out, with the
+    times of the order and its answer; `problems`: answers that are no outcome of a healthy server.
+    """
+
+    def __init__(self, server: Server, rng: random.Random) -> None:
+        self.server, self._rng = server, rng
+        self.chain = DegreeChain(tuple(server.state()["degrees"]))
+        self.outcomes: Counter[str] = Counter()
+        self.made: list[dict[str, Any]] = []
+        self.problems: list[str] = []
+
+    async def step(self) -> bool:
+        """One random change to another layout; whether it was carried out."""
+        layout = Layout(degrees_of(await asyncio.to_thread(self.server.state)))
+        ranks, degree = self._rng.choice(self._changes(layout))
+        return await self.order(ranks, degree)
+
+    async def settle(self, degree: int) -> bool:
+        """Bring all workers to `degree`; they are one block."""
+        return await self.order(tuple(range(self.chain.finest)), degree)
+
+    async def order(self, ranks: tuple[int, ...], degree: int) -> bool:
+        posted = time.monotonic()
+        body = {"ranks": list(ranks), "degree": degree}
+        status, reply = await asyncio.to_thread(
+            self.server.post, "/amoeba/transform", body, timeout=_ORDER_S
+        )
+        outcome = reply.get("outcome", "refused") if isinstance(reply, dict) else "error"
+        self.outcomes[f"{status} {outcome}"] += 1
+        if status == 200 and outcome == "done":
+            self.made.append({**reply, "posted": posted, "answered": time.monotonic()})
+        elif status not in (200, 409, 504):
+            self.problems.append(f"{ranks} -> {degree}: {status} {str(reply)[:500]}")
+        return status == 200
+
+    def _changes(self, layout: Layout) -> list[tuple[tuple[int, ...], int]]:
+        """Every change that leads to another layout."""
+        found = []
+        for width in self.chain.degrees[1:]:
+            for first in range(0, layout.workers, width):
+                ranks = tuple(range(first, first + width))
+                for degree in self.chain.degrees:
+                    try:
+                        if layout.change(self.chain, ranks, degree) != layout:
+                            found.append((ranks, degree))
+                    except LayoutError:
+                        continue
+        return found
+
+
+class Tour:
+    """Goes from layout to layout; who needs a merged instance comes as long as nothing is refused
+    for him."""
+
+    def __init__(self, walk: Walk, load: Load, rng: random.Random) -> None:
+        self._walk, self._load, self._rng = walk, load, rng
+
+    async def step(self) -> None:
+        if await self._walk.step():
+            self._load.longs = self._rng.random() < _LONG_TIMES
+        else:
+            self._load.longs = False
+            await asyncio.sleep(self._rng.random())
+
+
+class Waves:
+    """Lets requests come that need merged instances until there are some, then none until all have
+    split; now and then an operator puts his hand in."""
+
+    def __init__(self, walk: Walk, load: Load, rng: random.Random) -> None:
+        self._walk, self._load, self._rng = walk, load, rng
+        self._number = 0
+
+    async def step(self) -> None:
+        self._number += 1
+        self._load.longs = True
+        await self._wait_for(lambda degrees: max(degrees) > 1)
+        await asyncio.sleep(self._rng.random() * 2)
+        if self._number % 5 == 0:
+            await self._walk.step()
+            await asyncio.sleep(self._rng.random())
+            await self._walk.settle(1)
+        self._load.longs = False
+        await self._wait_for(lambda degrees: max(degrees) == 1)
+
+    async def _wait_for(self, reached: Any) -> None:
+        deadline = time.monotonic() + _WAVE_S
+        while time.monotonic() < deadline:
+            state = await asyncio.to_thread(self._walk.server.state)
+            if reached(degrees_of(state)):
+                return
+            await asyncio.sleep(_POLL_S)
