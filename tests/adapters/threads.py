@@ -32,18 +32,20 @@ class Turns:
     """Lets one thread run at a time, which gives way only in `wait`."""
 
     def __init__(self) -> None:
-        self._lock, self._failed = threading.Condition(), False
+        self._lock, self._failed, self._begun = threading.Condition(), False, 0
 
     def run(self, works: Sequence[Callable[[], Any]]) -> list[Any]:
-        """What each of them returns; all begin with the globals as they are now."""
-        start = _globals()
+        """What each of them returns; they begin in this order, with the globals as they are."""
+        start, self._begun = _globals(), 0
         with ThreadPoolExecutor(len(works)) as threads:
-            futures = [threads.submit(self._run, work, start) for work in works]
+            futures = [threads.submit(self._run, *one, start) for one in enumerate(works)]
         _put_back(start)
         return [future.result() for future in futures]
 
-    def _run(self, work: Callable[[], Any], start: list[Any]) -> Any:
+    def _run(self, place: int, work: Callable[[], Any], start: list[Any]) -> Any:
         with self._lock:
+            self._lock.wait_for(lambda: self._begun == place, _LATE_SECONDS)
+            self._begun += 1
             _put_back(start)
             try:
                 return work()
