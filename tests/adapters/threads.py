@@ -73,13 +73,14 @@ def _put_back(values: list[Any]) -> None:
 
 
 class Circle(TransportGroup):
-    """A transport among such threads. In the place of upstream's GroupCoordinator as well, whose
-    sums it takes."""
+    """A transport among such threads, and in the place of upstream's GroupCoordinator, whose sums
+    it takes. `gathered`: calls of `all_gather`."""
 
     def __init__(self, rank: int, size: int, turns: Turns, rounds: dict[int, dict]) -> None:
         self.rank, self.size, self.timeout_s = rank, size, _LATE_SECONDS
         self.rank_in_group, self.world_size = rank, size
         self._turns, self._rounds, self._turn = turns, rounds, 0
+        self.gathered = 0
 
     @classmethod
     def of(cls, size: int, turns: Turns) -> list[Circle]:
@@ -100,6 +101,7 @@ class Circle(TransportGroup):
         return x.copy_(sum(self._meet(x.clone())))
 
     def all_gather(self, x: torch.Tensor, dim: int = 0) -> torch.Tensor:
+        self.gathered += 1
         return torch.cat(self._meet(x.clone()), dim)
 
     def all_gather_rows(self, x: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:

@@ -64,6 +64,7 @@ class Worker:
 
     def __init__(self, index: int, chain: DegreeChain, circles: dict[int, Circle], page: int):
         self.index, self.chain, self.page = index, chain, page
+        self.circle = circles.get(chain.finest)
         self.context = runtime_context.RuntimeContext(runtime_context.ParallelContext())
         config = SimpleNamespace(page_size_kib=4, mlp_elements=3 * HIDDEN * 48, group_size=4)
         alone = SimpleNamespace(
@@ -91,9 +92,9 @@ class Worker:
             self.attention = CpuAttention(runner)
         stack = list(self.model.model.layers)
         pages = WeightPages(chain, 4096, elastic_matrices(stack, chain.finest))
-        store = WeightStore(self.pool.memory, pages, index)
+        self.store = WeightStore(self.pool.memory, pages, index)
         self.layers = [
-            LayerShards(layer, number, chain, index, circles, store)
+            LayerShards(layer, number, chain, index, circles, self.store)
             for number, layer in enumerate(stack)
         ]
         self.executor = JointExecutor(

@@ -8,7 +8,7 @@ import pytest
 from amoeba_sglang.control.shares.news import SlotNews
 from amoeba_sglang.control.worker.protocol import Exchange, State
 from tests.adapters.model.allocators import SIZE
-from tests.adapters.worker.runtimes import GROWN, LAYERS, Batch, Workers
+from tests.adapters.worker.runtimes import GROWN, Batch, Workers
 
 
 @pytest.fixture
