@@ -53,7 +53,7 @@ def test_a_device_that_is_too_small_says_what_would_fit():
 
 
 def test_every_warning_is_in_the_text():
-    made = report(device=20, page_kib=4)
+    made = report(device=20, page_kib=32)
     assert any("vm.max_map_count" in line for line in made.warnings)
     for warning in made.warnings:
         assert f"warning: {warning}" in made.text()

@@ -53,7 +53,7 @@ def test_blocks_take_turns_as_workers_do(turn, block):
 
 
 def test_the_least_loaded_block_merges():
-    change = LEAST_LOADED.change(scene(loads=(0, 5, 3, 1)))
+    change = LEAST_LOADED.change(scene(loads=(5, 5, 1, 1)))
     assert change.ranks == (2, 3)
     # Tokens break ties, and then the first block does.
     tied = scene(loads=(2, 2, 2, 2))
