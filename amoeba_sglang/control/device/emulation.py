@@ -14,7 +14,7 @@ class Emulation:
     """`dilation`: real seconds in which one emulated second passes.
 
     All durations and clocks of the server's own code are in emulated seconds, see
-    `AmoebaConfig.now`; what upstream and clients measure is real and `dilation` times as long.
+    `Clock`; what upstream and clients measure is real and `dilation` times as long.
     """
 
     device: DeviceModel

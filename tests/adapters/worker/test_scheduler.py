@@ -1,0 +1,185 @@
+"""What an ElasticScheduler does around upstream's: without sockets, model and pools."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from sglang.srt.managers.scheduler import NextBatchPlan, Scheduler
+
+from amoeba_sglang.adapters.messages import TransformOrder
+from amoeba_sglang.adapters.worker import scheduler as module
+from amoeba_sglang.adapters.worker.scheduler import ElasticScheduler
+from amoeba_sglang.adapters.worker.turn import Turn
+from amoeba_sglang.control.worker.protocol import Run, WorkerProtocol
+from tests.adapters.model.allocators import GROWN, SIZE, make
+from tests.adapters.worker.runtimes import Batch, Clock
+
+
+class Events:
+    def __init__(self):
+        self.seen = []
+
+    def since_last_step(self, live, batch):
+        self.seen.append((list(live), batch))
+        return {"arrived": 1}
+
+
+class Worker(ElasticScheduler):
+    """`turns`: the batches of all turns that were carried out."""
+
+    def __init__(self, grew=False, waits=False, sleeps=True):
+        self.clock, self.page_size, self.own_slots = Clock(), 1, SIZE
+        self.turns, self.ticks, self.reported = [], [], 0
+        self.runtime = SimpleNamespace(
+            rank=1,
+            grown={1: 0, 2: GROWN},
+            slots=SimpleNamespace(take_growth=lambda: grew),
+            step_clock=SimpleNamespace(tick=lambda *args: self.ticks.append(args)),
+            protocol=WorkerProtocol(1),
+            progress=[0, 0],
+            may_sleep=lambda: sleeps,
+            must_wait=lambda requests: waits,
+            slots_beyond=lambda *degrees: min(degrees) * 100,
+        )
+        self.token_to_kv_pool_allocator = make()
+        self.model_config = SimpleNamespace(context_len=150)
+        self.max_running_requests, self.max_queued_requests = 64, 7
+        self.shown_capacity = self.max_total_num_tokens = SIZE
+        self.waiting_queue, self.result_queue = [], []
+        self.running_batch = self.last_batch = None
+        self.chunked_req = self._pending_chunked_abort_req = None
+        self.grammar_manager = SimpleNamespace(grammar_queue=[])
+        self.audits, self.request_events, self.step_events = False, Events(), {}
+        self.cur_batch_for_debug, self._engine_paused = "a batch", False
+
+    def report_long_requests(self, requests):
+        self.reported += 1
+
+
+@pytest.fixture(autouse=True)
+def carried_out(monkeypatch):
+    """Turns are noted, which the tests of Turn are about."""
+
+    def carry_out(self, steps):
+        self._scheduler.turns.append((self._batch, [type(effect) for effect in steps]))
+
+    monkeypatch.setattr(Turn, "carry_out", carry_out)
+
+
+@pytest.fixture
+def plans(monkeypatch):
+    """Upstream plans a batch named after its call."""
+
+    def plan(self, running_batch, last_batch):
+        return NextBatchPlan(batch_to_run=Batch([]), running_batch=running_batch)
+
+    monkeypatch.setattr(Scheduler, "get_next_batch_to_run", plan)
+
+
+def running():
+    return SimpleNamespace(reqs=[], batch_is_full=True)
+
+
+def test_a_step_is_planned_by_upstream_and_agreed_on_with_the_peers(plans):
+    worker, batch = Worker(), running()
+    plan = worker.get_next_batch_to_run(batch, None)
+    assert worker.turns == [(plan.batch_to_run, [Run])]
+    assert worker.ticks == [(True, False)] and worker.runtime.progress == [0, 1]
+    # SGLang's watchdog must not take waiting for a peer for a forward that hangs.
+    assert worker.cur_batch_for_debug is None and worker.reported == 1
+    assert batch.batch_is_full, "nothing has grown"
+
+
+def test_nothing_runs_that_could_use_up_what_an_order_needs(plans):
+    worker = Worker(waits=True)
+    plan = worker.get_next_batch_to_run(running(), None)
+    assert plan.batch_to_run is None and worker.turns == [(None, [Run])]
+    assert worker.clock.slept == [0.005] and worker.ticks == [(False, False)]
+
+
+def test_prompts_that_have_just_run_are_taken_over_first():
+    last = SimpleNamespace(forward_mode=SimpleNamespace(is_extend=lambda: True), reqs=[])
+    decoded = SimpleNamespace(forward_mode=SimpleNamespace(is_extend=lambda: False), reqs=[])
+    worker = Worker(waits=True)
+    assert not worker.must_wait(running(), last)
+    assert worker.must_wait(running(), decoded) and worker.must_wait(running(), None)
+
+
+def test_what_happened_since_the_last_step_is_noted_for_audits_only(plans):
+    worker = Worker()
+    worker.get_next_batch_to_run(running(), None)
+    assert worker.request_events.seen == [] and worker.step_events == {}
+    worker.audits = True
+    plan = worker.get_next_batch_to_run(running(), None)
+    assert worker.request_events.seen == [([], plan.batch_to_run)]
+    assert worker.step_events == {"arrived": 1}
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_paused_engine_goes_on_meeting_its_peers(monkeypatch, paused):
+    monkeypatch.setattr(Scheduler, "ingest_requests", lambda self, stop: ["a request"])
+    worker = Worker()
+    worker._engine_paused = paused
+    before = worker.clock.time
+    assert worker.ingest_requests() == ["a request"]
+    assert worker.received_at > before
+    assert worker.turns == ([(None, [Run])] if paused else [])
+
+
+@pytest.mark.parametrize(("sleeps", "idle"), [(True, True), (True, False), (False, True)])
+def test_a_worker_sleeps_and_is_audited_when_no_peer_waits_for_it(monkeypatch, sleeps, idle):
+    done = []
+    monkeypatch.setattr(Scheduler, "on_idle", lambda self: done.append("slept"))
+    worker = Worker(sleeps=sleeps)
+    monkeypatch.setattr(worker, "is_fully_idle", lambda: idle, raising=False)
+    monkeypatch.setattr(worker, "check", lambda: done.append("checked"), raising=False)
+    worker.on_idle()
+    assert done == ([] if not sleeps else ["checked", "slept"] if idle else ["slept"])
+
+
+def test_limits_are_what_all_degrees_hold_and_the_model_can_read():
+    worker = Worker()
+    worker.follow_capacity((1,))
+    assert (worker.max_req_len, worker.max_req_input_len) == (SIZE + 100 - 1, SIZE + 100 - 6)
+    worker.follow_capacity((2, 4))
+    assert worker.max_req_len == 150 - 1
+    worker.follow_capacity((4, 1))
+    assert worker.max_req_len == SIZE + 100 - 1
+
+
+def test_the_router_is_told_what_the_worker_holds(monkeypatch):
+    monkeypatch.setattr(Scheduler, "get_init_info", lambda self: {"status": "ready"})
+    info = Worker().get_init_info()
+    assert info["status"] == "ready" and (info["max_rows"], info["max_queued"]) == (64, 7)
+    assert info["capacity"] == {
+        "slots": SIZE, "context": 150, "grown": {1: 0, 2: GROWN}, "page": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_gauge_of_the_capacity_follows_it(shown):
+    worker, values = Worker(), []
+    gauge = SimpleNamespace(labels=lambda **labels: SimpleNamespace(set=values.append))
+    worker.metrics_reporter = SimpleNamespace(current_scheduler_metrics_enabled=shown)
+    worker.metrics_collector = SimpleNamespace(labels={"rank": 1}, max_total_num_tokens=gauge)
+    for _ in range(2):
+        worker.show_capacity()
+    assert values == ([SIZE + GROWN] if shown else [])
+    assert worker.shown_capacity == SIZE + GROWN
+
+
+def test_orders_come_in_turn_with_requests_and_go_to_the_protocol(monkeypatch):
+    monkeypatch.setattr(
+        Scheduler,
+        "init_request_dispatcher",
+        lambda self: setattr(self, "_request_dispatcher", module.TypeBasedDispatcher([])),
+    )
+    worker = Worker()
+    worker.init_request_dispatcher()
+    order = TransformOrder(
+        phase="abort", operation_id="x", epoch=1, ranks=[0, 1], before=[1, 1], after=[2, 2]
+    )
+    worker._request_dispatcher(order)
+    [(batch, [effect])] = worker.turns
+    assert batch is None and effect.__name__ == "StandDown"

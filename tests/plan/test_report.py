@@ -1,0 +1,64 @@
+"""The plan of a model on a device, as data and as text."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+
+from amoeba_sglang.control.layout.dense_model import load_model
+from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.plan.report import GB, Report
+
+MODEL = load_model("Qwen2.5-7B", 2, 2)
+
+
+def report(device=80, share=0.9, degrees=(1, 2, 4), page_kib=2048, model=MODEL):
+    usable = round(device * GB * share)
+    return Report.build(model, DegreeChain(degrees), page_kib << 10, device * GB, usable, 1)
+
+
+def test_the_weights_of_a_worker_are_all_there():
+    made = report()
+    data = made.data()
+    weights = sum(data["weights"].values())
+    assert weights == MODEL.replicated_bytes + sum(MODEL.mlp_matrices)
+    assert f"{'all':<30}{weights / GB:>10.3f}" in made.text()
+    assert data["usable_bytes"] == 72 * GB and data["degrees"] == (1, 2, 4)
+    assert data["tight"] == asdict(made.tight) and not made.warnings
+
+
+def test_every_degree_has_its_line_and_every_change():
+    lines = report().text().splitlines()
+    rows = [line.split() for line in lines]
+    tight = report().tight
+    for at in tight.degrees:
+        assert sum(row[:1] == [str(at.degree)] and f"{at.tokens:,}" in row for row in rows) >= 1
+    for change in tight.changes:
+        assert any(row[:3] == [str(change.low), "-", str(change.high)] for row in rows)
+
+
+def test_a_group_of_one_has_no_changes_to_show():
+    assert "a merge and its split" not in report(degrees=(1,)).text()
+
+
+def test_a_device_that_is_too_small_says_what_would_fit():
+    fits_two = report(device=15)
+    [warning] = [line for line in fits_two.warnings if "does not fit" in line]
+    assert "only those shown would fit" in warning
+    nothing = report(device=4)
+    assert any("none would fit" in line for line in nothing.warnings)
+    assert "no degree fits" in nothing.text()
+
+
+def test_every_warning_is_in_the_text():
+    made = report(device=20, page_kib=32)
+    assert any("vm.max_map_count" in line for line in made.warnings)
+    for warning in made.warnings:
+        assert f"warning: {warning}" in made.text()
+
+
+def test_a_model_that_does_not_divide_is_refused():
+    with pytest.raises(ConfigError, match="8 does not divide"):
+        report(degrees=(1, 8))
