@@ -14,7 +14,7 @@ STARTED := $(shell date +%s)
 # make reaches it, not a shell that would leave it behind.
 SCREEN := @exec $(PYTHON) -m tools.screen
 
-.PHONY: setup model serve test lint bench ratio fresh world world-mutants
+.PHONY: setup model serve test lint bench ratio fresh world soak world-mutants
 
 setup: $(VENV)/.patched $(MODEL)/config.json
 	@echo "Set up in $$(( $$(date +%s) - $(STARTED) )) s. Next: make serve, or make test."
@@ -79,6 +79,11 @@ world: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev
 	@$(BIN)/python -W ignore -m tests.world --seeds $(SEEDS) --workers $(WORKERS) \
 	  $(if $(PROFILE),--profile $(PROFILE)) $(if $(MUTANT),--mutant $(MUTANT)) \
 	  $(if $(RESUME),--resume $(RESUME)) $(ARGS)
+
+# The same of fresh seeds at 2, 4 and 8 workers, for ever or for MINUTES; a later one goes on.
+soak: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev
+	@$(BIN)/python -W ignore -m tests.world.soak --resume $(or $(RESUME),.cache/world.jsonl) \
+	  $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 # Whether the world finds faults that are put into the code; LIST=1 prints them.
 world-mutants: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev

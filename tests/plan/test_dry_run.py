@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from amoeba_sglang.plan.dry_run import parse_change, plan_change
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amoeba_sglang.control.layout.dense_model import load_model
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.errors import ConfigError
-from amoeba_sglang.plan.dry_run import parse_change, plan_change
 
 CHAIN = DegreeChain((1, 2, 4))
 MODEL = load_model("Qwen2.5-7B", 2, 2)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-
 from amoeba_sglang.tools import screen
 from amoeba_sglang.tools.screen import Progress, Screen
 

@@ -11,7 +11,6 @@ from amoeba_sglang.adapters.worker.batch_rows import lengths_of_batch
 from amoeba_sglang.adapters.worker.requests import batched_requests
 from amoeba_sglang.control.layout.locations import slots_of
 from amoeba_sglang.control.layout.slots import FIRST_LEASED
-from amoeba_sglang.control.reports import Report, Vote
 from tests.world.shadow import content_of
 from tests.world.violation import Violation
 from tests.world.waiting import Waiting
@@ -47,7 +46,7 @@ class Checks:
         if batch is not None:
             self.steps += 1
             self._require_content(worker, batch)
-            self._count_rare(worker, batch)
+            self._play.rare.see_step(worker, batch)
         if self._turns % _AUDIT_EVERY == 0:
             self._audit(worker, batch, running_batch)
 
@@ -95,13 +94,6 @@ class Checks:
                 f"rank {worker.rank}: {kept}, verdict {ledger.verdict!r}",
             )
 
-    def _count_rare(self, worker: Any, batch: Any) -> None:
-        counts, ledger = self._play.counts, worker.token_to_kv_pool_allocator.ledger
-        counts["steps with leases"] += bool(len(ledger.extra.leased))
-        counts["steps with extra slots in use"] += bool(ledger.extra.in_use)
-        counts["steps in mid-change"] += worker.runtime.transformation is not None
-        counts["steps that prefill"] += batch.forward_mode.is_extend()
-
     # Between the workers
 
     def hear_loans(self, anchor: int, records: list[Any]) -> None:
@@ -111,9 +103,7 @@ class Checks:
         if epoch == records[0].epoch and lent > unmet:
             raise Violation("more is lent than is lacking", f"rank {anchor}: {lent} for {unmet}")
         self._unmet[anchor] = records[0].epoch, max(0, records[0].slots.wanted - lent)
-        self._play.counts["loans"] += lent > 0
-        self._play.counts["loans that come home"] += len(records[0].slots.returned) > 0
-        self._play.counts["recalls"] += any(record.slots.wanted for record in records[1:])
+        self._play.rare.see_round(anchor, records)
 
     def remember_rows(self, rank: int, record: Any) -> None:
         """What the owner has when it goes on from telling its peers."""
@@ -172,11 +162,17 @@ class Checks:
         self._play.note("end", rid, kind, client.tokens, by, (reason or {}).get("message", ""))
         if not client.open:
             return
+        self._judge_end(client, kind, reason, by)
+        self._play.front_end.ended(client)
+
+    def _judge_end(self, client: Any, kind: str | None, reason: Any, by: str) -> None:
         client.status, client.reason = "whole" if kind == "length" else "aborted", reason
-        if kind == "length" and client.tokens == client.output:
+        # Who asks for no output gets the token that follows the prompt all the same.
+        if kind == "length" and client.tokens == max(1, client.output):
             self._play.counts["requests served"] += 1
             return
-        what = f"{rid} {client.ask.prompt}+{client.output} by {by} after {client.tokens}: {reason}"
+        asked = f"{client.rid} {client.ask.prompt}+{client.output}"
+        what = f"{asked} by {by} after {client.tokens}: {reason}"
         if client.excused:
             self._play.counts["requests ended as asked"] += 1
         elif kind == "length":
@@ -186,11 +182,6 @@ class Checks:
             self._play.counts[f"refused by the router {reason.get('status_code')}"] += 1
         else:
             raise Violation("an accepted request ends with an error", what)
-
-    def hear(self, report: Report) -> None:
-        """A worker tells the router something."""
-        if isinstance(report, Vote):
-            self._play.counts["votes yes" if report.accept else "votes no"] += 1
 
     # The end
 
@@ -219,6 +210,8 @@ class Checks:
                 raise Violation("rows are lost", f"rank {worker.rank}: {rows}")
         if self._play.operator.asked:
             raise Violation("an order is never answered", str(self._play.operator.asked))
+        if self._play.operator.waits:
+            raise Violation("a control request is never answered", self._play.operator.waits)
 
     def require_ended(self) -> None:
         """The time is over: say what has not ended."""
@@ -227,8 +220,8 @@ class Checks:
             first = left[0]
             raise Violation(
                 "a request never ends",
-                f"{len(left)}, the first {first.ask.rid} {first.ask.prompt}+{first.output} got "
-                f"{first.tokens}; {self._whereabouts(first.ask.rid)}",
+                f"{len(left)}, the first {first.rid} {first.ask.prompt}+{first.output} got "
+                f"{first.tokens}; {self._whereabouts(first.rid)}",
             )
         self.at_the_end()
         raise Violation("no rest", str([fiber.waiting for fiber in self._play.loop.fibers]))

@@ -18,15 +18,15 @@ _TOKENS = range(3, 900)
 
 @dataclass
 class Client:
-    """One request. `status`: "open", "refused" before anybody had it, "whole", or how else it
-    ended; `tokens`: how many have come; `gone`: the client does not wait any more; `excused`: it
-    may end without them all, since something that was asked for ends it."""
+    """One request, of several maybe of one Ask. `status`: "open", "refused" before anybody had it,
+    "whole", or how else it ended; `tokens`: how many have come; `excused`: it may end without them
+    all, since something that was asked for ends it."""
 
     ask: Ask
+    rid: str
     output: int
     status: str = "open"
     tokens: int = 0
-    gone: bool = False
     excused: str = ""
     reason: dict[str, Any] | None = None
 
@@ -51,16 +51,16 @@ class Clients:
         shared = [common.choice(_TOKENS) for _ in range(ask.shared)]
         return shared + [own.choice(_TOKENS) for _ in range(ask.prompt - ask.shared)]
 
-    def submit(self, ask: Ask) -> TokenizedGenerateReqInput | None:
-        """What the front end sends to the router; None if it refuses, by the limits of all
-        layouts."""
-        output = ask.output
+    def admits(self, ask: Ask) -> bool:
+        """Whether the front end lets a request pass, by the limits of all layouts."""
+        has_end = ask.output is not None or self.limits.open_end(ask.prompt) is not None
+        return has_end and self.limits.refusal_by_all(ask.prompt, ask.output) is None
+
+    def submit(self, ask: Ask, rid: str, output: int | None) -> TokenizedGenerateReqInput:
+        """What the front end sends to the router. `output`: tokens instead of those asked for."""
         if output is None:
-            output = self.limits.open_end(ask.prompt)
-        client = self.by_rid[ask.rid] = Client(ask, output or 0)
-        if output is None or self.limits.refusal_by_all(ask.prompt, ask.output) is not None:
-            client.status = "refused"
-            return None
+            output = ask.output if ask.output is not None else self.limits.open_end(ask.prompt)
+        self.by_rid[rid] = Client(ask, rid, output or 0)
         params = SamplingParams(
             max_new_tokens=output,
             ignore_eos=True,
@@ -69,7 +69,7 @@ class Clients:
         )
         params.normalize(None)
         return TokenizedGenerateReqInput(
-            rid=ask.rid,
+            rid=rid,
             input_text=None,
             input_ids=array("q", self.prompt(ask)),
             input_embeds=None,
@@ -85,13 +85,12 @@ class Clients:
             routed_dp_rank=ask.rank,
         )
 
-    def leave(self, rid: str) -> AbortReq | None:
-        """The client goes away; None if it has its answer."""
-        client = self.by_rid[rid]
-        if not client.open:
-            return None
-        client.gone, client.excused = True, "its client left"
-        return AbortReq(rid=rid)
+    def leave(self, rid: str) -> list[AbortReq]:
+        """The client goes away: what its front end sends for all that has no answer yet."""
+        left = [one for one in self.by_rid.values() if one.ask.rid == rid and one.open]
+        for client in left:
+            client.excused = "its client left"
+        return [AbortReq(rid=client.rid) for client in left]
 
     def excuse_all(self, why: str) -> None:
         for client in self.by_rid.values():
@@ -101,3 +100,7 @@ class Clients:
     @property
     def open(self) -> list[Client]:
         return [client for client in self.by_rid.values() if client.open]
+
+    @property
+    def any_open(self) -> bool:
+        return any(client.open for client in self.by_rid.values())

@@ -21,7 +21,7 @@ class Ask(Event):
 
     The first `shared` tokens of the prompt are those of common text number `text`. `leaves`:
     seconds after which the client goes away, None if it stays. `compiles`: seconds that its grammar
-    takes, None without one. `rank`: the worker it asks for.
+    takes, None without one. `rank`: the worker it asks for. `samples`: how many answers it wants.
     """
 
     rid: str
@@ -34,6 +34,7 @@ class Ask(Event):
     logprobs: bool = False
     priority: int | None = None
     rank: int | None = None
+    samples: int = 1
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,25 @@ class AbortAll(Event):
 
 
 @dataclass(frozen=True)
+class Strike(Event):
+    """A client leaves at the next `moment` of worker `rank` (a name of MOMENTS) at which there is a
+    request of its kind, `victim`: "long", "chunked", "waiting" or "any"."""
+
+    rank: int
+    moment: str
+    victim: str
+
+
+@dataclass(frozen=True)
+class Weights(Event):
+    """Weights are to be updated ("update") or read by name ("read"), which takes a worker so many
+    seconds."""
+
+    what: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Lose(Event):
     """Worker `rank` dies, is stopped, or makes no progress any more: "dies", "stops", "hangs"."""
 
@@ -104,9 +124,29 @@ class Lose(Event):
     how: str
 
 
+# Effects of the worker's protocol at which a Strike may come.
+MOMENTS = (
+    "Consider", "Vote", "StandDown", "Approach", "MayMeet", "Enter", "Advance", "Join", "Listen",
+    "Exchange",
+)  # fmt: skip
+VICTIMS = ("long", "chunked", "waiting", "any")
+
 KINDS = {
     kind.__name__: kind
-    for kind in (Ask, Change, Fault, NoPages, Slow, Late, Pause, Flush, AbortAll, Lose)
+    for kind in (
+        Ask,
+        Change,
+        Fault,
+        NoPages,
+        Slow,
+        Late,
+        Pause,
+        Flush,
+        AbortAll,
+        Strike,
+        Weights,
+        Lose,
+    )  # fmt: skip
 }
 
 

@@ -41,12 +41,13 @@ class Faults:
     def map_fails(self, rank: int, what: str) -> bool:
         """Whether this mapping fails. One for each operation: by design a second one, on the way
         back, ends the server."""
-        epoch = self._play.workers[rank].runtime.transformation.order.epoch
+        worker = self._play.workers[rank]
+        epoch = worker.runtime.transformation.order.epoch
         if (rank, what) not in self._maps or epoch in self._faulted:
             return False
         self._maps.discard((rank, what))
         self._faulted.add(epoch)
-        self._play.counts[f"map faults ({what})"] += 1
+        self._play.rare.see_map_fault(worker, what)
         return True
 
     def page_refusal(self, rank: int) -> str | None:

@@ -15,7 +15,11 @@ class Killed(BaseException):
 
 class Loop:
     """A virtual clock and what is to happen when; ties are broken by the seed, not by who came
-    first. `current`: the fiber that runs now, or None. `events`: how many have happened."""
+    first. `current`: the fiber that runs now, or None. `events`: how many have happened.
+
+    Events happen on the thread of whichever fiber has given way last: most often the next to run is
+    the same one, and no thread has to wake another.
+    """
 
     def __init__(self, seed: object) -> None:
         self.now, self.events = 0.0, 0
@@ -24,8 +28,11 @@ class Loop:
         self._ties = Random(f"{seed}/ties")
         self._heap: list[tuple[float, float, int, Callable[[], Any]]] = []
         self._count = 0
-        self.baton = threading.Lock()
-        self.baton.acquire()
+        self._over: Callable[[], bool] = lambda: False
+        self._resumed: Fiber | None = None
+        self._error: BaseException | None = None
+        self._baton = threading.Lock()
+        self._baton.acquire()
 
     def at(self, when: float, act: Callable[[], Any]) -> None:
         """Let `act` happen at that virtual time, in seconds."""
@@ -42,28 +49,59 @@ class Loop:
         self.at(self.now, fiber.resume)
         return fiber
 
-    def step(self) -> bool:
-        """Let the next event happen; False if there is none."""
-        if not self._heap:
-            return False
-        when, _, _, act = heapq.heappop(self._heap)
-        self.now = max(self.now, when)
-        self.events += 1
-        act()
-        return True
+    def run(self, over: Callable[[], bool]) -> None:
+        """Let events happen until `over`, asked before each of them, says so, or none is left.
+        Raises what ends an event or a fiber."""
+        self._over, self._error = over, None
+        self.pass_on(self.next_fiber())
+        self._baton.acquire()
+        if self._error is not None:
+            raise self._error
 
     def end(self) -> None:
         """Unwind all fibers."""
+        self._over = lambda: True
         for fiber in self.fibers:
             if not fiber.done:
                 fiber.killed = True
-                fiber.go.release()
-                self.baton.acquire()
+                self.pass_on(fiber)
+                self._baton.acquire()
+
+    # Called by the thread that has the baton
+
+    def next_fiber(self) -> Fiber | None:
+        """Let events happen until a fiber is to run, which is returned; None: the caller of `run`
+        is to go on."""
+        try:
+            while self._heap and not self._over():
+                when, _, _, act = heapq.heappop(self._heap)
+                self.now = max(self.now, when)
+                self.events += 1
+                act()
+                if self._resumed is not None:
+                    fiber, self._resumed = self._resumed, None
+                    return fiber
+        except BaseException as error:
+            self._error = error
+        return None
+
+    def resume(self, fiber: Fiber) -> None:
+        """Let this fiber run after the event that happens now: one at most."""
+        assert self._resumed is None
+        self._resumed = fiber
+
+    def pass_on(self, fiber: Fiber | None) -> None:
+        """Give the baton to a fiber, or to the caller of `run`."""
+        (self._baton if fiber is None else fiber.go).release()
+
+    def fail(self, error: BaseException) -> None:
+        """Let `run` raise this, once it has the baton."""
+        self._error = error
 
 
 class Fiber:
-    """One thread of control, for which time passes only while it waits. `error`: what ended it.
-    `waiting`: why it does not run, None while it does."""
+    """One thread of control, for which time passes only while it waits. `waiting`: why it does not
+    run, None while it does."""
 
     def __init__(
         self, loop: Loop, name: str, main: Callable[[], Any], on_switch: Callable[[], Any]
@@ -73,36 +111,38 @@ class Fiber:
         self.go = threading.Lock()
         self.go.acquire()
         self.killed = self.done = False
-        self.error: BaseException | None = None
         self.waiting: str | None = "start"
         self._ticket = 0
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     def _run(self) -> None:
         self.go.acquire()
+        error = None
         try:
             if not self.killed:
+                self._begin()
                 self._main()
         except Killed:
             pass
-        except BaseException as error:
-            self.error = error
-        self.done = True
-        self.loop.baton.release()
+        except BaseException as raised:
+            error = raised
+        self.done, self.loop.current = True, None
+        if error is not None:
+            self.loop.fail(error)
+        ends = error is not None or self.killed
+        self.loop.pass_on(None if ends else self.loop.next_fiber())
 
-    def resume(self) -> None:
-        """Let it run until it waits again. Raises what ended it."""
-        if self.done:
-            return
+    def _begin(self) -> None:
+        """It runs from here on."""
         self.waiting = None
         self._ticket += 1
         self.loop.current = self
         self._on_switch()
-        self.go.release()
-        self.loop.baton.acquire()
-        self.loop.current = None
-        if self.error is not None:
-            raise self.error
+
+    def resume(self) -> None:
+        """Let it run, after the event that happens now, until it waits again."""
+        if not self.done:
+            self.loop.resume(self)
 
     # Called by its own thread
 
@@ -124,11 +164,14 @@ class Fiber:
         return not late
 
     def _give_way(self, why: str) -> None:
-        self.waiting = why
-        self.loop.baton.release()
-        self.go.acquire()
+        self.waiting, self.loop.current = why, None
+        fiber = self.loop.next_fiber()
+        if fiber is not self:
+            self.loop.pass_on(fiber)
+            self.go.acquire()
         if self.killed:
             raise Killed
+        self._begin()
 
     # Called by other fibers and events
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang.srt.managers.io_struct import FlushCacheReqInput, FlushCacheReqOutput
+from sglang.srt.managers.io_struct import (
+    FlushCacheReqInput,
+    FlushCacheReqOutput,
+    GetWeightsByNameReqInput,
+    UpdateWeightFromDiskReqInput,
+)
 
 from amoeba_sglang.adapters.messages import AdminReply, AdminRequest
 from amoeba_sglang.control.layout.partition import LayoutError
@@ -12,15 +17,22 @@ from amoeba_sglang.control.layout.slots import DegreeChain
 from tests.world import events
 from tests.world.violation import Violation
 
+# The front end looks so often whether all requests have ended, in seconds.
+_RETRY_S = 0.02
+
 
 class Operator:
-    """`asked`: by request, when it was asked, until it is answered."""
+    """`asked`: by request, when it was asked, until it is answered. `weights_s`: seconds that a
+    worker's weights take when they are updated or read."""
 
     def __init__(self, play: Any, chain: DegreeChain) -> None:
         self._play, self._chain = play, chain
         self._changes = 0
         self.asked: dict[str, float] = {}
         self._flushes: list[bool] | None = None
+        self._weights: events.Weights | None = None
+        self._touched: list[bool] | None = None
+        self.weights_s = 0.0
 
     def change(self, event: events.Change) -> None:
         """Ask for one of the layouts that the present one allows."""
@@ -52,6 +64,46 @@ class Operator:
                 raise Violation("some workers flush and others do not", str(self._flushes))
             self._play.counts["flushes" if answer.success else "flushes refused"] += 1
             self._flushes = None
+
+    def touch_weights(self, event: events.Weights) -> None:
+        """Ask for weights to be updated or read, unless this was asked and is not answered yet. The
+        front end updates them only while no request is open, and lets others wait meanwhile."""
+        if self._weights is None:
+            self._weights, self.weights_s = event, event.seconds
+            self._play.front_end.locked = event.what == "update"
+            self._try_weights()
+
+    def _try_weights(self) -> None:
+        if self._play.front_end.locked and self._play.clients.any_open:
+            self._play.loop.after(_RETRY_S, self._try_weights)
+            return
+        self._touched = []
+        request = (
+            UpdateWeightFromDiskReqInput(model_path="new")
+            if self._play.front_end.locked
+            else GetWeightsByNameReqInput(name="model.layers.0.mlp.down_proj.weight")
+        )
+        self._play.route(self._play.router.handle_judged, request)
+
+    def touched(self, answer: Any) -> None:
+        """All workers answer alike: it is done, or refused."""
+        assert self._touched is not None and self._weights is not None, answer
+        done = answer.success if hasattr(answer, "success") else answer.parameter is not None
+        self._touched.append(done)
+        if len(self._touched) < self._play.config.workers:
+            return
+        if len(set(self._touched)) > 1:
+            raise Violation("some workers touch weights and others do not", str(self._touched))
+        past = {"update": "updated", "read": "read"}[self._weights.what]
+        self._play.rare.count(f"weights {past if done else 'refused'}")
+        self._weights = self._touched = None
+        self._play.loop.after(0.0, self._play.front_end.unlock)
+
+    @property
+    def waits(self) -> str:
+        """What else than an order was asked for and is not answered yet; empty: nothing."""
+        flush = "a flush" if self._flushes is not None else ""
+        return flush or ("weights" if self._weights is not None else "")
 
     def answer(self, reply: AdminReply) -> None:
         """Once to each question."""

@@ -21,6 +21,7 @@ from amoeba_sglang.planes.emulated.timeline import Launched, Timeline
 from amoeba_sglang.planes.memory.base import MemoryFault
 from amoeba_sglang.planes.step_executor import LayerMove
 from tests.world.stage import STAGE
+from tests.world.violation import Violation
 
 # Virtual seconds of copying a slot, of moving and of mapping a layer.
 _SLOT_SECONDS, _LAYER_SECONDS, _MAP_SECONDS = 1e-6, 1e-4, 2e-4
@@ -44,6 +45,29 @@ class StepTime:
 
     def step_seconds(self, degree: int, work: Any) -> float:
         return STAGE.play.step_seconds(self._rank, work) if work else 0.0
+
+
+class WorldLayer(EmulatedLayer):
+    """Knows when its weights are touched."""
+
+    def restore_upstream_order(self) -> None:
+        if self.degree > 1:
+            raise Violation("weights are touched in an instance", f"degree {self.degree}")
+
+    def adopt_weights(self) -> None:
+        """Nothing: there are none."""
+
+
+class WorldWeights:
+    """In the place of what updates and reads weights: it takes time."""
+
+    def update_weights_from_disk(self, *args: Any, **kwargs: Any) -> tuple[bool, str]:
+        STAGE.play.sleep(STAGE.play.operator.weights_s)
+        return True, ""
+
+    def get_weights_by_name(self, name: str, size: int) -> list[float]:
+        STAGE.play.sleep(STAGE.play.operator.weights_s)
+        return [0.0]
 
 
 class WorldSampler(EmulatedSampler):
@@ -159,7 +183,7 @@ def make_world_plane(scheduler: Any, rank: int) -> WorldPlane:
     scheduler.tp_worker.model_runner.sampler = WorldSampler()
     executor = WorldExecutor(
         rank,
-        [EmulatedLayer() for _ in range(config.layers)],
+        [WorldLayer() for _ in range(config.layers)],
         DegreeChain(config.degrees),
         allocator,
         vocabulary=scheduler.model_config.vocab_size,

@@ -15,10 +15,17 @@ from sglang.srt.managers.io_struct import (
     BatchTokenIDOutput,
     ContinueGenerationReqInput,
     FlushCacheReqOutput,
+    GetWeightsByNameReqOutput,
     PauseGenerationReqInput,
+    UpdateWeightFromDiskReqOutput,
 )
 
-from amoeba_sglang.adapters.messages import AdminReply, LimitsChanged
+from amoeba_sglang.adapters.messages import (
+    AdminReply,
+    LimitsChanged,
+    TransformOrder,
+    WeightsRefused,
+)
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.reports import Done, Report, StepsMeasured
 from tests.world import events
@@ -27,11 +34,14 @@ from tests.world.clients import Clients
 from tests.world.events import Event, History
 from tests.world.faults import Faults
 from tests.world.fibers import Loop
+from tests.world.front_end import FrontEnd
 from tests.world.operator import Operator
+from tests.world.rare import Rare
 from tests.world.router import WorldRouter
 from tests.world.schedulers import Built
 from tests.world.shadow import Shadow
 from tests.world.stage import STAGE
+from tests.world.strikes import Strikes
 from tests.world.violation import Violation
 
 # Of a message between processes, at least and beyond that at most, in seconds.
@@ -64,12 +74,14 @@ class Play:
         size = allocator.num_pages + setting.grown_slots(chain.finest)
         self.shadow = Shadow(self.config.workers, self.config.group_size, chain, size, setting.page)
         self.snapshots: dict[int, Any] = {}
-        self.faults = Faults(self)
+        self.faults, self.rare = Faults(self), Rare(self)
+        self.strikes = Strikes(self)
         self._arrived_at = [0.0] * self.config.workers
         self._reported_at = [0.0] * self.config.workers
         STAGE.play = self
         self.router = WorldRouter(self, self.config, self.workers[0])
         self.clients = Clients(history.seed, self.router.desk.limits)
+        self.front_end = FrontEnd(self)
         self.operator = Operator(self, chain)
         self.checks = Checks(self)
         self.ended: str | None = None
@@ -125,13 +137,18 @@ class Play:
         last = self.history.events[-1].at if self.history.events else 0.0
         slow = sum(e.seconds for e in self.history.events if isinstance(e, events.Slow))
         bound = last + _BOUND_S + 4 * slow
-        while self.loop.now < bound:
-            over = self.loop.now > last and not self.clients.open
-            if over and self.router.operations.running is None and self.checks.at_rest():
-                self.checks.at_the_end()
-                return
-            self.loop.step()
-        self.checks.require_ended()
+
+        def over() -> bool:
+            if self.loop.now <= last or self.clients.any_open:
+                return self.loop.now >= bound
+            waits = self.router.operations.running is not None or self.operator.waits
+            idle = not waits and self.checks.at_rest()
+            return idle or self.loop.now >= bound
+
+        self.loop.run(over)
+        if self.loop.now >= bound:
+            self.checks.require_ended()
+        self.checks.at_the_end()
 
     def _judge_exception(self, error: BaseException) -> None:
         text = "".join(traceback.format_exception(error))
@@ -152,13 +169,7 @@ class Play:
         self.counts[type(event).__name__] += 1
         self.note(event)
         if isinstance(event, events.Ask):
-            request = self.clients.submit(event)
-            if request is None:
-                self.counts["refused by the front end"] += 1
-                return
-            if event.leaves is not None:
-                self.loop.after(event.leaves, lambda: self._leave(event.rid))
-            self.route(self.router.arrive, request)
+            self.front_end.ask(event)
         elif isinstance(event, events.Change):
             self.operator.change(event)
         elif isinstance(event, events.Pause):
@@ -168,15 +179,12 @@ class Play:
             self.route(self.router.handle_judged, AbortReq(rid="", abort_all=True))
         elif isinstance(event, events.Flush):
             self.operator.flush(event)
+        elif isinstance(event, events.Weights):
+            self.operator.touch_weights(event)
+        elif isinstance(event, events.Strike):
+            self.strikes.arm(event)
         else:
             self.faults.arm(event)
-
-    def _leave(self, rid: str) -> None:
-        abort = self.clients.leave(rid)
-        if abort is not None:
-            self.note("leave", rid)
-            self.counts["clients that left"] += 1
-            self.route(self.router.handle_judged, abort)
 
     def _pause(self, event: events.Pause) -> None:
         self.route(self.router.handle_judged, PauseGenerationReqInput(mode=event.mode))
@@ -197,6 +205,11 @@ class Play:
         seconds *= 0.9 + 0.2 * self.random("step", rank).random()
         return seconds + self.faults.extra_seconds(rank)
 
+    def see_effect(self, worker: Any, effect: Any) -> None:
+        """A worker's protocol is about to let this be done."""
+        self.rare.see_effect(worker, effect)
+        self.strikes.see_effect(worker, effect)
+
     # Messages
 
     def route(self, act: Callable[..., Any], *args: Any) -> None:
@@ -207,6 +220,8 @@ class Play:
 
     def send(self, rank: int, message: Any) -> None:
         """Router to worker, in order."""
+        if isinstance(message, TransformOrder):
+            self.rare.see_order(message.epoch)
         delay = _WIRE_S + _WIRE_MORE_S * self.random("wire", rank).random()
         at = self._arrived_at[rank] = max(self._arrived_at[rank], self.loop.now + delay)
         message = copy.copy(message)
@@ -228,11 +243,15 @@ class Play:
     def report(self, rank: int, report: Report) -> None:
         """Worker to router, in order."""
         self.note("report", rank, _short(report))
-        self.checks.hear(report)
         delay = _WIRE_S + _WIRE_MORE_S * self.random("report", rank).random()
         delay += self.faults.delay(rank)
         at = self._reported_at[rank] = max(self._reported_at[rank], self.loop.now + delay)
-        self.loop.at(at, lambda: self.route(self.router.tell, report))
+
+        def arrive() -> None:
+            self.rare.see_report(report)
+            self.route(self.router.tell, report)
+
+        self.loop.at(at, arrive)
 
     def from_worker(self, rank: int, output: Any) -> None:
         if isinstance(output, AbortReq):
@@ -244,7 +263,10 @@ class Play:
             for rid, reason, tokens in parts:
                 self.clients.by_rid[rid].tokens = tokens
                 if reason is not None:
+                    self.rare.see_end(self.workers[rank], rid)
                     self.checks.end(rid, reason, f"worker {rank}")
+        elif isinstance(output, UpdateWeightFromDiskReqOutput | GetWeightsByNameReqOutput):
+            self.operator.touched(output)
 
     def to_client(self, message: Any) -> None:
         """Router to front end."""
@@ -257,6 +279,8 @@ class Play:
             self.operator.answer(message)
         elif isinstance(message, FlushCacheReqOutput):
             self.operator.flushed(message)
+        elif isinstance(message, UpdateWeightFromDiskReqOutput | WeightsRefused):
+            self.operator.touched(message)
 
     def end_server(self, reason: str) -> None:
         raise ServerEnded(reason)

@@ -14,10 +14,11 @@ class Profile:
 
     Shares of requests, 0 to 1: `long`, too long for one worker's own pool; `near`, within a few
     tokens of what a worker or instance can hold; `leave`, whose client goes away; `grammar`,
-    `logprobs`, `open` (no end is asked for), `named` (a rank is). Of seconds: `fault`, `refuse`,
-    `slow`, `late`, `pause`, `flush`, `abort_all`, `lose` happen so often. slow_s, late_s: how long
-    at most. burst: arrivals come this much denser or thinner in turn. texts: common beginnings, of
-    which a prompt has all but its last token with probability `same`, else half or nothing.
+    `logprobs`, `open` (no end is asked for), `named` (a rank is), `several` (answers are). So often
+    a second happen `fault`, `refuse`, `slow`, `late`, `pause`, `flush`, `abort_all`, `strike`,
+    `weights`, `lose`. slow_s, late_s, weights_s: how long at most. burst: arrivals come this much
+    denser or thinner in turn. texts: common beginnings, of which a prompt has all but its last
+    token with probability `same`, else half or nothing.
     """
 
     setting: Setting
@@ -32,6 +33,7 @@ class Profile:
     logprobs: float = 0.0
     open: float = 0.0
     named: float = 0.0
+    several: float = 0.0
     fault: float = 0.05
     refuse: float = 0.0
     slow: float = 0.0
@@ -41,6 +43,9 @@ class Profile:
     pause: float = 0.0
     flush: float = 0.0
     abort_all: float = 0.0
+    strike: float = 1.0
+    weights: float = 0.0
+    weights_s: float = 1.0
     lose: float = 0.0
     texts: int = 4
     same: float = 0.3
@@ -64,9 +69,11 @@ PROFILES = {
         pause=0.1,
         flush=0.2,
         abort_all=0.05,
+        several=0.1,
+        weights=0.1,
     ),
     # Hardly a moment without an order.
-    "busy": Profile(_small(), seconds=10.0, change=0.05),
+    "busy": Profile(_small(), seconds=10.0, change=0.05, strike=2.0),
     # Long requests of nearly all that an instance holds.
     "dense": Profile(_small(), seconds=10.0, arrivals=4.0, long=0.5, near=0.7, change=0.25),
     # Leases: long requests that need just more than grown slots; short ones beside them.
@@ -84,6 +91,7 @@ PROFILES = {
         leave=0.3,
         texts=1,
         same=0.8,
+        strike=3.0,
     ),
     # KV pages of several tokens.
     "pages": Profile(_small(tokens=128, page=4), grammar=0.05, logprobs=0.1, open=0.1, change=0.08),
@@ -97,6 +105,7 @@ PROFILES = {
         grammar=0.05,
         refuse=0.1,
         late=0.2,
+        several=0.1,
     ),
     # Rules and operators at once.
     "rivals": Profile(_small(policy="amoeba"), seconds=12.0, arrivals=5.0, change=1.0),
@@ -109,8 +118,10 @@ PROFILES = {
         slow=0.1,
         slow_s=70.0,
         late=0.1,
-        late_s=5.0,
+        late_s=25.0,
         near=0.2,
+        weights=0.05,
+        weights_s=30.0,
     ),
     # Grammars that compile through votes and changes.
     "grammar": Profile(_small(), grammar=0.6, long=0.5, change=0.2, arrivals=6.0),
@@ -120,6 +131,8 @@ PROFILES = {
     "groups": Profile(_small(groups=2), arrivals=12.0, change=0.08),
     # Mappings fail all the time.
     "faults": Profile(_small(), fault=3.0, refuse=1.0, change=0.05, arrivals=5.0),
+    # Prompts with several answers, and weights that are updated or read beside changes.
+    "samples": Profile(_small(), several=0.5, weights=0.5, arrivals=5.0, change=0.3, pause=0.1),
     # A worker is lost: everybody gets an answer, and nobody waits for ever.
     "ends": Profile(_small(), seconds=4.0, lose=0.5, change=0.1),
 }

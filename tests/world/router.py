@@ -22,6 +22,7 @@ class WorldRouter(ElasticController):
 
     def __init__(self, play: Any, config: Any, worker: Any) -> None:
         self.play, self.config, self.clock = play, config, worker.clock
+        self._came: dict[str, float] = {}
         info = {
             "capacity": asdict(worker.capacity),
             "max_rows": worker.max_running_requests,
@@ -41,12 +42,20 @@ class WorldRouter(ElasticController):
         self.tell(Opened())
 
     def arrive(self, request: Any) -> None:
+        self._came[request.rid] = self.play.loop.now
         self.tell(Arrival(translation.to_request(request)))
 
     def carry_out(self, effect: effects.Effect) -> None:
         super().carry_out(effect)
-        if isinstance(effect, effects.Finished):
-            self.play.counts[f"{effect.record.kind}s {effect.record.outcome}"] += 1
+        rare, now = self.play.rare, self.play.loop.now
+        match effect:
+            case effects.Finished():
+                rare.see_record(effect.record)
+            case effects.Send():
+                came = self._came.pop(effect.request.rid)
+                rare.count("held by the router, then placed", came < now)
+            case effects.Cancel():
+                rare.count("aborted at the router")
 
     def send_to_worker(self, rank: int, message: Any) -> None:
         self.play.send(rank, message)

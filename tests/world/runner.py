@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import logging
 import os
@@ -22,10 +23,12 @@ _LIMIT_S = 900
 
 @dataclass
 class Outcome:
-    """What one history did. `kind`, `detail`: of the violation, empty without one; "broken" if the
-    run itself failed. `cpu`: seconds of the processor; `virtual`: of the history."""
+    """What one history of `workers` did. `kind`, `detail`: of the violation, empty without one;
+    "broken" if the run itself failed. `cpu`: seconds of the processor; `virtual`: of the history.
+    """
 
     seed: str
+    workers: int = 0
     kind: str = ""
     detail: str = ""
     text: str = ""
@@ -98,7 +101,7 @@ def run_all(
             try:
                 yield Outcome(**child.result())
             except RuntimeError as error:
-                yield Outcome(history.seed, "broken", str(error))
+                yield Outcome(history.seed, kind="broken", detail=str(error))
 
 
 def run(built: Any, history: History, traced: bool = False) -> Outcome:
@@ -115,6 +118,8 @@ def _play(built: Any, history: History, traced: bool) -> dict[str, Any]:
     faulthandler.dump_traceback_later(_LIMIT_S, exit=True)
     started = time.process_time()
     virtual_time()
+    # Nothing of a history must be gone before it is over.
+    gc.disable()
     play = Play(built, history, traced).run()
     outcome = Outcome(
         history.seed,

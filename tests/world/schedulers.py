@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-import zmq
 from sglang.srt import runtime_context
 from sglang.srt.distributed import bootstrap
 
@@ -25,9 +24,12 @@ from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.control.worker.protocol import State
 from amoeba_sglang.flags import make_parser
 from tests.world.grammar import WorldGrammars
+from tests.world.plane import WorldWeights
 from tests.world.setting import Setting
+from tests.world.sockets import Inbox, Outbox, Sleeper, Snapshots
 from tests.world.stage import STAGE
 from tests.world.surroundings import WorldSurroundings
+from tests.world.watched import WatchedProtocol
 
 MODEL = os.environ.get("AMOEBA_TEST_MODEL", ".cache/models/smollm2-135m-kv4")
 # What the workers build of the model: it computes nothing.
@@ -46,55 +48,6 @@ _SPIN_SECONDS, _LONGEST_SPIN = 1e-4, 0.02
 _SPINS = 8
 
 
-class Inbox:
-    """In the place of a PULL socket."""
-
-    def __init__(self) -> None:
-        self.messages: list[Any] = []
-
-    def recv_pyobj(self, flags: int = 0) -> Any:
-        if not self.messages:
-            raise zmq.Again
-        return self.messages.pop(0)
-
-    def recv(self, flags: int = 0, **options: Any) -> Any:
-        raise zmq.Again
-
-
-class Outbox:
-    """In the place of upstream's sender to front end and detokenizer."""
-
-    socket = None
-
-    def __init__(self, rank: int) -> None:
-        self._rank = rank
-
-    def send_output(self, output: Any, recv_obj: Any = None) -> None:
-        STAGE.play.from_worker(self._rank, output)
-
-
-class Snapshots:
-    """In the place of the writer of load snapshots."""
-
-    publish_counter, publish_interval = 0, 4
-
-    def __init__(self, rank: int) -> None:
-        self._rank = rank
-
-    def write(self, load: Any) -> None:
-        STAGE.play.snapshots[self._rank] = load
-
-
-class Sleeper:
-    """In the place of the idle poller."""
-
-    def __init__(self, scheduler: Any) -> None:
-        self._scheduler = scheduler
-        self.poller = SimpleNamespace(register=lambda *args: None)
-
-    def maybe_sleep(self) -> None:
-        if not self._scheduler.inbox.messages and not self._scheduler.runtime.bell.tags:
-            STAGE.loop.current.park("poll", timeout=1.0)
 
 
 class WorldScheduler(ElasticScheduler):
@@ -102,6 +55,12 @@ class WorldScheduler(ElasticScheduler):
 
     setting: Setting
     spins = 0
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.runtime.protocol = WatchedProtocol(self)
+        runner = self.tp_worker.model_runner
+        runner.weight_updater = runner.weight_exporter = WorldWeights()
 
     def init_ipc_channels(self, port_args: Any) -> None:
         self.rank = runtime_context.get_parallel().dp_rank
@@ -135,8 +94,28 @@ class WorldScheduler(ElasticScheduler):
         return super().ingest_requests(stop_at_pause)
 
     def step_with_peers(self, batch: Any, running_batch: Any) -> None:
+        merged = self.runtime.degree > 1
+        STAGE.play.rare.count("paused steps of merged workers", self._engine_paused and merged)
         super().step_with_peers(batch, running_batch)
         STAGE.play.checks.after_turn(self, batch, running_batch)
+
+    def must_wait(self, running_batch: Any, last_batch: Any) -> bool:
+        waits = super().must_wait(running_batch, last_batch)
+        STAGE.play.rare.count("steps that wait for an order", waits)
+        return waits
+
+    def handle_generate_request(self, recv_req: Any, **kwargs: Any) -> None:
+        STAGE.play.rare.see_arrival(self)
+        super().handle_generate_request(recv_req, **kwargs)
+
+    def abort_request(self, recv_req: Any) -> None:
+        STAGE.play.rare.see_abort(self, recv_req.rid)
+        super().abort_request(recv_req)
+
+    def _add_request_to_queue(self, req: Any, is_retracted: bool = False) -> None:
+        if is_retracted:
+            STAGE.play.rare.see_retraction(self)
+        super()._add_request_to_queue(req, is_retracted)
 
     def problems(self, *planned: Any) -> list[str]:
         """Of slot ownership."""

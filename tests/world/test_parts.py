@@ -16,6 +16,10 @@ from tests.world.shrink import shrink
 from tests.world.walk import draw
 
 
+def never():
+    return False
+
+
 def nothing():
     pass
 
@@ -30,8 +34,7 @@ def test_fibers_run_one_at_a_time_in_virtual_time():
 
     loop.spawn("slow", lambda: main("slow", 0.5), nothing)
     loop.spawn("fast", lambda: main("fast", 0.2), nothing)
-    while loop.step():
-        pass
+    loop.run(never)
     assert seen == [
         (0.2, "fast"), (0.4, "fast"), (0.5, "slow"), (0.6, "fast"), (1.0, "slow"), (1.5, "slow"),
     ]  # fmt: skip
@@ -42,8 +45,7 @@ def test_a_parked_fiber_is_woken_or_times_out():
     fiber = loop.spawn("one", lambda: results.append(loop.current.park("x", 5.0)), nothing)
     loop.spawn("two", lambda: results.append(loop.current.park("y", 2.0)), nothing)
     loop.after(1.0, fiber.wake)
-    while loop.step():
-        pass
+    loop.run(never)
     assert results == [True, False]
 
 
@@ -62,8 +64,7 @@ def test_what_ends_a_fiber_is_raised_and_the_others_are_unwound():
     loop.spawn("waits", waits, nothing)
     loop.spawn("fails", fails, nothing)
     with pytest.raises(ValueError, match="no"):
-        while loop.step():
-            pass
+        loop.run(never)
     loop.end()
     assert unwound == [True]
     assert threading.active_count() < 20
@@ -74,8 +75,7 @@ def test_ties_are_broken_by_the_seed():
         loop, seen = Loop(seed), []
         for number in range(8):
             loop.at(1.0, lambda number=number: seen.append(number))
-        while loop.step():
-            pass
+        loop.run(never)
         return seen
 
     assert order("a") == order("a")

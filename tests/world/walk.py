@@ -36,6 +36,12 @@ def draw(profile: Profile, name: str, seed: int) -> History:
         ),
         "flush": lambda at, rng: events.Flush(at, round(rng.random(), 3)),
         "abort_all": lambda at, rng: events.AbortAll(at),
+        "strike": lambda at, rng: events.Strike(
+            at, rng.randrange(workers), rng.choice(events.MOMENTS), rng.choice(events.VICTIMS)
+        ),
+        "weights": lambda at, rng: events.Weights(
+            at, rng.choice(("update", "update", "read")), round(profile.weights_s * rng.random(), 3)
+        ),
         "lose": lambda at, rng: events.Lose(
             at, rng.randrange(workers), rng.choice(("dies", "stops", "hangs"))
         ),
@@ -100,6 +106,7 @@ def _ask(profile: Profile, at: float, rid: str, rng: Random) -> Event:
         rank=rng.randrange(setting.workers * setting.groups)
         if rng.random() < profile.named
         else None,
+        samples=rng.randint(2, 3) if rng.random() < profile.several else 1,
     )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from amoeba_sglang.adapters.emulated.scheduler import EmulatedScheduler
 from sglang.srt.managers.scheduler import Scheduler
 
 from amoeba_sglang.adapters.emulated.executor import EmulatedExecutor
 from amoeba_sglang.adapters.emulated.sampler import EmulatedSampler
-from amoeba_sglang.adapters.emulated.scheduler import EmulatedScheduler
 from amoeba_sglang.adapters.worker.scheduler import ElasticScheduler
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.control.device import load_device
