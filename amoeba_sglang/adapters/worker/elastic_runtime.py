@@ -39,7 +39,7 @@ class ElasticRuntime:
         self.allocator: ElasticAllocator = scheduler.token_to_kv_pool_allocator
         self.requests = scheduler.req_to_token_pool
         self.slots, self.own = self.allocator.ledger, OwnPool(self.allocator, scheduler.tree_cache)
-        self.slots.share(Seat(self.chain, 1, self.index), grown=0, beyond=0)
+        self.slots.share(Seat(self.chain, 1, self.index), grown=0)
         self.pool = scheduler.tp_worker.model_runner.token_to_kv_pool
         self.progress = surroundings.share_words()
         self.groups = surroundings.connect(self.chain, self.pool.device, self.progress)
@@ -145,8 +145,7 @@ class ElasticRuntime:
         report.step_seconds = slowest_step
         before, after = order.before[place], order.after[place]
         if before != after:
-            # What the router promises while the order runs.
-            self.slots.leave(after, self.slots_beyond(before, after), self.own)
+            self.slots.leave(after, self.own)
 
     def advance(self) -> bool:
         """Move the next layers of the transformation under way; whether it has ended."""
@@ -160,8 +159,9 @@ class ElasticRuntime:
         order = transformation.order
         place = order.ranks.index(self.rank)
         if order.before[place] != order.after[place]:
-            seat, degree = Seat(self.chain, self.degree, self.index), self.degree
-            self.slots.share(seat, self.grown[degree], self.slots_beyond(degree))
+            self.slots.share(
+                Seat(self.chain, self.degree, self.index), self.grown[self.degree]
+            )
         return True
 
     def join(self, epoch: int, ranks: tuple[int, ...]) -> None:

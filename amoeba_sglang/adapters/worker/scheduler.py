@@ -101,9 +101,9 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Retr
         )
 
     def follow_capacity(self, degrees: tuple[int, ...]) -> None:
-        """Let upstream's limits for new requests be what all of these degrees of this worker
-        hold."""
-        tokens = self.own_tokens + self.runtime.slots_beyond(*degrees) * self.page_size
+        """Let a request have what all of these degrees of this worker hold, and no more."""
+        beyond = self.runtime.slots.beyond = self.runtime.slots_beyond(*degrees)
+        tokens = self.own_tokens + beyond * self.page_size
         self.max_req_len = min(self.model_config.context_len, tokens) - 1
         self.max_req_input_len = self.max_req_len - 5
 

@@ -42,10 +42,6 @@ class ExtraSlots:
     def count(self) -> int:
         return self.grown + len(self.leased)
 
-    @property
-    def in_use(self) -> int:
-        return self.count - self.free_count - len(self.withheld)
-
     def room(self, own_room: int, short_rest: int, long_rest: int = 0) -> int:
         """Slots that are left for long requests of `own_room` own ones and those free here.
 
@@ -111,12 +107,6 @@ class ExtraSlots:
     @property
     def closed(self) -> bool:
         return self._stays is not None
-
-    @property
-    def held(self) -> np.ndarray:
-        """Those in use, rising; int64."""
-        extra = np.concatenate([self._grown_ids(), np.sort(self.leased)])
-        return extra[~np.isin(extra, np.concatenate([self.free, self.withheld]))]
 
     def _grown_ids(self) -> np.ndarray:
         return np.arange(self._own_slots + 1, self._own_slots + self.grown + 1, dtype=np.int64)

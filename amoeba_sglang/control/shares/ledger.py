@@ -37,8 +37,7 @@ from amoeba_sglang.control.shares.seat import OwnSlots, Seat
 class Ledger:
     """Slots are ints: own ones 1..own_slots, extra ones as ExtraSlots says.
 
-    beyond: slots beyond its own that a request here may count on, the fewer of both layouts during
-    a change. lent: own slots that are the anchor's now, int64. All workers of an instance call
+    beyond: slots beyond its own that a request here may count on, which its owner sets. lent: own slots that are the anchor's now, int64. All workers of an instance call
     `offer` and `settle` in the same rounds.
     """
 
@@ -115,9 +114,9 @@ class Ledger:
 
     # Layouts
 
-    def share(self, seat: Seat, grown: int, beyond: int) -> None:
+    def share(self, seat: Seat, grown: int) -> None:
         """Begin a layout. The anchor has `grown` grown slots, and may lease its peers' own ones."""
-        self.seat, self.beyond, self._changing = seat, beyond, False
+        self.seat, self._changing = seat, False
         self.extra.grow(0 if seat.place else grown)
         if seat.place:
             self._lender = Lender(seat)
@@ -125,9 +124,9 @@ class Ledger:
             self._borrower = Borrower(seat, self.extra, self.own_slots)
         self._grew = True
 
-    def leave(self, after: int, beyond: int, own: OwnSlots) -> None:
+    def leave(self, after: int, own: OwnSlots) -> None:
         """End a layout, with its leases that do not outlast a change to degree `after`: nobody uses
-        them any more. `beyond`: see the class, until the next layout begins."""
+        them any more."""
         assert not len(self.moves), f"{len(self.moves)} slots have not been copied"
         seat, extra = self.seat, self.extra
         if seat is not None:
@@ -143,7 +142,7 @@ class Ledger:
         extra.open()
         extra.grow(0)
         self.seat = self._borrower = self._lender = self._departure = None
-        self.beyond, self._changing = beyond, True
+        self._changing = True
 
     # Orders
 

@@ -74,8 +74,8 @@ class RowMirror:
     def __init__(self) -> None:
         self._rows: dict[int, np.ndarray] = {}
 
-    def apply(self, row: int, known: int, slots: np.ndarray) -> np.ndarray:
-        """Set the row from its `known`-th slot on and return all of it, int64."""
+    def apply(self, row: int, known: int, slots: np.ndarray) -> None:
+        """Set the row from its `known`-th slot on; int64."""
         count = known + len(slots)
         capacity = max(count + 64, count * 5 // 4)
         buffer = self._rows.get(row)
@@ -87,7 +87,6 @@ class RowMirror:
                 grown[:known] = buffer[:known]
             self._rows[row] = buffer = grown
         buffer[known:count] = slots
-        return buffer[:count]
 
     def slots(self, row: int, count: int) -> np.ndarray:
         """The first `count` slots of a row that has been told so far, int64."""

@@ -28,13 +28,13 @@ def make(grown=GROWN, need_sort=False, kind=ElasticAllocator, page=1):
 
 def share(allocator, grown, degree=2, worker=0):
     """Begin a layout in which the worker has so many grown slots, or may lease."""
-    beyond = grown + (degree - 1) * SIZE
-    allocator.ledger.share(Seat(CHAIN, degree, worker), grown, beyond)
+    allocator.ledger.share(Seat(CHAIN, degree, worker), grown)
+    allocator.ledger.beyond = grown + (degree - 1) * SIZE
 
 
 def regrow(allocator, grown):
     """Another layout with so many grown slots and no leases."""
-    allocator.ledger.leave(1, 0, None)
+    allocator.ledger.leave(1, None)
     share(allocator, grown)
 
 

@@ -165,6 +165,6 @@ def test_an_output_may_be_as_long_as_own_grown_and_leased_slots_allow():
     tokens = 4 * (SIZE + GROWN + peers)
     assert make(page=4).max_new_tokens_for_memory(3, 999, **clip) == tokens - 4 - 5
     alone = make()
-    alone.ledger.leave(1, 0, None)
+    alone.ledger.leave(1, None)
     clip["token_capacity"] = SIZE
     assert alone.max_new_tokens_for_memory(3, 99, **clip) == SIZE - 3 - 2

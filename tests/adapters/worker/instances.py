@@ -81,7 +81,8 @@ class Instance:
 
     def leave(self, after):
         for ledger, pool in zip(self.ledgers, self.pools, strict=True):
-            ledger.leave(after, 0, pool)
+            ledger.leave(after, pool)
+            ledger.beyond = 0
 
     def check(self):
         """Every joint slot of the instance is in exactly one list of one worker."""

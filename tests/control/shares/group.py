@@ -135,7 +135,8 @@ class Group:
             for worker in members:
                 beyond = min(self.beyond(worker.index, d[worker.index]) for d in self.order[2:])
                 if self.degrees[worker.index] != after[worker.index]:
-                    worker.ledger.leave(after[worker.index], beyond, worker)
+                    worker.ledger.leave(after[worker.index], worker)
+                    worker.ledger.beyond = beyond
             self.phase, self.left = "change", 2 * LAYERS
         else:
             self.left -= 1
@@ -144,7 +145,8 @@ class Group:
                     index = worker.index
                     degree = after[index]
                     seat = Seat(CHAIN, degree, index)
-                    worker.ledger.share(seat, GROWN[degree], self.beyond(index, degree))
+                    worker.ledger.share(seat, GROWN[degree])
+                    worker.ledger.beyond = self.beyond(index, degree)
                 self.degrees, self.order, self.phase = after, None, ""
                 self.outcomes.append("done")
 

@@ -23,8 +23,7 @@ def make(grown=4, leased=3):
 def test_grown_ones_are_given_first():
     extra = make()
     assert extra.take(5).tolist() == [11, 12, 13, 14, FIRST_LEASED]
-    assert (extra.count, extra.free_count, extra.in_use) == (7, 2, 5)
-    assert extra.held.tolist() == [11, 12, 13, 14, FIRST_LEASED]
+    assert (extra.count, extra.free_count) == (7, 2)
 
 
 def test_what_is_in_use_can_neither_shrink_nor_go_home():
@@ -92,6 +91,5 @@ def test_every_slot_is_in_one_place(grown, leased, acts):
             closed = False
         assert extra.closed == closed
         assert sorted([*extra.free.tolist(), *extra.withheld.tolist(), *held]) == everything
-        assert (extra.in_use, extra.held.tolist()) == (len(held), sorted(held))
         if not closed:
             assert len(extra.withheld) == 0

@@ -185,5 +185,5 @@ def test_growth_is_told_once_whoever_has_grown():
         grew["anchor"] += anchor.take_growth()
         grew["lender"] += lender.ledger.take_growth()
     assert grew == {"anchor": 1, "lender": 1}
-    anchor.share(Seat(CHAIN, 2, 0), GROWN[2], 0)
+    anchor.share(Seat(CHAIN, 2, 0), GROWN[2])
     assert anchor.take_growth() and not anchor.take_growth()

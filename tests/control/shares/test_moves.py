@@ -29,7 +29,7 @@ def test_who_frees_a_target_cancels_its_copy():
 def test_an_evicted_target_frees_the_source_as_well():
     """The copy came later, over what another request had written there."""
     ledger = Ledger(OWN)
-    ledger.share(Seat(CHAIN, 2, 0), GROWN[2], 0)
+    ledger.share(Seat(CHAIN, 2, 0), GROWN[2])
     source = ledger.extra.take(3)
     ledger.moves.note(source, ids(1, 2, 3))
     assert ledger.release(ids(2)).tolist() == [2]
@@ -49,7 +49,7 @@ def test_nothing_moves_into_the_cache_from_a_vote_until_slots_are_shared_again(d
     kept = range(2 if degree == 4 else 1)
     ledger.prepare(Order(kept, 1, 1), worker.claims(), worker)
     assert ledger.verdict == "" and ledger.room_to_move(5) == 0
-    ledger.leave(6 - degree, 0, worker)
+    ledger.leave(6 - degree, worker)
     assert ledger.room_to_move(5) == 0
-    ledger.share(Seat(CHAIN, 6 - degree, 0), 0, 0)
+    ledger.share(Seat(CHAIN, 6 - degree, 0), 0)
     assert ledger.room_to_move(5) == 5

@@ -62,7 +62,7 @@ class Worker:
     def __init__(self, contents, index):
         self.contents, self.index, self.page = contents, index, contents.page
         self.ledger = Ledger(OWN)
-        self.ledger.share(Seat(CHAIN, 1, index), 0, 0)
+        self.ledger.share(Seat(CHAIN, 1, index), 0)
         self.free = list(range(1, OWN + 1))
         self.cache: list[int] = []
         self.live: list[Request] = []
