@@ -96,8 +96,13 @@ class Operator:
             raise Violation("some workers touch weights and others do not", str(self._touched))
         past = {"update": "updated", "read": "read"}[self._weights.what]
         self._play.rare.count(f"weights {past if done else 'refused'}")
-        self._weights = self._touched = None
-        self._play.loop.after(0.0, self._play.front_end.unlock)
+        self._touched = None
+        # The router may do nothing in the middle of what a worker does.
+        self._play.loop.after(0.0, self._let_go)
+
+    def _let_go(self) -> None:
+        self._weights = None
+        self._play.front_end.unlock()
 
     @property
     def waits(self) -> str:

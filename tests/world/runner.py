@@ -7,7 +7,9 @@ import gc
 import json
 import logging
 import os
+import resource
 import select
+import signal
 import sys
 import time
 import traceback
@@ -17,8 +19,8 @@ from typing import Any, NoReturn
 
 from tests.world.events import History
 
-# Real seconds after which a history is broken: it plays faster than time passes.
-_LIMIT_S = 900
+# Seconds of the processor after which a history is broken, and real ones: nothing happens any more.
+_CPU_LIMIT_S, _LIMIT_S = 300, 3600
 
 
 @dataclass
@@ -116,6 +118,8 @@ def _play(built: Any, history: History, traced: bool) -> dict[str, Any]:
 
     logging.disable(logging.CRITICAL)
     faulthandler.dump_traceback_later(_LIMIT_S, exit=True)
+    faulthandler.register(signal.SIGXCPU, chain=True)
+    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_LIMIT_S, _CPU_LIMIT_S + 10))
     started = time.process_time()
     virtual_time()
     # Nothing of a history must be gone before it is over.
