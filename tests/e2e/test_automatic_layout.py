@@ -16,9 +16,9 @@ SHORTS = [LONG[start : start + 70] for start in range(0, 280, 35)]
 
 
 @pytest.fixture(scope="module")
-def expected(roomy_server):
+def expected(pair):
     """Log-probabilities of a pool that is large enough at degree 1, where nothing changes."""
-    return score(roomy_server, LONG), run_all(roomy_server, SHORTS, 40)
+    return score(pair, LONG), run_all(pair, SHORTS, 40)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
 import threading
 import time
 import urllib.request
@@ -13,10 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 from amoeba_sglang.frontend.endpoints import REFUSED, REFUSED_METHODS
-from tests.e2e.conftest import split_all
+from tests.e2e.conftest import split_all, wait_for_tokens
+from tests.serving.fault_clients import Ending, request
+from tests.serving.load import new_session
 from tests.serving.servers import Server
 
 WORKERS = 2
+# A frozen worker is one that does not answer in time, and not yet one that is given up after 8 s.
+PREPARE_TIMEOUT_S, FREEZE_S = 5, 8
 MLP = "model.layers.3.mlp.{}_proj.weight"
 PAGE = {"Origin": "http://evil.example"}
 # Bodies that upstream would accept.
@@ -62,6 +69,7 @@ def server(shallow_model, tmp_path_factory):
         "--tp-size", str(WORKERS), "--dtype", "float32", "--max-total-tokens", "1024",
         "--chunked-prefill-size", "128", "--amoeba-policy", "static", "--enable-metrics",
         "--max-queued-requests", "1", "--amoeba-layers-per-step", "1",
+        "--amoeba-prepare-timeout-s", str(PREPARE_TIMEOUT_S),
         model=shallow_model,
         env={
             "AMOEBA_AUDIT": "1",
@@ -210,9 +218,10 @@ def test_limits_of_waiting_hold_in_the_router(server):
         server.post("/slow_down", {"forward_sleep_time": 1.0})
         with ThreadPoolExecutor(8) as pool:
             busy = pool.submit(server.generate, "Go on.", 8, routed_dp_rank=0)
-            time.sleep(0.5)
+            wait_for_tokens(server, busy)
             change = pool.submit(server.transform, [0, 1], 2)
-            time.sleep(0.2)
+            while not server.state()["operation"]:
+                assert not change.done()
             long = {"input_ids": [5] * 1100, "sampling_params": {"max_new_tokens": 8}}
             started = time.monotonic()
             tasks = [pool.submit(server.post, "/generate", long) for _ in range(3)]
@@ -224,3 +233,37 @@ def test_limits_of_waiting_hold_in_the_router(server):
     refused = [json.dumps(reply) for status, reply in replies if status == 503]
     assert sum("request queue is full" in reply for reply in refused) == 2, replies
     assert waited < 30
+
+
+def test_a_freeze_during_prepare_changes_nothing(server):
+    with Layout(server, "degree 1"):
+        endings = asyncio.run(freeze_during_prepare(server, server.workers()[1].pid))
+        assert [(e.name, e.error) for e in endings] == [(e.name, "") for e in endings]
+        # The late vote for the abandoned operation must not disturb the next one.
+        status, reply = server.transform([0, 1], 2)
+        assert status == 200, reply
+
+
+async def freeze_during_prepare(server, pid):
+    """Streams on both ranks go on around a PREPARE that the frozen rank 1 cannot answer."""
+    async with new_session() as session:
+        endings = [Ending(f"stream-{rank}", asyncio.Event()) for rank in range(WORKERS)]
+        tasks = [
+            asyncio.create_task(request(session, server, ending, rank, True, tokens=300))
+            for rank, ending in enumerate(endings)
+        ]
+        await asyncio.wait_for(asyncio.gather(*(e.started.wait() for e in endings)), 60)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            status, reply = await asyncio.to_thread(server.transform, [0, 1], 2)
+            waited = time.monotonic() - started
+            state = await asyncio.to_thread(server.state)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert status == 504, reply
+        assert f"no vote from ranks [1] within {PREPARE_TIMEOUT_S} s" in reply["error"]
+        assert PREPARE_TIMEOUT_S - 0.1 < waited < FREEZE_S
+        assert [i["degree"] for i in state["instances"]] == [1, 1]
+        assert state["operation"] is None
+        return await asyncio.wait_for(asyncio.gather(*tasks), 120)

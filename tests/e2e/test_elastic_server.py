@@ -2,13 +2,60 @@
 
 import asyncio
 import json
+import os
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e.conftest import LAYOUT_TOUR
+from amoeba_sglang.adapters.cpu.backend import KV_PAGE
+from tests.e2e.conftest import split_all, wait_for_tokens
 from tests.serving.load import chat_prompts, new_session, run_clients, stream_chat
+from tests.serving.servers import Server
+
+PAGES = [int(page) for page in os.environ.get("AMOEBA_TEST_PAGES", str(KV_PAGE)).split(",")]
+# Every change between aligned layouts along the chain 1, 2, 4, as (ranks, degree) steps.
+LAYOUT_TOUR = [
+    ([0, 1], 2),
+    ([2, 3], 2),
+    ([0, 1, 2, 3], 4),
+    ([0, 1, 2, 3], 2),
+    ([2, 3], 1),
+    ([0, 1, 2, 3], 4),
+    ([0, 1, 2, 3], 1),
+    ([0, 1, 2, 3], 4),
+    ([0, 1, 2, 3], 2),
+    ([0, 1], 1),
+    ([2, 3], 1),
+    ([0, 1, 2, 3], 2),
+    ([0, 1, 2, 3], 1),
+]
+
+
+@pytest.fixture(scope="module", params=PAGES, ids="page {}".format)
+def page(request):
+    """Tokens of a KV page; AMOEBA_TEST_PAGES=1,16 runs all with both, which takes twice as long."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def server(page):
+    with Server(
+        "--tp-size", "4", "--dtype", "float32", "--max-total-tokens", "4096",
+        "--chunked-prefill-size", "512", "--max-running-requests", "32", "--enable-metrics",
+        "--enable-cache-report", "--page-size", str(page), "--amoeba-policy", "static",
+        env={"AMOEBA_AUDIT": "1"},
+    ) as running:  # fmt: skip
+        yield running
+
+
+@pytest.fixture
+def at_degree_one(server):
+    """Start and end every test at degree 1."""
+    split_all(server)
+    yield server
+    split_all(server)
 
 
 def test_streams_are_equal_token_for_token_through_every_layout(at_degree_one):
@@ -58,18 +105,19 @@ def test_chunked_prefill_goes_on_through_a_merge_and_a_split(at_degree_one):
     server = at_degree_one
     tokens = [(7 * i) % 5000 + 100 for i in range(1800)]
 
-    async def through(changes):
-        call = asyncio.to_thread(server.generate, tokens, 8, routed_dp_rank=0)
-        task = asyncio.create_task(call)
-        for ranks, degree in changes:
-            await asyncio.sleep(0.6)
-            status, reply = await asyncio.to_thread(server.transform, ranks, degree)
-            assert status == 200, reply
-        return (await task)["output_ids"]
+    def through(*changes):
+        with ThreadPoolExecutor(1) as pool:
+            task = pool.submit(server.generate, tokens, 8, routed_dp_rank=0)
+            for number, change in enumerate(changes):
+                # All come before the prompt is there.
+                wait_for_tokens(server, task, 256 * number)
+                status, reply = server.transform(*change)
+                assert status == 200, reply
+            return task.result()["output_ids"]
 
-    expected = asyncio.run(through([]))
+    expected = through()
     server.post("/flush_cache", {})
-    assert asyncio.run(through([([0, 1], 2), ([0, 1, 2, 3], 4), ([0, 1, 2, 3], 1)])) == expected
+    assert through(([0, 1], 2), ([0, 1, 2, 3], 4), ([0, 1, 2, 3], 1)) == expected
 
 
 def test_disconnects_during_transformations_leave_nothing_behind(at_degree_one):
@@ -167,11 +215,6 @@ def test_idle_workers_sleep_after_a_transformation(at_degree_one, degree):
         assert server.transform(everyone, target)[0] == 200
         server.generate("Wake up.", 2)
     time.sleep(2)
-    before = cpu_seconds(server)
+    before = server.cpu_seconds()
     time.sleep(5)
-    assert (cpu_seconds(server) - before) / 5 < 0.3
-
-
-def cpu_seconds(server):
-    times = [process.cpu_times() for process in server.processes()]
-    return sum(t.user + t.system for t in times)
+    assert (server.cpu_seconds() - before) / 5 < 0.3

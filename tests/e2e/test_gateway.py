@@ -17,7 +17,10 @@ LONG_KEY = {"X-SMG-Routing-Key": "long-0"}
 
 @pytest.fixture(scope="module")
 def servers(automatic_servers):
-    return automatic_servers
+    """Nobody needs them afterwards, and one is dead then."""
+    yield automatic_servers
+    for server in automatic_servers:
+        server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,14 @@ import pytest
 
 from bench.hostile.__main__ import make_generator
 from bench.hostile.run import Plan, Run
+from tests.serving.servers import MODEL
 
 
 @pytest.fixture
-def hostile_run(roomy_server, shallow_model):
-    generator = make_generator(roomy_server, 2, seed=1, model=shallow_model)
+def hostile_run(pair):
+    generator = make_generator(pair, 2, seed=1, model=MODEL)
     plan = Plan(generator.make(60), workers=2, clients=2, transformations=4, most_deaths=0)
-    return Run(plan, roomy_server)
+    return Run(plan, pair)
 
 
 def test_hostile_requests_are_refused_by_name_or_served_right(hostile_run):

@@ -6,28 +6,33 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from amoeba_sglang.adapters.cpu.backend import KV_PAGE
 from bench.long_request import WeightMemory, score
-from tests.e2e.conftest import LAYERS, split_all
+from tests.e2e.conftest import LAYERS, split_all, wait_for_tokens
+from tests.e2e.conftest import NARROW_POOL as POOL
 from tests.serving.servers import Server
 
-POOL = 512
 LONG = random.Random(5).choices(range(100, 5000), k=2 * POOL + 100)
 SHORT = LONG[:90]
 
 
-@pytest.fixture(scope="module", params=[1, 16], ids="page {}".format)
+@pytest.fixture(scope="module", params=[1, KV_PAGE], ids="page {}".format)
 def page(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
-def expected(roomy_server):
+def expected(pair):
     """Log-probabilities and short output of a pool that is large enough at degree 1."""
-    return score(roomy_server, LONG), roomy_server.generate(SHORT, 16)["output_ids"]
+    split_all(pair)
+    return score(pair, LONG), pair.generate(SHORT, 16)["output_ids"]
 
 
 @pytest.fixture(scope="module")
-def server(page, shallow_model):
+def server(request, page, shallow_model):
+    if page == KV_PAGE:
+        yield request.getfixturevalue("narrow_pair")
+        return
     with Server(
         "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", str(POOL),
         "--chunked-prefill-size", "256", "--amoeba-policy", "static", "--page-size", str(page),
@@ -76,11 +81,6 @@ def test_a_merge_turns_weight_memory_into_capacity(merged):
     assert instance["max_tokens"] >= 2 * POOL + 0.97 * held
 
 
-def wait_until_running(server, task):
-    while not sum(i["running"] for i in server.state()["instances"]):
-        assert not task.done(), task.result()
-
-
 def test_tokens_on_grown_slots_are_in_all_gauges(merged):
     server, _ = merged
 
@@ -91,7 +91,7 @@ def test_tokens_on_grown_slots_are_in_all_gauges(merged):
 
     with ThreadPoolExecutor(1) as pool:
         task = pool.submit(server.generate, LONG, 60)
-        wait_until_running(server, task)
+        wait_for_tokens(server, task)
         seen = []
         while not task.done():
             seen.append(gauges())
@@ -111,7 +111,7 @@ def test_a_split_is_refused_while_a_request_lives_that_degree_1_cannot_hold(merg
     server, _ = merged
     with ThreadPoolExecutor(1) as pool:
         task = pool.submit(server.generate, LONG, 24)
-        wait_until_running(server, task)
+        wait_for_tokens(server, task)
         status, reply = server.transform([0, 1], 1)
         assert status == 409
         assert f"needs up to {len(LONG) + 24} tokens" in reply["error"]
@@ -120,8 +120,8 @@ def test_a_split_is_refused_while_a_request_lives_that_degree_1_cannot_hold(merg
     assert server.transform([0, 1], 1)[0] == 200
 
 
-@pytest.mark.parametrize("wait", [0.0, 2.0], ids=["in prefill", "in decode"])
-def test_a_split_right_after_the_abort_of_a_long_request_succeeds(expected, merged, wait):
+@pytest.mark.parametrize("held", [0, len(LONG) + KV_PAGE], ids=["in prefill", "in decode"])
+def test_a_split_right_after_the_abort_of_a_long_request_succeeds(expected, merged, held):
     server, _ = merged
     with ThreadPoolExecutor(1) as pool:
         task = pool.submit(
@@ -129,13 +129,12 @@ def test_a_split_right_after_the_abort_of_a_long_request_succeeds(expected, merg
             "/generate",
             {
                 "input_ids": LONG[::-1],
-                "rid": f"aborted-{wait}",
+                "rid": f"aborted-{held}",
                 "sampling_params": {"max_new_tokens": 900, "ignore_eos": True},
             },
         )
-        wait_until_running(server, task)
-        time.sleep(wait)
-        assert server.post("/abort_request", {"rid": f"aborted-{wait}"})[0] == 200
+        wait_for_tokens(server, task, held)
+        assert server.post("/abort_request", {"rid": f"aborted-{held}"})[0] == 200
         status, reply = server.transform([0, 1], 1)
         assert status == 200, reply
         assert task.result()[1]["meta_info"]["finish_reason"]["type"] == "abort"

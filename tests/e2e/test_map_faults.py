@@ -7,28 +7,23 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.e2e.conftest import NARROW_POOL as POOL
+from tests.e2e.conftest import split_all, wait_for_tokens
 from tests.serving.fault_clients import Remains, strike_under_load
-from tests.serving.servers import Server
 
-POOL = 512
 LONG = random.Random(3).choices(range(100, 5000), k=2 * POOL + 100)
 SHORT = LONG[:80]
 
 
-@pytest.fixture(scope="module")
-def order(tmp_path_factory):
-    return tmp_path_factory.mktemp("faults") / "order"
+@pytest.fixture
+def order(mapping_fault):
+    return mapping_fault
 
 
-@pytest.fixture(scope="module")
-def server(order, shallow_model):
-    with Server(
-        "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", str(POOL),
-        "--chunked-prefill-size", "256", "--amoeba-policy", "static",
-        module="tests.e2e.faulty_server",
-        model=shallow_model, env={"AMOEBA_AUDIT": "1", "TEST_FAULT_FILE": str(order)},
-    ) as running:  # fmt: skip
-        yield running
+@pytest.fixture
+def server(narrow_pair):
+    split_all(narrow_pair)
+    return narrow_pair
 
 
 def degrees(server):
@@ -36,10 +31,10 @@ def degrees(server):
 
 
 def fail_once(server, order, degree, mapping):
-    """A change in which one mapping of rank 1 fails, beside a request; (its output, the reply)."""
+    """A change in which one mapping of rank 1 fails, beside a request, and the output of that."""
     with ThreadPoolExecutor(1) as pool:
-        beside = pool.submit(server.generate, SHORT, 30, routed_dp_rank=1)
-        time.sleep(0.3)
+        beside = pool.submit(server.generate, SHORT, 60, routed_dp_rank=1)
+        wait_for_tokens(server, beside)
         order.write_text(f"fail {mapping}")
         status, reply = server.transform([0, 1], degree)
         assert not order.exists(), "no mapping was so late"
@@ -51,10 +46,10 @@ def fail_once(server, order, degree, mapping):
 # A merge maps once behind each K and V range of its layers, a split at least once a matrix.
 @pytest.mark.parametrize("mapping", [1, 9])
 def test_a_mapping_that_fails_undoes_the_change_and_serving_goes_on(server, order, mapping):
-    expected = server.generate(SHORT, 30, routed_dp_rank=1)["output_ids"]
+    expected = server.generate(SHORT, 60, routed_dp_rank=1)["output_ids"]
     assert fail_once(server, order, 2, mapping) == expected
     assert degrees(server) == [1, 1]
-    assert server.generate(SHORT, 30, routed_dp_rank=0)["output_ids"] == expected
+    assert server.generate(SHORT, 60, routed_dp_rank=0)["output_ids"] == expected
 
     assert server.transform([0, 1], 2)[0] == 200
     long = server.generate(LONG, 8)["output_ids"]
@@ -64,7 +59,7 @@ def test_a_mapping_that_fails_undoes_the_change_and_serving_goes_on(server, orde
     server.post("/flush_cache", {})
     assert server.generate(LONG, 8)["output_ids"] == long
     assert server.transform([0, 1], 1)[0] == 200
-    assert server.generate(SHORT, 30, routed_dp_rank=1)["output_ids"] == expected
+    assert server.generate(SHORT, 60, routed_dp_rank=1)["output_ids"] == expected
 
 
 def test_a_worker_killed_in_the_middle_of_a_mapping_leaves_nothing_behind(server, order):

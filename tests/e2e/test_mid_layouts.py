@@ -1,31 +1,25 @@
 """Long requests that live while their instance becomes larger or smaller: degrees 2 and 4."""
 
 import random
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from amoeba_sglang.adapters.cpu.backend import KV_PAGE
 from bench.long_request import score
-from tests.e2e.conftest import split_all
-from tests.serving.servers import Server
+from tests.e2e.conftest import QUARTET_POOL as POOL
+from tests.e2e.conftest import split_all, start_afresh, wait_for_tokens
 
-POOL, OUTPUT = 512, 200
+OUTPUT = 200
 ALL = [0, 1, 2, 3]
 # Longer than a worker's own pool, but with its output not than those of two.
 LONG = random.Random(8).choices(range(100, 5000), k=POOL + 200)
 SHORT = LONG[:90]
 
 
-@pytest.fixture(scope="module")
-def server(shallow_model):
-    with Server(
-        "--tp-size", "4", "--dtype", "float32", "--max-total-tokens", str(POOL),
-        "--chunked-prefill-size", "128", "--amoeba-policy", "static",
-        model=shallow_model, env={"AMOEBA_AUDIT": "1"},
-    ) as running:  # fmt: skip
-        yield running
+@pytest.fixture
+def server(quartet):
+    return quartet
 
 
 @pytest.fixture
@@ -33,27 +27,20 @@ def at(server):
     """Bring all workers to a degree, with an empty cache."""
 
     def reach(degree):
-        split_all(server)
-        assert server.post("/flush_cache", {})[0] == 200
+        start_afresh(server)
         for first in range(0, 4, degree):
             if degree > 1:
                 ranks = list(range(first, first + degree))
                 assert server.transform(ranks, degree)[0] == 200
 
-    yield reach
-    split_all(server)
-
-
-def wait_until_running(server, task):
-    while not sum(instance["running"] for instance in server.state()["instances"]):
-        assert not task.done(), task.result()
+    return reach
 
 
 @pytest.mark.parametrize(
-    ("degree", "wait"), [(4, 1.5), (2, 0.0)], ids=["4, in decode", "2, in prefill"]
+    ("degree", "tokens"), [(4, len(LONG) + KV_PAGE), (2, 0)], ids=["4, in decode", "2, in prefill"]
 )
 def test_a_long_request_lives_through_a_change_to_the_other_degree_and_back(
-    server, at, degree, wait
+    server, at, degree, tokens
 ):
     at(degree)
     expected = score(server, LONG, OUTPUT)
@@ -61,8 +48,7 @@ def test_a_long_request_lives_through_a_change_to_the_other_degree_and_back(
     at(degree)
     with ThreadPoolExecutor(1) as pool:
         task = pool.submit(score, server, LONG, OUTPUT)
-        wait_until_running(server, task)
-        time.sleep(wait)
+        wait_for_tokens(server, task, tokens)
         there = server.transform(ALL, 6 - degree)
         while_there = not task.done()
         back = server.transform(ALL, degree)
@@ -82,7 +68,7 @@ def test_what_the_smaller_instance_cannot_hold_meanwhile_is_refused_with_the_num
     at(4)
     with ThreadPoolExecutor(1) as pool:
         task = pool.submit(server.generate, tokens, OUTPUT)
-        wait_until_running(server, task)
+        wait_for_tokens(server, task)
         status, reply = server.transform(ALL, 2)
         assert status == 409
         assert "tokens on slots that the change takes away" in reply["error"]
@@ -98,7 +84,7 @@ def test_a_worker_that_would_no_longer_be_the_anchor_refuses_while_its_long_requ
     expected = server.generate(LONG, OUTPUT, routed_dp_rank=2)["output_ids"]
     with ThreadPoolExecutor(1) as pool:
         task = pool.submit(server.generate, LONG, OUTPUT, routed_dp_rank=2)
-        wait_until_running(server, task)
+        wait_for_tokens(server, task)
         status, reply = server.transform(ALL, 4)
         assert status == 409
         assert f"needs up to {len(LONG) + OUTPUT} tokens" in reply["error"]

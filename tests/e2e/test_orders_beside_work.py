@@ -1,34 +1,21 @@
 """A merge asked for while workers are in the middle of something: nobody is harmed."""
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e.conftest import split_all
-from tests.serving.servers import Server
+from tests.e2e.conftest import QUARTET_POOL, SLOW_STEP_S, start_afresh, wait_for_tokens
 
 # Together they leave no own slot of rank 0 free, and the prompt takes many chunks.
-SHORT = {"prompt": 390, "output": 90, "offset": 0}
+SHORT = {"prompt": QUARTET_POOL - 122, "output": 90, "offset": 0}
 LONG = {"prompt": 3000, "output": 16, "offset": 3000}
-# Of one step of a slow worker. 62 takes a few minutes and ended the server once: a peer was given
-# up after 60 s, whatever it did.
-SLOW_STEP_S = float(os.environ.get("AMOEBA_TEST_STEP_SECONDS", "3"))
 PATIENCE_S = 120 + 20 * SLOW_STEP_S
 
 
-@pytest.fixture(scope="module")
-def server(shallow_model):
-    with Server(
-        "--tp-size", "4", "--dtype", "float32", "--page-size", "16", "--context-length", "8192",
-        "--amoeba-policy", "static", "--max-total-tokens", "512", "--chunked-prefill-size", "128",
-        "--amoeba-layers-per-step", "1", "--skip-server-warmup",
-        "--watchdog-timeout", str(20 + 2 * SLOW_STEP_S),
-        "--amoeba-prepare-timeout-s", str(20 + 2 * SLOW_STEP_S),
-        model=shallow_model, env={"AMOEBA_AUDIT": "1"},
-    ) as running:  # fmt: skip
-        yield running
+@pytest.fixture
+def server(quartet):
+    return quartet
 
 
 def generate(server, prompt, output, offset, rank=0):
@@ -40,36 +27,29 @@ def generate(server, prompt, output, offset, rank=0):
     return reply["output_ids"]
 
 
-def start_afresh(server):
-    split_all(server)
-    assert server.post("/flush_cache", {})[0] == 200
-
-
-def serve(server, during=lambda: None):
-    """Both requests at rank 0 of a fresh instance [0, 1], `during()` between: tokens, its result
-    and seconds of the long one."""
+def serve(server, during=lambda task: None):
+    """Both requests at rank 0 of a fresh instance [0, 1], beside them `during(task)` of the long
+    one: (tokens, its result)."""
     start_afresh(server)
     assert server.transform([0, 1], 2)[0] == 200
     with ThreadPoolExecutor(2) as pool:
         short = pool.submit(generate, server, **SHORT)
-        time.sleep(0.3)
-        started = time.monotonic()
+        wait_for_tokens(server, short)
         long = pool.submit(generate, server, **LONG)
-        result = during()
-        tokens = [short.result(), long.result()]
-    return tokens, result, time.monotonic() - started
+        result = during(long)
+        return [short.result(), long.result()], result
 
 
 def test_a_merge_asked_for_during_a_long_prompt_leaves_every_token_as_it_was(server):
-    undisturbed, _, seconds = serve(server)
+    undisturbed, _ = serve(server)
     assert [len(tokens) for tokens in undisturbed] == [SHORT["output"], LONG["output"]]
     for share in (0.1, 0.3, 0.6):
 
-        def merge(share=share):
-            time.sleep(share * seconds)
+        def merge(task, share=share):
+            wait_for_tokens(server, task, SHORT["prompt"] + share * LONG["prompt"])
             return server.transform([0, 1, 2, 3], 4)
 
-        tokens, (status, reply), _ = serve(server, merge)
+        tokens, (status, reply) = serve(server, merge)
         assert status in (200, 409), reply
         assert tokens == undisturbed, (share, reply)
     assert server.process.poll() is None

@@ -5,72 +5,49 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e.conftest import LAYERS
+from amoeba_sglang.adapters.cpu.backend import KV_PAGE
+from tests.e2e.conftest import LAYERS, wait_for_tokens
 from tests.serving.load import chat_prompts, new_session, run_clients, stream_chat
-from tests.serving.servers import Server
 
 _RETRACTED = re.compile(r"#retracted_reqs: (\d+)")
 
-
 # (ranks, degree) of the transformations, one after the other.
-_TOURS = {
-    2: [([0, 1], 2), ([0, 1], 1)],
-    4: [([0, 1], 2), ([0, 1, 2, 3], 4), ([0, 1, 2, 3], 2), ([0, 1, 2, 3], 1)],
-}
+_TOUR = [([0, 1], 2), ([0, 1, 2, 3], 4), ([0, 1, 2, 3], 2), ([0, 1, 2, 3], 1)]
+_AT_A_TIME = 20
 
 
-def start_server(workers, model):
-    return Server(
-        "--tp-size", str(workers), "--dtype", "float32", "--max-total-tokens", "700",
-        "--chunked-prefill-size", "64", "--max-running-requests", "32",
-        # Admits more than fits, so that running requests are retracted.
-        "--schedule-conservativeness", "0.05",
-        "--amoeba-policy", "static", "--amoeba-layers-per-step", "1",
-        model=model, env={"AMOEBA_AUDIT": "1"},
-    )  # fmt: skip
+@pytest.fixture
+def server(quartet):
+    return quartet
 
 
-@pytest.fixture(scope="module")
-def server(shallow_model):
-    with start_server(2, shallow_model) as running:
-        yield running
-
-
-def test_streams_of_two_workers_are_equal_token_for_token_at_every_boundary(server):
-    check_streams(server, 2)
-
-
-def test_streams_of_four_workers_are_equal_token_for_token_at_every_boundary(shallow_model):
-    with start_server(4, shallow_model) as server:
-        check_streams(server, 4)
-
-
-def check_streams(server, workers):
+def test_streams_are_equal_token_for_token_at_every_boundary(server):
     """Slots are audited at every b; with one layer a step all are passed, in both directions."""
     # One is prefilled in many chunks, so layers move in the middle of a prompt, too.
-    prompts, tour = chat_prompts(20, seed=11), _TOURS[workers]
+    prompts = chat_prompts(20, seed=11)
     prompts[3] = "Tell me this again: " + "a long story with a clock in it. " * 35
-    plain = asyncio.run(run_clients(server.url, prompts, 5 * workers, 100))
+    plain = asyncio.run(run_clients(server.url, prompts, _AT_A_TIME, 100))
     assert not [s.error for s in plain if s.error]
     made, chance = [], random.Random(4)
 
     async def disturb(done):
         """Transform without pause, beside clients that leave in the middle."""
         async with new_session() as session:
-            while not done.is_set() or len(made) % len(tour):
+            while not done.is_set() or len(made) % len(_TOUR):
                 leaver = asyncio.create_task(
                     stream_chat(session, server.url, chance.choice(prompts), 60,
                                 stop_after=chance.randint(1, 30))
                 )  # fmt: skip
-                change = tour[len(made) % len(tour)]
+                change = _TOUR[len(made) % len(_TOUR)]
                 made.append(await asyncio.to_thread(server.transform, *change))
                 await leaver
 
     seen = len(server.log.read_text())
-    moved = asyncio.run(run_clients(server.url, prompts, 5 * workers, 100, beside=disturb))
+    moved = asyncio.run(run_clients(server.url, prompts, _AT_A_TIME, 100, beside=disturb))
     assert len(made) >= 4
     assert [status for status, _ in made] == [200] * len(made), made
     assert {reply["moves"] for _, reply in made} == {LAYERS}
@@ -93,45 +70,40 @@ def test_log_probabilities_hold_at_every_boundary_in_prefill_and_decode(server):
         pairs = info["input_token_logprobs"][1:] + info["output_token_logprobs"]
         return [value for value, *_ in pairs], reply["output_ids"]
 
-    async def through(seed, degree):
-        running = asyncio.create_task(asyncio.to_thread(scores, seed))
-        await asyncio.sleep(0.2)
-        status, reply = await asyncio.to_thread(server.transform, [0, 1], degree)
-        assert (status, reply["moves"]) == (200, LAYERS), reply
-        return await running
+    def through(seed, degree, held):
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(scores, seed)
+            wait_for_tokens(server, running, held)
+            status, reply = server.transform([0, 1], degree)
+            assert (status, reply["moves"]) == (200, LAYERS), reply
+            return running.result()
 
-    for seed in (51, 52):
+    in_prefill, in_decode = 0, len(tokens) + KV_PAGE
+    for seed, moments in ((51, (in_prefill, in_decode)), (52, (in_decode, in_prefill))):
         expected, chosen = scores(seed)
-        for degree in (2, 1):
+        for degree, held in zip((2, 1), moments, strict=True):
             server.post("/flush_cache", {})
-            found, ids = asyncio.run(through(seed, degree))
+            found, ids = through(seed, degree, held)
             assert ids == chosen
             worst = max(abs(a - b) for a, b in zip(found, expected, strict=True))
             assert worst <= 1e-4 * max(map(abs, expected)), worst
 
 
 def test_state_shows_the_boundary_on_its_way(server):
-    async def watch():
-        async with new_session() as session:
-            load = asyncio.create_task(
-                stream_chat(session, server.url, "Tell me about the sea.", 60)
-            )
-            await asyncio.sleep(0.5)
-            merge = asyncio.create_task(asyncio.to_thread(server.transform, [0, 1], 2))
-            shown = []
-            while not merge.done():
-                operation = (await asyncio.to_thread(server.state))["operation"]
-                if operation is not None:
-                    shown.append(operation)
-            assert (await merge)[0] == 200
-            await load
-        return shown
-
-    shown = asyncio.run(watch())
+    shown = []
+    with ThreadPoolExecutor(2) as pool:
+        load = pool.submit(server.generate, "Tell me about the sea.", 60, routed_dp_rank=0)
+        wait_for_tokens(server, load)
+        merge = pool.submit(server.transform, [0, 1], 2)
+        while not merge.done():
+            operation = server.state()["operation"]
+            if operation is not None:
+                shown.append(operation)
+        assert merge.result()[0] == 200
+        load.result()
     boundaries = [operation["boundary"] for operation in shown]
     assert boundaries == sorted(boundaries, reverse=True)
     assert len(set(boundaries) - {0, LAYERS}) > 1, boundaries
     assert shown[-1]["pace"] == "--amoeba-layers-per-step"
     last = server.state()["history"][-1]
     assert (last["kind"], last["moves"]) == ("merge", LAYERS)
-    assert server.transform([0, 1], 1)[0] == 200

@@ -36,15 +36,17 @@ def test_a_stopped_child_is_reported_and_a_running_one_is_not():
 def test_grandchildren_go_too():
     script = "import subprocess, time; subprocess.Popen(['sleep', '60']); time.sleep(60)"
     code = (
-        "import subprocess, sys, time\n"
+        "import subprocess, sys\n"
         "from amoeba_sglang.frontend.ending import kill_children\n"
         f"subprocess.Popen([sys.executable, '-c', {script!r}])\n"
-        "time.sleep(1)\n"
         "import psutil\n"
-        "print(*[p.pid for p in psutil.Process().children(recursive=True)])\n"
+        "found = []\n"
+        "while len(found) < 2:\n"
+        "    found = psutil.Process().children(recursive=True)\n"
+        "print(*[p.pid for p in found])\n"
         "kill_children()\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     pids = [int(word) for word in run.stdout.split()]
     assert len(pids) == 2, run.stderr
     assert not any(_runs(pid) for pid in pids)

@@ -74,8 +74,13 @@ def merge_all(server: Server, workers: int) -> None:
     assert status == 200, reply
 
 
-def run_fault(server: Server, workers: int, moment: str, fault: str) -> Aftermath:
-    """Bring a fresh server to `moment`, strike its last worker, and watch the end."""
+def run_fault(
+    server: Server, workers: int, moment: str, fault: str, tokens: int = OUTPUT_TOKENS
+) -> Aftermath:
+    """Bring a server at degree 1 to `moment`, strike its last worker, and watch the end.
+
+    `tokens`: that busy clients ask for, whose requests must fit into the pools together.
+    """
     rank, limit = workers - 1, CLIENT_LIMIT_S[fault] + 5
     notes: dict[str, Any] = {}
     if moment.startswith("joint"):
@@ -91,7 +96,7 @@ def run_fault(server: Server, workers: int, moment: str, fault: str) -> Aftermat
         when, endings = asyncio.run(load)
     else:
         hit_now = partial(strike, server, rank, fault)
-        load = strike_under_load(server, ranks, hit_now, limit, OUTPUT_TOKENS)
+        load = strike_under_load(server, ranks, hit_now, limit, tokens)
         when, endings = asyncio.run(load)
     return _watch_end(server, remains, moment, fault, when, endings, notes)
 

@@ -30,8 +30,8 @@ class Gateway(Server):
             "--worker-urls", *urls, *SET_UP, *args,
         ]  # fmt: skip
 
-    def _wait_ready(self, deadline: float) -> None:
-        super()._wait_ready(deadline)
+    def _wait_ready(self) -> None:
+        super()._wait_ready()
         deadline = time.monotonic() + _REGISTER_TIMEOUT_S
         while self.healthy() < self.servers:
             if time.monotonic() > deadline:

@@ -135,9 +135,8 @@ def test_second_signal_kills(tmp_path):
     screen = start(log, "--ready", "Ready at", "Title", str(log), "--", *python(STUBBORN))
     wait_ready(screen)
     screen.stdout.readline()
-    started = time.monotonic()
     screen.send_signal(signal.SIGINT)
     assert "ending" in screen.stdout.readline()
     os.kill(screen.pid, signal.SIGINT)
+    # Half of what it would take by itself.
     screen.communicate(timeout=30)
-    assert time.monotonic() - started < 10

@@ -71,7 +71,8 @@ def test_a_silent_client_keeps_nobody_waiting(server):
         connection.connect(f"\0{server.number:05x}")
     started = time.monotonic()
     assert fetch(server, 3, 1) == [3]
-    assert time.monotonic() - started < 5
+    # Any one of them would be waited for longer.
+    assert time.monotonic() - started < descriptors._TIMEOUT_S / 2
     for connection in silent:
         connection.close()
 

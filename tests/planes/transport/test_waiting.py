@@ -15,7 +15,7 @@ from tests.processes import run_workers
 def _meet_late(rank: int, n: int, steps: int, pause_s: float):
     """Rank 1 comes after some steps that take `pause_s` each, far more than the limit together."""
     progress = share_words(n)
-    group = HostGroup.create(dist.group.WORLD, timeout_s=1.0, freeze_s=0.3, progress=progress)
+    group = HostGroup.create(dist.group.WORLD, timeout_s=2.0, freeze_s=0.3, progress=progress)
     if rank == 1:
         for _ in range(steps):
             progress[rank] += 1
