@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import random
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ _PRIORITIES = (0, 0, 0, 0, 0, 5, 20)
 _LONG_SHARE = 0.3
 _NO_REPLY_S = 900.0
 # Words of the refusal that says which layout would hold the request.
+_RETRACTIONS = re.compile(rb'"num_retractions":(\d+)')
 _WAY_OUT = b"merge instances with POST"
 
 
@@ -199,6 +201,8 @@ class Load:
 
     def _compare(self, sent: Sent, choices: list[Choice], raw: bytes, was_cut: bool) -> str:
         case, right = sent.case, self._references.of(sent.case)
+        if case.forgets and any(map(int, _RETRACTIONS.findall(raw))):
+            return "not compared, retracted"
         wrong = compare(case, right, choices, was_cut)
         if not wrong and case.rule == "scores" and not was_cut:
             far = distance(right, json.loads(raw))
