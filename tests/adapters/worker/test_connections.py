@@ -89,7 +89,8 @@ def test_a_page_size_that_wastes_is_told_once(workers, caplog, monkeypatch):
     assert caplog.messages == ["80% is wasted"]
 
 
-def test_without_the_pages_of_peers_weights_stay(workers):
+def test_without_the_pages_of_peers_weights_stay(workers, monkeypatch):
+    monkeypatch.setattr(dist, "get_rank", lambda group: 0)
     for made in movers_of(workers, Turns(), COLLECTIVE):
         assert made.pages is None and isinstance(made.kv[2], CollectiveKVMover)
     for made in movers_of(workers, Turns()):
