@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import asdict
 from types import SimpleNamespace
 
@@ -93,7 +92,9 @@ def start(monkeypatch, tmp_path):
     monkeypatch.setattr(Router, "read_all", read_all, raising=False)
 
     def make(degree=1, **options):
-        config = AmoebaConfig(4, 1, (1, 2, 4), 30, 100, str(tmp_path), initial_degree=degree)
+        config = AmoebaConfig(
+            4, 1, (1, 2, 4), 30, 100, str(tmp_path), initial_degree=degree, policy="static"
+        )
         server_args, ports = SimpleNamespace(_amoeba=config), SimpleNamespace()
         ports.tokenizer_ipc_name = "ipc://front"
         made.append(Router(server_args, ports, **options))
@@ -137,14 +138,15 @@ def test_workers_that_hold_different_amounts_are_a_bug(start):
 
 
 def test_a_tick_looks_after_workers_and_loads(start):
-    router = start()
+    router, moment = start(), [1000.0]
+    router.clock = SimpleNamespace(now=lambda: moment[0], wall=lambda: 0.0, since=lambda wall: 0.0)
     router.on_tick()
     assert (router.guard.checks, router.reads) == (1, 2)
     assert [load.running for load in router.desk._books.loads.loads] == [0, 1, 2, 3]
     # Not again at once: a read costs a look at every worker's file.
     router.on_tick()
     assert router.reads == 2
-    router._last_refresh_time -= 1.0
+    moment[0] += 0.03
     router.on_tick()
     assert router.reads == 3
 
@@ -153,4 +155,3 @@ def test_a_death_is_the_guard_s(start):
     router = start()
     router.on_worker_death(2, -9)
     assert router.guard.died == [(2, -9)]
-    assert signal.getsignal(signal.SIGQUIT) is not signal.SIG_IGN

@@ -31,9 +31,10 @@ class Home:
         return np.random.default_rng(seed).permutation(100)[: MOST // self.page] + 1
 
     def rewrite(self, place):
-        """The cache has the tokens so far already: the row points to its slots from now on."""
-        count = self.length[place] // self.page
-        self.slots[place][:count] = self.fresh(self.seed)[:count]
+        """The cache has the tokens so far already: behind those that it owned before, the row
+        points to its slots from now on."""
+        first, count = self.protected[place] // self.page, self.length[place] // self.page
+        self.slots[place][first:count] = self.fresh(self.seed)[first:count]
         self.protected[place], self.seed = count * self.page, self.seed + 1
 
     def reuse(self, place):

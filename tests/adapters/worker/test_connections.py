@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import astuple
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+import zmq
 from sglang.srt.managers.io_struct import sock_recv
 
 from amoeba_sglang.adapters.worker import connections
@@ -36,7 +38,7 @@ def workers(monkeypatch):
     found = [worker for _ in range(2) for worker in Group((1, 2), page=1).workers]
     told = [worker.pool.memory.export() for worker in found]
     monkeypatch.setattr(connections, "get_world_group", lambda: SimpleNamespace(cpu_group=None))
-    values = [list(vars(handle).values()) for handle in told]
+    values = list(map(astuple, told))
     monkeypatch.setattr(connections, "gather_values", lambda group, mine: values)
     return found
 
@@ -87,7 +89,8 @@ def test_a_page_size_that_wastes_is_told_once(workers, caplog, monkeypatch):
     assert caplog.messages == ["80% is wasted"]
 
 
-def test_without_the_pages_of_peers_weights_stay(workers):
+def test_without_the_pages_of_peers_weights_stay(workers, monkeypatch):
+    monkeypatch.setattr(dist, "get_rank", lambda group: 0)
     for made in movers_of(workers, Turns(), COLLECTIVE):
         assert made.pages is None and isinstance(made.kv[2], CollectiveKVMover)
     for made in movers_of(workers, Turns()):
@@ -150,8 +153,6 @@ def test_words_are_everybody_s_only_through_shared_memory(monkeypatch, tmp_path)
 
 
 def test_a_report_travels_to_the_router(tmp_path):
-    import zmq
-
     address = f"ipc://{tmp_path}/reports"
     router = zmq.Context.instance().socket(zmq.PULL)
     router.bind(address)
