@@ -23,7 +23,6 @@ MAY_IMPORT = {
     "adapters": {"control", "config", "host", "planes", "frontend"},
     "plan": {"control", "config"},
     "patch": set(),
-    "tools": set(),
     "doctor": {"control", "host", "patch", "plan", "planes"},
     "launch_server": {"adapters", "flags", "host", "patch"},
 }

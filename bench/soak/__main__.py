@@ -68,7 +68,7 @@ def main() -> int:
         with start_server(setting, options.pool, model) as server:
             print(f"ready after {server.start_seconds:.0f} s, log {server.log}", flush=True)
             clients = options.clients or 4 * setting.workers
-            run = Run(server, setting, cases, references, clients, options.seed)
+            run = Run(server, setting, cases, references, clients=clients, seed=options.seed)
             asyncio.run(run.go(left, 60 * options.minutes))
             found = run.figures()
     path = results.add(setting, {"seed": options.seed, **found})
@@ -82,17 +82,17 @@ def choose_model(layers: int | None, folder: str) -> str:
 
 def take_references(references: References, cases: list[Case], model: str) -> None:
     """Ask a server with room for all of them, which stays at degree 1."""
-    with Server(
+    flags = [
         "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", str(_CONTEXT + 64),
         "--chunked-prefill-size", "512", "--amoeba-policy", "static",
-        model=model,
-    ) as server:  # fmt: skip
+    ]  # fmt: skip
+    with Server(*flags, model=model) as server:
         print(f"references of {len(cases)} cases, log {server.log}", flush=True)
         references.take(server.url, cases)
 
 
 def start_server(setting: Setting, pool: int, model: str) -> Server:
-    return Server(
+    flags = [
         "--tp-size", str(setting.workers), "--dtype", "float32", "--max-total-tokens", str(pool),
         "--chunked-prefill-size", "128", "--max-running-requests", "32",
         "--amoeba-policy", setting.policy, "--amoeba-layers-per-step", setting.layers_per_step,
@@ -102,9 +102,9 @@ def start_server(setting: Setting, pool: int, model: str) -> Server:
         # Admit more than fits, so that running requests are retracted, and forget at once that
         # they were, so that it happens again.
         "--schedule-conservativeness", "0.05",
-        env={"AMOEBA_AUDIT": "1", "SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS": "1"},
-        model=model,
-    )  # fmt: skip
+    ]  # fmt: skip
+    environment = {"AMOEBA_AUDIT": "1", "SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS": "1"}
+    return Server(*flags, env=environment, model=model)
 
 
 if __name__ == "__main__":

@@ -44,9 +44,15 @@ class Run:
     """Changes and load on one server until `transformations`, a time, or a fault."""
 
     def __init__(
-        self, server: Server, setting: Setting, cases: list[Case], references: References,
-        clients: int, seed: int,
-    ) -> None:  # fmt: skip
+        self,
+        server: Server,
+        setting: Setting,
+        cases: list[Case],
+        references: References,
+        *,
+        clients: int,
+        seed: int,
+    ) -> None:
         self.server, self.setting = server, setting
         self._cases, self._references = cases, references
         self._clients, self._seed = clients, seed

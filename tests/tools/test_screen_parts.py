@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from amoeba_sglang.tools import screen
-from amoeba_sglang.tools.screen import Progress, Screen
+
+from tools import screen
+from tools.screen import Progress, Screen
 
 
 @pytest.fixture(autouse=True)

@@ -111,7 +111,9 @@ class WorldExecutor(EmulatedExecutor):
         for degree in sorted({layer.degree for layer in self.layers} - {1}):
             at = self.index % len(records) // degree * degree
             members, mirrors = records[at : at + degree], self.mirrors[at : at + degree]
-            union = build_union(members, mirrors, self._chain, degree, self._size, self._page)
+            union = build_union(
+                members, mirrors, self._chain, degree, size=self._size, page=self._page
+            )
             if union is not None:
                 first = self.rank // degree * degree
                 STAGE.play.checks.compare_union(first, degree, members, union)

@@ -48,8 +48,6 @@ _SPIN_SECONDS, _LONGEST_SPIN = 1e-4, 0.02
 _SPINS = 8
 
 
-
-
 class WorldScheduler(ElasticScheduler):
     """A real worker; every turn of its loop takes virtual time."""
 

@@ -159,9 +159,7 @@ class ElasticRuntime:
         order = transformation.order
         place = order.ranks.index(self.rank)
         if order.before[place] != order.after[place]:
-            self.slots.share(
-                Seat(self.chain, self.degree, self.index), self.grown[self.degree]
-            )
+            self.slots.share(Seat(self.chain, self.degree, self.index), self.grown[self.degree])
         return True
 
     def join(self, epoch: int, ranks: tuple[int, ...]) -> None:

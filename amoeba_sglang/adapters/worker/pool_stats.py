@@ -20,7 +20,7 @@ def capacity_tokens(allocator: Any) -> int:
 def free_extra_tokens(allocator: Any) -> int:
     """Tokens of the grown and leased slots that no request has."""
     extra = allocator.ledger.extra
-    return (extra.free_count + len(extra.withheld)) * allocator.page_size
+    return (extra.count - extra.in_use) * allocator.page_size
 
 
 @dataclass

@@ -42,6 +42,10 @@ class ExtraSlots:
     def count(self) -> int:
         return self.grown + len(self.leased)
 
+    @property
+    def in_use(self) -> int:
+        return self.count - self.free_count - len(self.withheld)
+
     def room(self, own_room: int, short_rest: int, long_rest: int = 0) -> int:
         """Slots that are left for long requests of `own_room` own ones and those free here.
 

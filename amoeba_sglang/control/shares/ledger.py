@@ -37,8 +37,9 @@ from amoeba_sglang.control.shares.seat import OwnSlots, Seat
 class Ledger:
     """Slots are ints: own ones 1..own_slots, extra ones as ExtraSlots says.
 
-    beyond: slots beyond its own that a request here may count on, which its owner sets. lent: own slots that are the anchor's now, int64. All workers of an instance call
-    `offer` and `settle` in the same rounds.
+    beyond: slots beyond its own that a request here may count on, which its owner sets. lent: own
+    slots that are the anchor's now, int64. All workers of an instance call `offer` and `settle` in
+    the same rounds.
     """
 
     def __init__(self, own_slots: int) -> None:

@@ -20,11 +20,13 @@ from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 from transformers import LlamaConfig
 
 from amoeba_sglang.adapters.cpu.attention import CpuAttention
+from amoeba_sglang.adapters.cpu.plane import CpuPlane
 from amoeba_sglang.adapters.messages import TransformOrder
 from amoeba_sglang.adapters.model.joint_step import JointExecutor
 from amoeba_sglang.adapters.model.kv_pool import ElasticKVPool
 from amoeba_sglang.adapters.model.layer_shards import LayerShards
 from amoeba_sglang.adapters.model.mlp_shards import elastic_matrices
+from amoeba_sglang.adapters.worker.connections import Movers
 from amoeba_sglang.control.layout.locations import locations_at, slots_filled
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
@@ -94,11 +96,18 @@ class Worker:
         pages = WeightPages(chain, 4096, elastic_matrices(stack, chain.finest))
         self.store = WeightStore(self.pool.memory, pages, index)
         self.layers = [
-            LayerShards(layer, number, chain, index, circles, self.store)
+            LayerShards(layer, number, chain, index, groups=circles, store=self.store)
             for number, layer in enumerate(stack)
         ]
         self.executor = JointExecutor(
-            self.model, self.layers, chain, self.slots, page, circles, circles, self.attention
+            self.model,
+            self.layers,
+            chain,
+            size=self.slots,
+            page=page,
+            groups=circles,
+            transports=circles,
+            attention=self.attention,
         )
         # Slots of a request are scattered.
         order = np.random.default_rng(index).permutation(self.slots) + 1
@@ -208,21 +217,25 @@ class Worker:
     ) -> Transformation:
         """Its part of an order for the whole group; weights stay, `pools`: the KV of all."""
         peers = [None if index == self.index else pool for index, pool in enumerate(pools)]
+        mover = PeerKVMover(pools[self.index], peers, circle, 1 << 10)
+        plane = CpuPlane(
+            self.executor,
+            self.pool,
+            Movers({len(pools): mover}, None),
+            degrees=self.chain.degrees,
+            staging_bytes=1 << 10,
+            crowding=1.0,
+        )
         return Transformation(
             order,
             self.chain,
             self.index,
-            layers=self.layers,
-            pool=self.pool,
-            pages=None,
+            plane=plane,
             block=circle,
             moving=circle,
-            mover=PeerKVMover(pools[self.index], peers, circle, 1 << 10),
             pace=Pace(1, LAYERS),
             helper=AtOnce(),
-            crowding=1.0,
             now=time.monotonic,
-            copy_clock=time.thread_time,
         )
 
 

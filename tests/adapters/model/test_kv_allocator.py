@@ -166,5 +166,6 @@ def test_an_output_may_be_as_long_as_own_grown_and_leased_slots_allow():
     assert make(page=4).max_new_tokens_for_memory(3, 999, **clip) == tokens - 4 - 5
     alone = make()
     alone.ledger.leave(1, None)
+    alone.ledger.beyond = 0
     clip["token_capacity"] = SIZE
     assert alone.max_new_tokens_for_memory(3, 99, **clip) == SIZE - 3 - 2

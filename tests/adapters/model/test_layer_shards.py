@@ -93,9 +93,9 @@ def test_upstream_s_order_is_restored_and_taken_at_degree_one_alone(workers):
 def test_models_of_another_shape_are_refused_by_what_is_missing(workers):
     layer = workers[0].model.model.layers[0]
     with pytest.raises(ConfigError, match="--tp-size 8 does not divide the model's 4 attention"):
-        LayerShards(layer, 0, DegreeChain((1, 8)), 0, {}, None)
+        LayerShards(layer, 0, DegreeChain((1, 8)), 0, groups={}, store=None)
     with pytest.raises(ConfigError, match="Linear has 0 modules of a kind"):
-        LayerShards(nn.Linear(2, 2), 0, DegreeChain((1, 2)), 0, {}, None)
+        LayerShards(nn.Linear(2, 2), 0, DegreeChain((1, 2)), 0, groups={}, store=None)
     twice = nn.Sequential(layer, workers[1].model.model.layers[0])
     with pytest.raises(ConfigError, match="Sequential has 2 modules"):
-        LayerShards(twice, 0, DegreeChain((1, 2)), 0, {}, None)
+        LayerShards(twice, 0, DegreeChain((1, 2)), 0, groups={}, store=None)

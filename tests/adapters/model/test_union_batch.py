@@ -42,7 +42,7 @@ def test_every_new_token_is_computed_once_and_stored_where_its_home_says(data, d
     rows = [data.draw(st.lists(ROW, max_size=3)) for _ in range(degree)]
     parts = [told(mine, page, seed) for seed, mine in enumerate(rows)]
     records, mirrors, slots = (list(part) for part in zip(*parts, strict=True))
-    union = build_union(records, mirrors, CHAIN, degree, SIZE, page)
+    union = build_union(records, mirrors, CHAIN, degree, size=SIZE, page=page)
     if not any(rows):
         assert union is None
         return
@@ -50,7 +50,7 @@ def test_every_new_token_is_computed_once_and_stored_where_its_home_says(data, d
     where, positions, joint = [], [], []
     for worker, mine in enumerate(rows):
         for (end, new), own in zip(mine, slots[worker], strict=True):
-            joint.append([CHAIN.joint_slot(degree, worker, int(slot)) for slot in own])
+            joint.append([int(CHAIN.joint_slots(degree, worker, slot)) for slot in own])
             for at in range(end - new, end):
                 where.append(joint[-1][at // page] * page + at % page)
                 positions.append(at)
@@ -72,4 +72,4 @@ def test_every_new_token_is_computed_once_and_stored_where_its_home_says(data, d
 def test_a_row_that_was_never_told_is_a_bug():
     record, _, _ = told([(3, 1)], 1, 0)
     with pytest.raises(KeyError):
-        build_union([record, record], [RowMirror(), RowMirror()], CHAIN, 2, SIZE, 1)
+        build_union([record, record], [RowMirror(), RowMirror()], CHAIN, 2, size=SIZE, page=1)

@@ -95,7 +95,7 @@ def start(monkeypatch, tmp_path):
         config = AmoebaConfig(
             4, 1, (1, 2, 4), 30, 100, str(tmp_path), initial_degree=degree, policy="static"
         )
-        server_args, ports = SimpleNamespace(_amoeba=config), SimpleNamespace()
+        server_args, ports = SimpleNamespace(_amoeba=config, device="cpu"), SimpleNamespace()
         ports.tokenizer_ipc_name = "ipc://front"
         made.append(Router(server_args, ports, **options))
         return made[-1]

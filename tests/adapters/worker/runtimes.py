@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from sglang.srt.mem_cache.memory_pool import ReqToTokenPool
 
-from amoeba_sglang.adapters.cpu.plane import DataPlane
 from amoeba_sglang.adapters.emulated.executor import EmulatedLayer
 from amoeba_sglang.adapters.messages import TransformOrder
 from amoeba_sglang.adapters.model.kv_allocator import ElasticAllocator
@@ -22,8 +21,10 @@ from amoeba_sglang.adapters.worker.elastic_runtime import ElasticRuntime
 from amoeba_sglang.adapters.worker.requests import Requests
 from amoeba_sglang.adapters.worker.turn import Turn
 from amoeba_sglang.config import AmoebaConfig
+from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.router.limits import Capacity
 from amoeba_sglang.control.worker.mirror import RowMirror
+from amoeba_sglang.planes.contract import Plane
 from amoeba_sglang.planes.step_executor import StepExecutor
 from tests.adapters.model.allocators import SIZE, Tree, request
 from tests.adapters.threads import AtOnce, Circle, Turns
@@ -68,29 +69,14 @@ class Executor(StepExecutor):
         self.synchronized += 1
 
 
-class Views:
-    def __init__(self):
-        self.viewed, self.copied = {}, []
+class NotingPlane(Plane):
+    """Notes what it is told; receives 10 bytes of KV and 5 of weights a layer. `why_not`: what it
+    answers to the next question."""
 
-    def view_layer(self, layer, degree):
-        self.viewed[layer] = degree
-
-    def copy_slots(self, source, target, staging_bytes):
-        self.copied.append((source.tolist(), target.tolist(), staging_bytes))
-
-
-class Mover:
-    """Receives 10 bytes a layer."""
-
-    def move(self, layers, moves, live):
-        return 10 * len(layers)
-
-
-class Pages:
-    """`why_not`: what it answers to the next question."""
-
-    def __init__(self):
-        self.why_not, self.calls = None, []
+    def __init__(self, executor, grown):
+        super().__init__(executor, grown)
+        self.why_not, self.calls, self.copied = None, [], []
+        self._ticks = itertools.count()
 
     def refusal(self, before, after):
         return self.why_not
@@ -101,8 +87,20 @@ class Pages:
     def grow(self, degree):
         self.calls.append(("grow", degree))
 
-    def move_layers(self, layers, degree):
+    def move_weights(self, layers, degree):
         return 5 * len(layers)
+
+    def move_units(self, width, layers, moves, live):
+        return 10 * len(layers)
+
+    def copy_slots(self, source, target):
+        self.copied.append((source.tolist(), target.tolist()))
+
+    def copy_seconds(self):
+        return next(self._ticks)
+
+    def rest(self):
+        self.calls.append("rest")
 
 
 class Bell:
@@ -135,6 +133,12 @@ class Surroundings:
         moving = {width: (None, pair[1]) for width, pair in self._circles.items()}
         return Groups({}, steps, moving)
 
+    def plane(self, scheduler, rank, groups):
+        chain = scheduler.chain
+        layers = [EmulatedLayer() for _ in range(LAYERS)]
+        grown = {degree: 0 if degree == 1 else GROWN * (degree - 1) for degree in chain.degrees}
+        return NotingPlane(Executor(layers, rank % chain.finest, chain.finest), grown)
+
     def bell(self, rank):
         return Bell(rank)
 
@@ -163,6 +167,7 @@ class Scheduler:
 
     def __init__(self, rank, config, page, surroundings):
         self.rank, self.sent, self.noted = rank, [], []
+        self.chain = DegreeChain(config.degrees)
         size = SIZE * page
         self.token_to_kv_pool_allocator = ElasticAllocator(
             size, page, torch.float32, "cpu", None, False
@@ -180,25 +185,12 @@ class Scheduler:
         self.link = SimpleNamespace(send=self.sent.append)
         self.runtime = ElasticRuntime(self, config, rank, surroundings)
 
-    def make_data_plane(self, config, chain, rank, groups):
-        layers = [EmulatedLayer() for _ in range(LAYERS)]
-        grown = {degree: 0 if degree == 1 else GROWN * (degree - 1) for degree in chain.degrees}
-        return DataPlane(
-            executor=Executor(layers, rank % chain.finest, chain.finest),
-            views=Views(),
-            movers={width: Mover() for width in chain.degrees[1:]},
-            pages=Pages(),
-            grown=grown,
-            copy_clock=itertools.count().__next__,
-            crowding=1.0,
-        )
-
     def __getattr__(self, name):
         """What a Turn tells its scheduler beside: checks, logs and reports."""
-        told = "check log_digest log_step report_progress report_steps show_capacity"
+        told = "check log_digest log_slots log_step report_progress report_steps show_capacity"
         if name not in [*told.split(), "follow_capacity"]:
             raise AttributeError(name)
-        return lambda *args: self.noted.append((name, *args))
+        return lambda *args, **named: self.noted.append((name, *args, *named.values()))
 
     def told(self, name):
         return [entry[1:] for entry in self.noted if entry[0] == name]

@@ -47,9 +47,7 @@ def movers_of(workers, turns, config=CONFIG):
     """By rank."""
     circles = [circle for _ in range(2) for circle in Circle.of(2, turns)]
     return [
-        Movers.create(
-            config, CHAIN, rank, worker.pool, worker.store, Groups({}, {}, {2: (None, circle)})
-        )
+        Movers.create(config, rank, worker.pool, worker.store, Groups({}, {}, {2: (None, circle)}))
         for rank, (worker, circle) in enumerate(zip(workers, circles, strict=True))
     ]
 
@@ -158,8 +156,9 @@ def test_a_report_travels_to_the_router(tmp_path):
     router.bind(address)
     try:
         report = IdleAnswer(rank=1, number=2, idle=False)
-        RouterLink(address).send(report)
-        assert router.poll(5000)
+        link = RouterLink(address)
+        link.send(report)
+        assert router.poll(60_000)
         assert sock_recv(router).report == report
     finally:
         router.close(0)

@@ -61,7 +61,9 @@ def test_after_a_yes_all_tokens_are_where_they_stay(page, change, wanted, peers,
     world.leave(after)
     extra = world.ledgers[0].extra
     every = {*range(SIZE + 1, SIZE + extra.grown + 1), *extra.leased.tolist()}
-    assert every.difference(extra.free.tolist(), extra.withheld.tolist()) == {i for req in world.live[0] for i in world.slots(req).tolist() if i > SIZE}
+    assert every.difference(extra.free.tolist(), extra.withheld.tolist()) == {
+        i for req in world.live[0] for i in world.slots(req).tolist() if i > SIZE
+    }
 
 
 def test_prefixes_are_evicted_for_tokens_that_must_stay_and_no_more_of_them():

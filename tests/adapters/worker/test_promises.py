@@ -19,6 +19,7 @@ CAPACITY = Capacity(SIZE * PAGE, 10**6, {d: slots * PAGE for d, slots in GROWN.i
 def limit(index, *degrees):
     """What a worker takes while it may count on what is certain at all of these degrees."""
     runtime = SimpleNamespace(index=index, grown=GROWN, allocator=SimpleNamespace(num_pages=SIZE))
+    runtime.slots = SimpleNamespace(beyond=0)
     runtime.slots_beyond = partial(ElasticRuntime.slots_beyond, runtime)
     worker = SimpleNamespace(
         runtime=runtime, own_tokens=SIZE * PAGE, page_size=PAGE,

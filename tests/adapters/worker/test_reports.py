@@ -16,11 +16,15 @@ SUMS = {2: StepSums(3, [[1.0]])}
 
 
 class Worker(Reports):
-    def __init__(self, rank=1, sums=None):
+    def __init__(self, rank=1, sums=None, device=None):
         self.sent, self.long_report = [], LongReport()
         self.link = SimpleNamespace(send=self.sent.append)
         self.token_to_kv_pool_allocator = make()
-        self.runtime = SimpleNamespace(rank=rank, meter=SimpleNamespace(take=lambda: sums))
+        self.runtime = SimpleNamespace(
+            rank=rank,
+            meter=SimpleNamespace(take=lambda: sums),
+            plane=SimpleNamespace(device_seconds=lambda: device),
+        )
 
 
 class Unseen:
@@ -48,6 +52,10 @@ def test_the_cost_of_steps_is_told_when_there_is_something():
     quiet.report_steps()
     worker.report_steps()
     assert quiet.sent == [] and worker.sent == [StepsMeasured(rank=1, sums=SUMS)]
+    worker = Worker(sums=SUMS, device=(9.0, 1.0))
+    worker.report_steps()
+    [report] = worker.sent
+    assert (report.busy_seconds, report.late_seconds) == (9.0, 1.0)
 
 
 @pytest.mark.parametrize(("rank", "says"), [(2, True), (3, False)])

@@ -29,17 +29,21 @@ class Worker(ElasticScheduler):
     """`turns`: the batches of all turns that were carried out."""
 
     def __init__(self, grew=False, waits=False, sleeps=True):
-        self.clock, self.page_size, self.own_slots = Clock(), 1, SIZE
+        self.clock, self.page_size, self.own_tokens = Clock(), 1, SIZE
         self.turns, self.ticks, self.reported = [], [], 0
+        self.rests, self.launched = [], None
         self.runtime = SimpleNamespace(
             rank=1,
             grown={1: 0, 2: GROWN},
-            slots=SimpleNamespace(take_growth=lambda: grew),
+            slots=SimpleNamespace(take_growth=lambda: grew, beyond=0),
             step_clock=SimpleNamespace(tick=lambda *args: self.ticks.append(args)),
             protocol=WorkerProtocol(1),
             progress=[0, 0],
             may_sleep=lambda: sleeps,
             must_wait=lambda requests: waits,
+            plane=SimpleNamespace(
+                rest=lambda: self.rests.append("rest"), launched=lambda: self.launched
+            ),
             slots_beyond=lambda *degrees: min(degrees) * 100,
         )
         self.token_to_kv_pool_allocator = make()
@@ -153,8 +157,11 @@ def test_the_router_is_told_what_the_worker_holds(monkeypatch):
     info = Worker().get_init_info()
     assert info["status"] == "ready" and (info["max_rows"], info["max_queued"]) == (64, 7)
     assert info["capacity"] == {
-        "slots": SIZE, "context": 150, "grown": {1: 0, 2: GROWN}, "page": 1,
-    }  # fmt: skip
+        "own_tokens": SIZE,
+        "context_tokens": 150,
+        "grown_tokens": {1: 0, 2: GROWN},
+        "page_tokens": 1,
+    }
 
 
 @pytest.mark.parametrize("shown", [True, False])

@@ -28,8 +28,8 @@ def test_a_merge_and_its_split():
         assert done.report.seconds > done.report.lockstep_seconds > 0
         # While it changes, what is certain at both degrees; then what the new one has.
         assert scheduler.told("follow_capacity") == [((1, 2),), ((2,),)]
-        assert runtime.plane.views.viewed == dict.fromkeys(range(LAYERS), 2)
-        assert runtime.plane.pages.calls == ["shrink", ("grow", 2)]
+        assert [layer.degree for layer in runtime.plane.executor.layers] == [2] * LAYERS
+        assert runtime.plane.calls == ["shrink", ("grow", 2)]
         assert scheduler.told("log_digest") == [("before",), ("after",)]
         assert runtime.slots.extra.grown == (0 if rank else GROWN)
         # The device must have nothing to run when layers move, and slots are audited then.
@@ -109,7 +109,7 @@ def test_an_order_that_would_strand_a_request_leaves_nothing_behind():
 
 def test_a_vote_says_why_not():
     pair = Workers()
-    pair[1].runtime.plane.pages.why_not = "no pages"
+    pair[1].runtime.plane.why_not = "no pages"
     pair.hear("prepare", (1, 1), (2, 2))
     assert votes(pair[0]) == [(True, "")] and votes(pair[1]) == [(False, "no pages")]
     pair.hear("abort", (1, 1), (2, 2))

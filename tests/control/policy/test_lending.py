@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from amoeba_sglang.control.layout.partition import Layout
 from amoeba_sglang.control.layout.slots import DegreeChain
-from amoeba_sglang.control.policy import LongRequest, Scene, WorkerLoad
+from amoeba_sglang.control.policy.base import LongRequest, Scene, WorkerLoad
 from amoeba_sglang.control.policy.lending import allow_lending
 from amoeba_sglang.control.policy.outlook import USUAL_TRAFFIC, Outlook, foresee
 from amoeba_sglang.control.policy.setting import SETTING

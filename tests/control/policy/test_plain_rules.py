@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from amoeba_sglang.control.layout.partition import Layout
 from amoeba_sglang.control.layout.slots import DegreeChain
-from amoeba_sglang.control.policy import Decision, Hold, LongRequest, Scene, WorkerLoad
+from amoeba_sglang.control.policy.base import Decision, Hold, LongRequest, Scene, WorkerLoad
 from amoeba_sglang.control.policy.plain_rules import PlainRules
 from tests.control.policy.long_traffic import Coming, Traffic
 

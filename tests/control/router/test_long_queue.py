@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amoeba_sglang.control.policy import LongRequest
+from amoeba_sglang.control.policy.base import LongRequest
 from amoeba_sglang.control.router.long_queue import LongQueue, Waiting
 from tests.control.router.values import request
 
