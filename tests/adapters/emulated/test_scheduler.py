@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from sglang.srt import runtime_context
 from sglang.srt.managers.scheduler import Scheduler
 
 from amoeba_sglang.adapters.emulated.executor import EmulatedExecutor
@@ -32,6 +33,17 @@ class Clock:
 
     def sleep(self, seconds):
         self.time += seconds
+
+
+@pytest.fixture(autouse=True)
+def alone():
+    """Upstream's context of a process, whose groups its sampler asks for."""
+    context = runtime_context.RuntimeContext(runtime_context.ParallelContext())
+    with runtime_context.use_context(context):
+        context.override_server_args(device="cpu").install()
+        group = SimpleNamespace(world_size=1, rank_in_group=0, device_group=None)
+        runtime_context.get_parallel().override_permanently(tp_group=group)
+        yield
 
 
 class Worker(EmulatedScheduler):

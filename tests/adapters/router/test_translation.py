@@ -53,8 +53,8 @@ def test_questions_keep_who_waits(kind, event):
 def test_an_order_of_a_person_is_read():
     event = translation.to_event(AdminRequest(rid="w", kind="transform", body=TRANSFORM))
     assert isinstance(event, TransformAsked) and event.waiter == "w"
-    assert (event.request.ranks, event.request.degree) == ((0, 1), 2)
-    assert event.request.operation_id == "op" and event.request.wait
+    assert (event.transform.ranks, event.transform.degree) == ((0, 1), 2)
+    assert event.transform.operation_id == "op" and event.transform.wait
 
 
 def test_a_request_without_ids_or_limit_has_neither():
