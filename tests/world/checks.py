@@ -167,8 +167,7 @@ class Checks:
 
     def _judge_end(self, client: Any, kind: str | None, reason: Any, by: str) -> None:
         client.status, client.reason = "whole" if kind == "length" else "aborted", reason
-        # Who asks for no output gets the token that follows the prompt all the same.
-        if kind == "length" and client.tokens == max(1, client.output):
+        if kind == "length" and client.tokens == client.output:
             self._play.counts["requests served"] += 1
             return
         asked = f"{client.rid} {client.ask.prompt}+{client.output}"
