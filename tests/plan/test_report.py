@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-import pytest
-
 from amoeba_sglang.control.layout.dense_model import load_model
 from amoeba_sglang.control.layout.slots import DegreeChain
-from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.plan.report import GB, Report
 
 MODEL = load_model("Qwen2.5-7B", 2, 2)
@@ -16,7 +14,8 @@ MODEL = load_model("Qwen2.5-7B", 2, 2)
 
 def report(device=80, share=0.9, degrees=(1, 2, 4), page_kib=2048, model=MODEL):
     usable = round(device * GB * share)
-    return Report.build(model, DegreeChain(degrees), page_kib << 10, device * GB, usable, 1)
+    pages = WeightPages(DegreeChain(degrees), page_kib << 10, model.mlp_matrices)
+    return Report.build(model, pages, device * GB, usable, kv_page=1)
 
 
 def test_the_weights_of_a_worker_are_all_there():
@@ -26,16 +25,16 @@ def test_the_weights_of_a_worker_are_all_there():
     assert weights == MODEL.replicated_bytes + sum(MODEL.mlp_matrices)
     assert f"{'all':<30}{weights / GB:>10.3f}" in made.text()
     assert data["usable_bytes"] == 72 * GB and data["degrees"] == (1, 2, 4)
-    assert data["tight"] == asdict(made.tight) and not made.warnings
+    assert data["capacity"] == asdict(made.capacity) and not made.warnings
 
 
 def test_every_degree_has_its_line_and_every_change():
     lines = report().text().splitlines()
     rows = [line.split() for line in lines]
-    tight = report().tight
-    for at in tight.degrees:
+    capacity = report().capacity
+    for at in capacity.degrees:
         assert sum(row[:1] == [str(at.degree)] and f"{at.tokens:,}" in row for row in rows) >= 1
-    for change in tight.changes:
+    for change in capacity.changes:
         assert any(row[:3] == [str(change.low), "-", str(change.high)] for row in rows)
 
 
@@ -57,8 +56,3 @@ def test_every_warning_is_in_the_text():
     assert any("vm.max_map_count" in line for line in made.warnings)
     for warning in made.warnings:
         assert f"warning: {warning}" in made.text()
-
-
-def test_a_model_that_does_not_divide_is_refused():
-    with pytest.raises(ConfigError, match="8 does not divide"):
-        report(degrees=(1, 8))
