@@ -29,7 +29,9 @@ def make_terms(policy: Policy, mechanism: Mechanism, workers: int, fixed: bool) 
     tokens = mechanism.tokens
     degrees = tuple(d for d in sorted(tokens) if workers % d == 0)
     grown = {degree: tokens[degree] - degree * tokens[1] for degree in degrees}
-    capacity = (Pooled if fixed else Capacity)(tokens[1], max(tokens.values()) + 2, grown, page_tokens=0)
+    capacity = (Pooled if fixed else Capacity)(
+        tokens[1], max(tokens.values()) + 2, grown, page_tokens=0
+    )
     return Terms(
         policy=policy,
         chain=DegreeChain(degrees),
