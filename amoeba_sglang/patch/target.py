@@ -46,6 +46,7 @@ def find_target(directory: Path | None = None) -> Target:
         raise ConfigError(
             f"{root} has {len(distributions)} sglang-*.dist-info directories; {_REINSTALL}"
         )
+    version: str | None
     if distributions:
         name = distributions[0].removeprefix("sglang-").removesuffix(".dist-info")
         version, remedy = name.partition("+")[0], f"reinstall it ({_REINSTALL})"
