@@ -34,7 +34,6 @@ def build_union(
     mirrors: list[RowMirror],
     chain: DegreeChain,
     degree: int,
-    *,
     size: int,
     page: int,
 ) -> UnionBatch | None:
