@@ -83,8 +83,7 @@ class Load:
         self._open.set()
 
     async def close(self) -> None:
-        """End as on a quiet day, or at once if the server is gone."""
-        await self.pause()
+        """Leave whatever runs."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
