@@ -187,9 +187,11 @@ class Checks:
     def at_rest(self) -> bool:
         """Whether nothing is under way any more."""
         workers = self._play.workers
-        ledgers = [worker.token_to_kv_pool_allocator.ledger for worker in workers]
-        away = any(len(one.extra.leased) + len(one.lent) for one in ledgers)
-        return not away and all(worker.is_fully_idle() for worker in workers)
+        allocators = [worker.token_to_kv_pool_allocator for worker in workers]
+        away = any(len(one.ledger.extra.leased) + len(one.ledger.lent) for one in allocators)
+        # The results of a step may be half processed.
+        busy = any(one.free_group is not None for one in allocators)
+        return not (away or busy) and all(worker.is_fully_idle() for worker in workers)
 
     def at_the_end(self) -> None:
         """Nothing has leaked, and all agree."""

@@ -200,6 +200,9 @@ class Ledger:
 
         Nobody falls asleep while slots are away from home: an idle scheduler counts its slots.
         """
+        if self._lender is not None:
+            # It lends in this round, even if whoever wanted the slots has just been aborted.
+            return self._lender.is_asked
         if self._borrower is None:
             return False
         if len(self.extra.leased) or len(self.moves):

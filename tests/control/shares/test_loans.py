@@ -41,6 +41,24 @@ def test_peers_lend_what_is_lacking_and_no_more(degree, lacks):
     assert sum(lent(group)) == lacks
 
 
+def test_a_lender_stays_awake_until_what_it_lends_has_come_home():
+    """The request that alone made its anchor ask was aborted a round before the slots came. All
+    fell asleep, and the lender's idle check missed them."""
+    group = merged(2)
+    anchor, lender = group.workers[:2]
+    group.submit(0, OWN + GROWN[2] + 5, 1)
+    steps(group, 1)
+    anchor.waiting.clear()
+    assert lender.ledger.has_news(lender.claims(), lender)
+    steps(group, 1)
+    assert sum(lent(group)) > 0
+    assert anchor.ledger.has_news(anchor.claims(), anchor)
+    steps(group, 1)
+    for worker in (anchor, lender):
+        assert not len(worker.ledger.lent)
+        assert not worker.ledger.has_news(worker.claims(), worker)
+
+
 def test_a_live_long_request_lacks_as_one_that_waits():
     """Only one that waited did: after a change of layouts one ran out beside an idle peer."""
     group = merged(2)
