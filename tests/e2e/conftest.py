@@ -141,8 +141,8 @@ def start_afresh(server):
 
 
 def wait_for_tokens(server, task, count=0):
-    """Return when a request runs and more than `count` tokens are held: of a prompt that is longer
-    it is computed that far, and of a shorter one the answer is on its way. `task` must not end
+    """Return when a request runs and more than `count` tokens are held: a prompt that is longer
+    is computed that far, and the answer to a shorter one is on its way. `task` must not end
     before.
     """
     while True:

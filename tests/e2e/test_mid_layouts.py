@@ -10,7 +10,7 @@ from bench.long_request import score
 from tests.e2e.conftest import QUARTET_POOL as POOL
 from tests.e2e.conftest import split_all, start_afresh, wait_for_tokens
 
-OUTPUT = 200
+OUTPUT = 120
 ALL = [0, 1, 2, 3]
 # Longer than a worker's own pool, but with its output not than those of two.
 LONG = random.Random(8).choices(range(100, 5000), k=POOL + 200)
