@@ -103,7 +103,7 @@ def test_prefix_cached_at_degree_1_hits_at_degree_4_and_after_the_split(at_degre
 
 def test_chunked_prefill_goes_on_through_a_merge_and_a_split(at_degree_one):
     server = at_degree_one
-    tokens = [(7 * i) % 5000 + 100 for i in range(1800)]
+    tokens = [(7 * i) % 5000 + 100 for i in range(3600)]
 
     def through(*changes):
         with ThreadPoolExecutor(1) as pool:
