@@ -190,3 +190,50 @@ def test_orders_come_in_turn_with_requests_and_go_to_the_protocol(monkeypatch):
     worker._request_dispatcher(order)
     [(batch, [effect])] = worker.turns
     assert batch is None and effect.__name__ == "StandDown"
+
+
+def test_a_worker_is_made_after_upstream_s_and_is_connected_before_its_line_opens(monkeypatch):
+    made, registered = [], []
+
+    def init(self, server_args, ports):
+        made.append("upstream")
+        self.max_total_num_tokens = 77
+        self.tp_worker = SimpleNamespace(model_runner=SimpleNamespace())
+        poller = SimpleNamespace(register=lambda *args: registered.append(args))
+        self.idle_sleeper = SimpleNamespace(poller=poller)
+
+    def runtime(scheduler, config, rank, surroundings):
+        made.append(("runtime", config, rank))
+        bell = SimpleNamespace(fileno=lambda: 9)
+        return SimpleNamespace(executor=SimpleNamespace(forward="joint"), bell=bell)
+
+    monkeypatch.setattr(Scheduler, "__init__", init)
+    monkeypatch.setattr(module, "ElasticRuntime", runtime)
+    monkeypatch.setattr(module, "get_parallel", lambda: SimpleNamespace(dp_rank=3))
+    monkeypatch.setattr(module.gc, "freeze", lambda: made.append("frozen"))
+    monkeypatch.setenv("AMOEBA_AUDIT", "1")
+    around = SimpleNamespace(clock=Clock(), link=lambda rank: made.append("link") or rank)
+    worker = ElasticScheduler(SimpleNamespace(_amoeba="config"), "ports", around)
+    assert made == ["upstream", ("runtime", "config", 3), "link", "frozen"]
+    assert worker.own_slots == worker.shown_capacity == 77 and worker.audits
+    # The bell wakes the idle poller, and upstream's runner asks the executor first.
+    assert registered == [(9, 1)] and worker.link == 3
+    assert worker.tp_worker.model_runner.joint_forward == "joint"
+
+
+def test_upstream_s_observers_are_completed(monkeypatch):
+    monkeypatch.setattr(
+        Scheduler, "init_pool_stats_observer", lambda self: setattr(self, "pool_stats_observer", 1)
+    )
+    monkeypatch.setattr(
+        Scheduler, "init_load_inquirer", lambda self: setattr(self, "load_inquirer", 2)
+    )
+    monkeypatch.setattr(module.ElasticPoolStatsObserver, "around", lambda one: ("pool", one))
+    monkeypatch.setattr(
+        module.ElasticLoadInquirer, "around", lambda one, scheduler: ("load", one, scheduler)
+    )
+    worker = Worker()
+    worker.init_pool_stats_observer()
+    worker.init_load_inquirer()
+    assert worker.pool_stats_observer == ("pool", 1)
+    assert worker.load_inquirer == ("load", 2, worker)
