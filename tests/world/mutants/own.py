@@ -88,6 +88,13 @@ OWN = {
         "leases",
         4,
     ),
+    "share-lender-sleeps": one(
+        "A lender may fall asleep in the round in which it lends.",
+        LEDGER,
+        "            return self._lender.is_asked\n        if self._borrower is None:",
+        "            return False\n        if self._borrower is None:",
+        "grammar",
+    ),
     # Mirror
     "mirror-generation": one(
         "Peers keep the row of a request whose number is used again.",
