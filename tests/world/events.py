@@ -40,9 +40,10 @@ class Ask(Event):
 @dataclass(frozen=True)
 class Change(Event):
     """An operator asks for another layout: the `pick`-th of those that the present one allows,
-    round and round."""
+    round and round; if it `fits`, of those that hold all requests there are."""
 
     pick: int
+    fits: bool = False
 
 
 @dataclass(frozen=True)

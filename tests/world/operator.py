@@ -12,7 +12,7 @@ from sglang.srt.managers.io_struct import (
 )
 
 from amoeba_sglang.adapters.messages import AdminReply, AdminRequest
-from amoeba_sglang.control.layout.partition import LayoutError
+from amoeba_sglang.control.layout.partition import Layout, LayoutError
 from amoeba_sglang.control.layout.slots import DegreeChain
 from tests.world import events
 from tests.world.violation import Violation
@@ -37,9 +37,13 @@ class Operator:
     def change(self, event: events.Change) -> None:
         """Ask for one of the layouts that the present one allows."""
         allowed = self._allowed()
+        if event.fits:
+            open_now, hold = self._play.clients.open, self._play.workers[0].capacity.by_rank
+            most = max((one.ask.prompt + one.output for one in open_now), default=0)
+            allowed = [one for one in allowed if max(hold(one[2])) >= most]
         if not allowed:
             return
-        ranks, degree = allowed[event.pick % len(allowed)]
+        ranks, degree, _ = allowed[event.pick % len(allowed)]
         self._changes += 1
         rid = f"t{self._changes}"
         body = {"ranks": list(ranks), "degree": degree, "operation_id": rid, "wait": True}
@@ -119,8 +123,8 @@ class Operator:
         error = reply.body.get("error", "")
         self._play.note("answer", reply.rid, reply.status, error)
 
-    def _allowed(self) -> list[tuple[tuple[int, ...], int]]:
-        """(ranks, degree) of all changes of the present layout."""
+    def _allowed(self) -> list[tuple[tuple[int, ...], int, Layout]]:
+        """(ranks, degree, what comes of it) of all changes of the present layout."""
         layout, found = self._play.router.operations.layout, []
         for degree in self._chain.degrees:
             for width in self._chain.degrees[1:]:
@@ -133,5 +137,5 @@ class Operator:
                     except LayoutError:
                         continue
                     if target != layout:
-                        found.append((ranks, degree))
+                        found.append((ranks, degree, target))
         return found

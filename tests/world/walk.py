@@ -118,4 +118,4 @@ def instance_tokens(setting: Setting, degree: int) -> int:
 
 def _changes(profile: Profile, rng: Random) -> Iterator[Event]:
     for at in _times(1 / profile.change, profile.seconds + 2.0, rng):
-        yield events.Change(at, rng.randrange(1000))
+        yield events.Change(at, rng.randrange(1000), fits=rng.random() < 0.7)

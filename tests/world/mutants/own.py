@@ -86,7 +86,14 @@ OWN = {
         "    live[0] = False\n",
         "    live[0] = False\n    live[torch.from_numpy(allocator.ledger.lent)] = False\n",
         "leases",
-        4,
+        workers=4,
+    ),
+    "share-lender-sleeps": one(
+        "A lender may fall asleep in the round in which it lends.",
+        LEDGER,
+        "            return self._lender.is_asked\n        if self._borrower is None:",
+        "            return False\n        if self._borrower is None:",
+        "grammar",
     ),
     # Mirror
     "mirror-generation": one(
@@ -122,7 +129,7 @@ OWN = {
         "(ids - FIRST_LEASED) * degree // self.finest,",
         "(ids - FIRST_LEASED) // self.finest * degree,",
         "leases",
-        4,
+        workers=4,
     ),
     # Boundary
     "boundary-split": one(
