@@ -29,7 +29,7 @@ def run_workers(
     n: int,
     target: Callable[..., Any],
     *args: Any,
-    timeout_s: float = 60.0,
+    timeout_s: float = 240.0,
     may_die: tuple[int, ...] = (),
 ) -> list[Any]:
     """Call `target(rank, n, *args)` in `n` processes and return their results by rank.
