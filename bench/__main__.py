@@ -48,7 +48,7 @@ ALL = {
     "emulation_cost": ["bench.emulation_cost"],
     "faults": ["bench.faults"],
     "hostile": ["bench.hostile"],
-    "soak": ["bench.soak"],
+    "soak": ["bench.soak", "--transformations", "100"],
 }
 
 

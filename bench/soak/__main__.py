@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import sys
 import tempfile
 from pathlib import Path
@@ -69,7 +70,8 @@ def main() -> int:
             print(f"ready after {server.start_seconds:.0f} s, log {server.log}", flush=True)
             clients = options.clients or 4 * setting.workers
             run = Run(server, setting, cases, references, clients=clients, seed=options.seed)
-            asyncio.run(run.go(left, 60 * options.minutes))
+            with contextlib.suppress(KeyboardInterrupt):
+                asyncio.run(run.go(left, 60 * options.minutes))
             found = run.figures()
     path = results.add(setting, {"seed": options.seed, **found})
     print(f"{path}\n{results.summarise(found)}")

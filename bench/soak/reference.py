@@ -78,11 +78,13 @@ class References:
 
     def take(self, url: str, cases: list[Case]) -> None:
         """Ask a server that holds them all and stays as it is."""
-        asyncio.run(self._take(url, self._missing(strip_to_prompt(cases))))
-        asyncio.run(self._take(url, self._missing(self._whole(cases))))
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({key: asdict(one) for key, one in self._known.items()})
-        self._path.write_text(text)
+        try:
+            asyncio.run(self._take(url, self._missing(strip_to_prompt(cases))))
+            asyncio.run(self._take(url, self._missing(self._whole(cases))))
+        finally:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps({key: asdict(one) for key, one in self._known.items()})
+            self._path.write_text(text)
 
     async def _take(self, url: str, cases: list[Case]) -> None:
         todo = iter(cases)

@@ -109,7 +109,7 @@ def test_right_answers_are_equal_and_some_clients_leave_or_abort(tmp_path):
     ],
 )
 def test_what_is_wrong_is_said_with_its_request(tmp_path, stand_in, outcome, what):
-    load = serve(tmp_path, stand_in, requests=8)
+    load = serve(tmp_path, stand_in, requests=16)
     assert outcomes(load)[outcome] > 0
     assert any(what in problem["what"] and problem["body"] for problem in load.problems)
 
