@@ -215,7 +215,7 @@ def test_a_worker_is_made_after_upstream_s_and_is_connected_before_its_line_open
     around = SimpleNamespace(clock=Clock(), link=lambda rank: made.append("link") or rank)
     worker = ElasticScheduler(SimpleNamespace(_amoeba="config"), "ports", around)
     assert made == ["upstream", ("runtime", "config", 3), "link", "frozen"]
-    assert worker.own_slots == worker.shown_capacity == 77 and worker.audits
+    assert worker.own_tokens == worker.shown_capacity == 77 and worker.audits
     # The bell wakes the idle poller, and upstream's runner asks the executor first.
     assert registered == [(9, 1)] and worker.link == 3
     assert worker.tp_worker.model_runner.joint_forward == "joint"
