@@ -54,13 +54,12 @@ def pair(shallow_model):
     """Two workers that merge and split when asked to, for all tests of what one request or order
     does to others.
 
-    Their own pools hold what others merge for, so they also say what is right. Their weight shards
-    are padded, which must make no difference.
+    Their own pools hold what others merge for, so they also say what is right.
     """
     with Server(
         "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", "4096",
         "--chunked-prefill-size", "512", "--max-running-requests", "32", "--enable-metrics",
-        "--amoeba-policy", "static", "--amoeba-shard-layout", "padded", "--skip-server-warmup",
+        "--amoeba-policy", "static", "--skip-server-warmup",
         "--served-model-name", MODEL,
         model=shallow_model, env={"AMOEBA_AUDIT": "1"},
     ) as running:  # fmt: skip
@@ -86,14 +85,10 @@ def mapping_fault(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def narrow_pair(mapping_fault, shallow_model):
-    """Two workers for requests that only fit into memory that a merge frees from weights.
-
-    Their shards are padded to pages, so that such memory is mapped in all ways there are.
-    """
+    """Two workers for requests that only fit into memory that a merge frees from weights."""
     with Server(
         "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", str(NARROW_POOL),
         "--chunked-prefill-size", "256", "--amoeba-policy", "static",
-        "--amoeba-shard-layout", "padded",
         module="tests.e2e.faulty_server",
         model=shallow_model, env={"AMOEBA_AUDIT": "1", "TEST_FAULT_FILE": str(mapping_fault)},
     ) as running:  # fmt: skip
