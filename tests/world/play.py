@@ -46,6 +46,8 @@ from tests.world.violation import Violation
 
 # Of a message between processes, at least and beyond that at most, in seconds.
 _WIRE_S, _WIRE_MORE_S = 5e-5, 5e-4
+# What two messages of one socket are apart: events of the same moment happen in any order.
+_IN_ORDER_S = 1e-9
 _TICK_S = 0.05
 # Everything ends within so many virtual seconds after the last event, beside steps that are slow: a
 # request that waits at the router for a layout is answered after 600 s.
@@ -223,7 +225,9 @@ class Play:
         if isinstance(message, TransformOrder):
             self.rare.see_order(message.epoch)
         delay = _WIRE_S + _WIRE_MORE_S * self.random("wire", rank).random()
-        at = self._arrived_at[rank] = max(self._arrived_at[rank], self.loop.now + delay)
+        at = self._arrived_at[rank] = max(
+            self._arrived_at[rank] + _IN_ORDER_S, self.loop.now + delay
+        )
         message = copy.copy(message)
         if hasattr(message, "sampling_params"):
             message.sampling_params = copy.copy(message.sampling_params)
@@ -245,7 +249,9 @@ class Play:
         self.note("report", rank, _short(report))
         delay = _WIRE_S + _WIRE_MORE_S * self.random("report", rank).random()
         delay += self.faults.delay(rank)
-        at = self._reported_at[rank] = max(self._reported_at[rank], self.loop.now + delay)
+        at = self._reported_at[rank] = max(
+            self._reported_at[rank] + _IN_ORDER_S, self.loop.now + delay
+        )
 
         def arrive() -> None:
             self.rare.see_report(report)
