@@ -12,19 +12,12 @@ import torch
 import torch.nn.functional as F
 
 from amoeba_sglang.adapters.cpu.plane import CpuPlane
+from amoeba_sglang.adapters.emulated.executor import EmulatedLayer
 from amoeba_sglang.adapters.messages import TransformOrder
 from amoeba_sglang.adapters.worker.connections import Movers
 from amoeba_sglang.control.transform.pace import Pace
 from amoeba_sglang.planes.transformation import Transformation, TransformReport
 from bench.page_worker import STAGING, PageWorker
-
-
-class _Layer:
-    def __init__(self) -> None:
-        self.degree = 1
-
-    def switch(self, degree: int) -> None:
-        self.degree = degree
 
 
 class Unseen:
@@ -43,7 +36,7 @@ class Steps:
 
     def __init__(self, worker: PageWorker, rows: int, helper: Executor) -> None:
         self._worker, self._rows, self._helper = worker, rows, helper
-        self._layers = [_Layer() for _ in range(worker.shape.layers)]
+        self._layers = [EmulatedLayer() for _ in range(worker.shape.layers)]
         self._plane = CpuPlane(
             SimpleNamespace(layers=self._layers),
             Unseen(),

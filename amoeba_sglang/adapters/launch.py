@@ -122,7 +122,6 @@ def serve(server_args: Any, config: AmoebaConfig) -> None:
     """Run the server; whatever ends it, its processes end with it."""
     from sglang.srt.entrypoints import http_server
 
-    from amoeba_sglang.adapters.choice import choose_backend
     from amoeba_sglang.adapters.frontend.bodies import check_bodies
     from amoeba_sglang.adapters.frontend.routes import add_routes
     from amoeba_sglang.adapters.frontend.tokenizer_manager import init_elastic_tokenizer_manager
@@ -144,8 +143,8 @@ def serve(server_args: Any, config: AmoebaConfig) -> None:
         manager().forget_load_file()
         if config.throughput_file is not None and config.throughput_table is None:
             measure_throughput(server_args, config, manager().limits.own_tokens)
-        sentence = choose_backend(server_args.device, config.emulation).sentence
-        print(describe(config, sentence, manager().limits, server_args.url()), flush=True)
+        sentence, limits = manager().backend.sentence, manager().limits
+        print(describe(config, sentence, limits, server_args.url()), flush=True)
 
     try:
         http_server.launch_server(

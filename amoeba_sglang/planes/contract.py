@@ -1,7 +1,7 @@
 """The contract of a plane: what computes and carries bytes for one worker, and decides nothing.
 
 `adapters.cpu.plane` computes, `planes.emulated.plane` only takes the time of it. Control says which
-layers go to which degree and when; a plane says how. `adapters.backend` chooses one.
+layers go to which degree and when; a plane says how. `adapters.choice` chooses one.
 """
 
 from __future__ import annotations
@@ -68,14 +68,10 @@ class Plane(ABC):
 
     @abstractmethod
     def move_units(
-        self,
-        width: int,
-        layers: range,
-        moves: tuple[UnitMove, ...],
-        live: Sequence[np.ndarray],
+        self, layers: range, moves: tuple[UnitMove, ...], live: Sequence[np.ndarray]
     ) -> int:
-        """Move the live KV of `layers` over a block of `width` workers; returns the bytes that came
-        to this one. On the helper's thread; collective over the block.
+        """Move the live KV of `layers` over a block; returns the bytes that came to this worker. On
+        the helper's thread; collective over the block.
 
         live: by worker of the block, its live local slots, int64 [n], ascending. Their bits arrive,
         all others may be overwritten.

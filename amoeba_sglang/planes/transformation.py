@@ -158,7 +158,7 @@ class Transformation:
         if not fault:
             degrees = (self._lower, self._upper)
             moves = unit_moves(self._chain, *(degrees if self.boundary.falls else degrees[::-1]))
-            kv_bytes = self._plane.move_units(len(live), layers, moves, live)
+            kv_bytes = self._plane.move_units(layers, moves, live)
         return Copied(kv_bytes, weight_bytes, self._plane.copy_seconds() - started, fault)
 
     def _change_pages(self, layers: range) -> tuple[str, int]:

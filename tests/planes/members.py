@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from amoeba_sglang.adapters.cpu.plane import CpuPlane
+from amoeba_sglang.adapters.emulated.executor import EmulatedLayer
 from amoeba_sglang.adapters.messages import TransformOrder
 from amoeba_sglang.adapters.worker.connections import Movers
 from amoeba_sglang.control.layout.capacity import growth_pages
@@ -35,15 +36,6 @@ from tests.elastic_workers import (
 )
 
 LIVE = np.arange(1, ROWS)
-
-
-class Layer:
-    """A layer of the model: remembers at which degree it is."""
-
-    degree = 1
-
-    def switch(self, degree):
-        self.degree = degree
 
 
 class ThreadGroup:
@@ -97,7 +89,7 @@ class Member(ElasticWorker):
             None if index == self.index else self.pool_of(index, handle)
             for index, handle in enumerate(handles)
         ]
-        self.layers, self.pool = [Layer() for _ in range(LAYERS)], Pool()
+        self.layers, self.pool = [EmulatedLayer() for _ in range(LAYERS)], Pool()
         self.plane = ReluctantPlane(
             SimpleNamespace(layers=self.layers),
             self.pool,

@@ -152,8 +152,8 @@ class WorldPlane(Plane):
         STAGE.play.sleep(_MAP_SECONDS * len(layers))
         return 0
 
-    def move_units(self, width: int, layers: range, moves: Any, live: Sequence[np.ndarray]) -> int:
-        index = self._rank % width
+    def move_units(self, layers: range, moves: Any, live: Sequence[np.ndarray]) -> int:
+        index = self._rank % len(live)
         STAGE.play.sleep(len(layers) * (_LAYER_SECONDS + _SLOT_SECONDS * max(map(len, live))))
         if any(move.home == index for move in moves):
             STAGE.play.shadow.clobber(self._rank, live[index], self._own_slots)

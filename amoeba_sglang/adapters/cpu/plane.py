@@ -62,13 +62,9 @@ class CpuPlane(Plane):
         return 0 if self._pages is None else self._pages.move_layers(layers, degree)
 
     def move_units(
-        self,
-        width: int,
-        layers: range,
-        moves: tuple[UnitMove, ...],
-        live: Sequence[np.ndarray],
+        self, layers: range, moves: tuple[UnitMove, ...], live: Sequence[np.ndarray]
     ) -> int:
-        return self._kv[width].move(layers, moves, live)
+        return self._kv[len(live)].move(layers, moves, live)
 
     def copy_slots(self, source: np.ndarray, target: np.ndarray) -> None:
         slots = torch.from_numpy(source), torch.from_numpy(target)

@@ -58,11 +58,7 @@ class EmulatedPlane(Plane):
         return copied
 
     def move_units(
-        self,
-        width: int,
-        layers: range,
-        moves: tuple[UnitMove, ...],
-        live: Sequence[np.ndarray],
+        self, layers: range, moves: tuple[UnitMove, ...], live: Sequence[np.ndarray]
     ) -> int:
         """As on the device: returns when the worker that receives most has all, with own bytes."""
         units = [0] * len(live)
@@ -70,7 +66,7 @@ class EmulatedPlane(Plane):
             units[move.target] += len(live[move.home])
         each = self._unit_bytes * len(layers)
         self._timeline.sleep(self._device.copy_seconds(max(units) * each, 0))
-        return units[self._index % width] * each
+        return units[self._index % len(live)] * each
 
     def copy_slots(self, source: np.ndarray, target: np.ndarray) -> None:
         """As on the device: every worker reads and writes its shard of each slot."""

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.base_checkout import register
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -14,13 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def registered(tmp_path_factory) -> dict[str, str]:
     """The environment of a child in which our package is installed and no platform is asked for."""
     site = tmp_path_factory.mktemp("site")
-    info = site / "amoeba_platform_test-0.dist-info"
-    info.mkdir()
-    metadata = "Metadata-Version: 2.1\nName: amoeba-platform-test\nVersion: 0\n"
-    (info / "METADATA").write_text(metadata)
-    (info / "entry_points.txt").write_text(
-        "[sglang.srt.platforms]\namoeba_cpu = amoeba_sglang.adapters.cpu:activate\n"
-    )
+    register(ROOT, site)
     environment = os.environ | {
         "PYTHONPATH": f"{site}{os.pathsep}{ROOT}",
         "SGLANG_USE_CPU_ENGINE": "0",

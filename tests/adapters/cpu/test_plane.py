@@ -81,7 +81,7 @@ def test_pages_and_movers_do_what_the_plane_is_told(worker):
     assert plane.move_weights(range(1, 3), 2) == 7
     plane.grow(2)
     assert pages.calls == ["shrink", (range(1, 3), 2), ("grow", 2)]
-    assert plane.move_units(2, range(2), ("moves",), ["live"]) == (range(2), ("moves",), ["live"])
+    assert plane.move_units(range(2), ("moves",), ["a", "b"]) == (range(2), ("moves",), ["a", "b"])
 
 
 def test_the_pool_is_seen_at_the_degree_of_its_layers(worker):

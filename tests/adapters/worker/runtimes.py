@@ -90,7 +90,7 @@ class NotingPlane(Plane):
     def move_weights(self, layers, degree):
         return 5 * len(layers)
 
-    def move_units(self, width, layers, moves, live):
+    def move_units(self, layers, moves, live):
         return 10 * len(layers)
 
     def copy_slots(self, source, target):

@@ -42,7 +42,7 @@ def test_kv_takes_the_time_of_the_worker_that_receives_most(before, after):
     moves, received = unit_moves(CHAIN, before, after), []
     planes = [make_plane(index) for index in range(4)]
     for plane, _ in planes:
-        received.append(plane.move_units(4, LAYERS, moves, LIVE))
+        received.append(plane.move_units(LAYERS, moves, LIVE))
     expected = pytest.approx(DEVICE.copy_seconds(max(received), 0))
     assert [slept for _, slept in planes] == [[expected]] * 4
     moving = 0.75 if before == (1,) * 4 else 0.5
@@ -51,17 +51,15 @@ def test_kv_takes_the_time_of_the_worker_that_receives_most(before, after):
 
 def test_a_few_layers_take_their_share():
     moves, (plane, slept) = unit_moves(CHAIN, (1,) * 2, (2,) * 2), make_plane()
-    whole = plane.move_units(2, LAYERS, moves, LIVE[:2])
-    assert plane.move_units(2, range(8, 16), moves, LIVE[:2]) * 8 == whole
+    whole = plane.move_units(LAYERS, moves, LIVE[:2])
+    assert plane.move_units(range(8, 16), moves, LIVE[:2]) * 8 == whole
     assert slept[1] * 8 == pytest.approx(slept[0])
 
 
 def test_a_worker_receives_what_comes_to_its_place_in_the_block():
     moves = unit_moves(CHAIN, (1,) * 2, (2,) * 2)
     first, third = make_plane(0)[0], make_plane(2)[0]
-    assert first.move_units(2, LAYERS, moves, LIVE[:2]) == third.move_units(
-        2, LAYERS, moves, LIVE[:2]
-    )
+    assert first.move_units(LAYERS, moves, LIVE[:2]) == third.move_units(LAYERS, moves, LIVE[:2])
 
 
 def test_pages_give_the_capacity_of_the_device_at_every_degree():
