@@ -1,7 +1,5 @@
 """The clock that a process takes its times from, and sleeps by."""
 
-from __future__ import annotations
-
 import time
 
 

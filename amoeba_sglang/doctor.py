@@ -5,8 +5,6 @@
 Exit code 0 if all is well, else 1. It starts nothing and changes nothing.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import platform

@@ -1,7 +1,5 @@
 """Typed errors for users, and how they show values. A broken invariant of ours is an assert."""
 
-from __future__ import annotations
-
 from typing import Any
 
 _SHOWN = 60

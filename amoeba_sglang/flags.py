@@ -1,7 +1,5 @@
 """The `--amoeba-*` flags."""
 
-from __future__ import annotations
-
 import argparse
 
 from amoeba_sglang.control.transform.pace import GROWTH_SHARE

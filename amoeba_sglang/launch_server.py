@@ -4,8 +4,6 @@
 replicas and Amoeba as M groups of N workers that can merge.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """Run the benchmarks one after the other: `make bench`, or `python -m bench NAME ...`."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -7,8 +7,6 @@ once more as decode steps; stock SGLang scores them at static --tp-size d on the
 Llama is the bundled model, the Qwen3 a small one of random weights.
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 import tempfile

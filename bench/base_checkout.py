@@ -5,8 +5,6 @@ with that commit's own patches on, and `bin/python`, which puts the worktree and
 packages of this interpreter. What is installed is only read.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

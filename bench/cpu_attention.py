@@ -8,8 +8,6 @@ greedy decode steps. A round is one turn of each, so drift and other load of the
 Writes bench/results/cpu_attention.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

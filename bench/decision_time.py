@@ -5,8 +5,6 @@ Every policy decides with 64 busy workers, some of them merged, and 10,000 long 
 transformation. What the router gathers for a decision is timed with it.
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 import time

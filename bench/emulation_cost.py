@@ -4,8 +4,6 @@ Says how small a dilation this machine allows: the real seconds of all processor
 emulated second of busy workers costs, divided by the number of cores.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import contextlib

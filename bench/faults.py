@@ -1,7 +1,5 @@
 """Every fault at every moment, one server each: python -m bench.faults [--workers 2 ...]."""
 
-from __future__ import annotations
-
 import argparse
 import time
 

@@ -1,7 +1,5 @@
 """Start-up time, memory and idle CPU beside stock: python -m bench.idle [--workers 2 4 ...]."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import time

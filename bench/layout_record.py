@@ -1,7 +1,5 @@
 """The layout of a server over time, from its `GET /amoeba/state`. Pure."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -7,8 +7,6 @@ and a merge is ordered at a random time in that. Reported: the time from COMMIT,
 lock-step in steps of the slowest worker (its chunk), and what the decoding streams feel.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import itertools

@@ -5,8 +5,6 @@ and the request runs beside short ones. Its log-probabilities are compared with 
 static --tp-size N and a large pool; the short ones with what they were before the merge.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import random

@@ -6,8 +6,6 @@ one thread. "upstream": the matrix as SGLang stores it, which has no page-separa
 "in pages": upstream's layout in the memory file instead of ordinary memory.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

@@ -9,8 +9,6 @@ it, in turn: a plain copy of as many bytes, and "Basic" (arXiv 2509.19729): allo
 pool, copy the live tokens into it, free the first.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import time

@@ -1,7 +1,5 @@
 """A worker process with the pages, weights, KV and mover of the server, but without a model."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

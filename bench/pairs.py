@@ -6,8 +6,6 @@ no shape of the noise is assumed. k is the largest that leaves at least 90 % ins
 10th of 12 (96 %), the smallest and the largest of 6 (97 %).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

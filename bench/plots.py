@@ -1,7 +1,5 @@
 """Figures of results: bench/figures/NAME.png, from bench/results/NAME.json or from a replay."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Prompts of exactly n tokens for a tokenizer: text, which every OpenAI-compatible server takes."""
 
-from __future__ import annotations
-
 import random
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """Sends a workload to an OpenAI-compatible server at its arrival times, and watches its layout."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

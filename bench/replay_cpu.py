@@ -11,8 +11,6 @@ itself, to show how near the simulator comes.
 No speed-up is to be seen here: all layouts share the same cores. About 15 minutes a group size.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

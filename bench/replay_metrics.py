@@ -1,7 +1,5 @@
 """What a replay measured. Pure; all times are seconds of the replay's clock."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Benchmark results as JSON with the machine and the commit they were measured on."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -8,8 +8,6 @@ steps and transformations take what the device file says. With --rate the conten
 searched but run once at that rate, as for a comparison with an emulated or a real server.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

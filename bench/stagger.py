@@ -9,8 +9,6 @@ in turn, half of the rounds each time, with the same load. Reported: every gap t
 transformation beside those between transformations, and the tokens made meanwhile.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import itertools

@@ -6,8 +6,6 @@ dp: degree 1 against --dp-size N. tp: degree N against static --tp-size N, both 
 shared-memory collectives. tp-gloo: the same with gloo in both.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """Request traces, and the changes that fit them to a smaller fleet or model. Pure."""
 
-from __future__ import annotations
-
 import csv
 import random
 from collections.abc import Sequence

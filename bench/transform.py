@@ -11,8 +11,6 @@ KV (Figure 9) and weights (Figure 10): seconds of a merge and a split, all layer
 layers a step, and a few beside the computation.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from concurrent.futures import ThreadPoolExecutor

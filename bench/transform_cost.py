@@ -3,8 +3,6 @@
 python -m bench.transform_cost [--tokens 4096] [--rounds 10] [--starts 10]
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 

@@ -1,7 +1,5 @@
 """Joint steps of a stand-in model that computes while its layers change degree."""
 
-from __future__ import annotations
-
 import os
 import time
 from concurrent.futures import Executor

@@ -5,8 +5,6 @@ memory, so that what differs is the method. No device is here: what is called a 
 host costs two copies, not two trips over PCIe. All leave the worker's own state as it was.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

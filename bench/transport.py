@@ -3,8 +3,6 @@
 `python -m bench.transport` prints a table and writes bench/results/transport.json.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

@@ -7,8 +7,6 @@ whole server of 8 emulated workers, replays the requests against it and simulate
 The bar is 15 % on throughput and on the median TTFT of short requests.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import sys

@@ -1,7 +1,5 @@
 """Workers with weights and KV in pages of their own memory, as many as wanted in one process."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping, Sequence
 

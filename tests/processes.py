@@ -1,7 +1,5 @@
 """Run one function in several real processes that share a torch.distributed (gloo) world."""
 
-from __future__ import annotations
-
 import datetime
 import multiprocessing
 import multiprocessing.connection

@@ -1,7 +1,5 @@
 """What the doctor says of a machine, line by line."""
 
-from __future__ import annotations
-
 import json
 import resource
 import socket

@@ -1,7 +1,5 @@
 """Nothing that setup installs is built from source: pip itself refuses it, file by file."""
 
-from __future__ import annotations
-
 import io
 import subprocess
 import sys

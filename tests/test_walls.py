@@ -1,7 +1,5 @@
 """Imports go one way, and only the adapters know SGLang."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

@@ -9,8 +9,6 @@ projections are zero and whose columns of the output projection are zero, which 
 function. The published files stay where they are; OUT_DIR holds the derived checkpoint.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.metadata
 import json

@@ -5,8 +5,6 @@
 PRISTINE holds the unpatched `sglang` that the patches are for: a site-packages or a checkout.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

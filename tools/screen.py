@@ -7,8 +7,6 @@ failure shows all of LOG. With --ready COMMAND is a server: the line that starts
 and all that follows it. Ctrl-C ends COMMAND and everything that it started.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil

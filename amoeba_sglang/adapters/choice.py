@@ -1,7 +1,5 @@
 """The one place that chooses what a server computes with."""
 
-from __future__ import annotations
-
 from amoeba_sglang.adapters.backend import Backend
 from amoeba_sglang.adapters.cpu.backend import CpuBackend
 from amoeba_sglang.adapters.emulated.backend import EmulatedBackend

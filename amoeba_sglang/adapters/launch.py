@@ -3,8 +3,6 @@
 Only functions import SGLang here, since importing it takes seconds and settles its platform.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 from typing import Any

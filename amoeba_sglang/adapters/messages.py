@@ -11,8 +11,6 @@ One transformation: PREPARE to every rank of the block -> one Vote each -> COMMI
 Progress -> one Done each; these and the other reports are in reports.py.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from sglang.srt.managers import io_struct

@@ -1,7 +1,5 @@
 """Flags and models that Amoeba does not serve, refused by name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

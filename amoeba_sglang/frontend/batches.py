@@ -1,8 +1,6 @@
 """Which requests belong to an id that a client knows: SGLang gives the parts of a batch, and the
 samples of a prompt, ids of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Gives what fails before its first word the status of its error."""
 
-from __future__ import annotations
-
 import json
 import traceback
 from typing import Any

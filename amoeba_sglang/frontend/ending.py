@@ -1,7 +1,5 @@
 """How the HTTP process notices that it must end, and how it ends."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

@@ -21,8 +21,6 @@ endpoint                            at degree 1        merged             during
 all in REFUSED                      400 with the reason
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

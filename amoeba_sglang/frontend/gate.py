@@ -1,7 +1,5 @@
 """Refuses by name what is not served, and keeps web pages away from control endpoints."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@ Grammar compilers recurse and unroll in native code: a deep nesting overflows th
 worker, and a large repetition takes its memory or minutes of its time.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Checks of single values that a client sent."""
 
-from __future__ import annotations
-
 import math
 import unicodedata
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Measures what steps cost at every degree before a server is said to be ready."""
 
-from __future__ import annotations
-
 import json
 import logging
 import random

@@ -1,7 +1,5 @@
 """How the workers of one host share its cores."""
 
-from __future__ import annotations
-
 
 def threads_per_worker(workers: int, cores: int) -> int:
     """Torch threads for each of `workers` processes on `cores` cores: the launcher sets

@@ -1,7 +1,5 @@
 """Whether a server's TCP port can be bound at all."""
 
-from __future__ import annotations
-
 import socket
 
 from amoeba_sglang.errors import ConfigError

@@ -1,7 +1,5 @@
 """What the kernel says about other processes: whether they are stopped."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 

@@ -1,7 +1,5 @@
 """A directory of one server that only its user can enter: sockets and temporary files lie there."""
 
-from __future__ import annotations
-
 import atexit
 import fcntl
 import glob

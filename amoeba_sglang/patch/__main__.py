@@ -1,7 +1,5 @@
 """`python -m amoeba_sglang.patch`: apply, revert, show or check the patches on an SGLang."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Putting the series on a target and taking it off."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """Running git, away from the user's repositories and configuration."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Sequence

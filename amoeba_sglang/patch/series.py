@@ -1,7 +1,5 @@
 """The patch series: where it is, what each patch is called and touches, and what files become."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What state a target is in: two hash compares a file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

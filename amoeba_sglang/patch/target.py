@@ -1,7 +1,5 @@
 """The SGLang to patch: where its files are, and which version it is."""
 
-from __future__ import annotations
-
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path

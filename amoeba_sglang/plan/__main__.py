@@ -7,8 +7,6 @@ Qwen2.5-32B about 25K, 256K and 717K tokens at TP1, 2 and 4. Without whole pages
 byte used for KV, it would be 257K and 721K.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -9,7 +9,7 @@ from typing import Any
 from amoeba_sglang.config import MAPPING_SHARE
 from amoeba_sglang.control.layout.capacity import (
     MOST_WASTE,
-    Capacity,
+    PlannedCapacity,
     largest_frugal_page,
     plan_capacity,
     starvation,
@@ -36,7 +36,7 @@ class Report:
     chain: DegreeChain
     device_bytes: int
     usable_bytes: int
-    capacity: Capacity
+    capacity: PlannedCapacity
     warnings: tuple[str, ...]
 
     @classmethod
@@ -114,7 +114,7 @@ class Report:
             yield f"  {name:<30}{size / GB:>10.3f}"
 
 
-def _degrees(capacity: Capacity) -> Iterator[str]:
+def _degrees(capacity: PlannedCapacity) -> Iterator[str]:
     waste, padding = (
         f"{size / GB:.2f} GB ({size / (capacity.total_bytes - capacity.waste_bytes):.2%})"
         for size in (capacity.waste_bytes, capacity.padding_bytes)
@@ -133,7 +133,7 @@ def _degrees(capacity: Capacity) -> Iterator[str]:
         )
 
 
-def _changes(capacity: Capacity) -> Iterator[str]:
+def _changes(capacity: PlannedCapacity) -> Iterator[str]:
     if not capacity.changes:
         return
     yield ""
@@ -146,7 +146,7 @@ def _changes(capacity: Capacity) -> Iterator[str]:
         )
 
 
-def _misfit(capacity: Capacity, usable_bytes: int) -> str | None:
+def _misfit(capacity: PlannedCapacity, usable_bytes: int) -> str | None:
     if capacity.fits:
         return None
     others = "only those shown would fit" if capacity.degrees else "none would fit"
@@ -167,7 +167,7 @@ def _waste(pages: WeightPages, layers: int) -> str | None:
     return f"{cost}; {below} {MOST_WASTE:.0%}"
 
 
-def _mappings(capacity: Capacity) -> str | None:
+def _mappings(capacity: PlannedCapacity) -> str | None:
     most = max((row.mappings for row in capacity.degrees), default=0)
     if most <= MAPPING_SHARE * MAP_COUNT:
         return None

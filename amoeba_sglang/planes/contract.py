@@ -4,8 +4,6 @@
 layers go to which degree and when; a plane says how. `adapters.choice` chooses one.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Protocol

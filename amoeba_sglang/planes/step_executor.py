@@ -1,7 +1,5 @@
 """What every way to run the steps of a worker has in common: who takes part, at which degree."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """Carries out one committed transformation on one worker, together with its block."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass

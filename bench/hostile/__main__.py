@@ -10,8 +10,6 @@ nothing left behind, and the memory of the front end flat (median of the last th
 against that of the middle third). Exit code 1 if not.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import contextlib
@@ -70,12 +68,18 @@ def main() -> int:
 
 
 def start_server(workers: int, layers: int, folder: str) -> Server:
-    return Server(
-        "--tp-size", str(workers), "--dtype", "float32", "--max-total-tokens", str(POOL),
-        "--chunked-prefill-size", str(CHUNK), "--max-running-requests", "64",
-        "--amoeba-policy", "static", "--served-model-name", MODEL_NAME,
-        model=choose_model(layers or None, folder), env={"AMOEBA_AUDIT": "1"},
-    )  # fmt: skip
+    flags = {
+        "--tp-size": workers,
+        "--dtype": "float32",
+        "--max-total-tokens": POOL,
+        "--chunked-prefill-size": CHUNK,
+        "--max-running-requests": 64,
+        "--amoeba-policy": "static",
+        "--served-model-name": MODEL_NAME,
+    }
+    given = (str(part) for flag in flags.items() for part in flag)
+    model = choose_model(layers or None, folder)
+    return Server(*given, model=model, env={"AMOEBA_AUDIT": "1"})
 
 
 def make_generator(

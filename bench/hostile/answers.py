@@ -1,7 +1,5 @@
 """What the answers of the different APIs say, in one form."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

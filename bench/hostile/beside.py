@@ -1,7 +1,5 @@
 """What runs beside the hostile requests: ordinary streams, transformations, a look at memory."""
 
-from __future__ import annotations
-
 import asyncio
 import statistics
 import time

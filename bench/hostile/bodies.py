@@ -1,7 +1,5 @@
 """A small valid request for every route, and which routes are left alone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from bench.hostile.ranges import OUTPUT

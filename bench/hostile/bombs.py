@@ -3,8 +3,6 @@
 Each says which names a refusal may use, and whether it must be refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +21,9 @@ def make_bombs(bounds: Bounds) -> list[Bomb]:
     """All of them, in an order that does not change."""
     return [
         *make_patterns(),
-        *_sampling(bounds),
+        *_counts(bounds),
+        *_token_ids(bounds),
+        *_parameters(bounds),
         *_internals(),
         *_batches(),
         *make_bodies(),
@@ -32,7 +32,7 @@ def make_bombs(bounds: Bounds) -> list[Bomb]:
     ]
 
 
-def _sampling(bounds: Bounds) -> Iterator[Bomb]:
+def _counts(bounds: Bounds) -> Iterator[Bomb]:
     vocabulary = bounds.vocabulary
     yield Bomb("/generate", "n of 50,000", generate_body(n=MANY_CHOICES), ("n",), _REFUSE)
     yield Bomb(
@@ -47,6 +47,10 @@ def _sampling(bounds: Bounds) -> Iterator[Bomb]:
         yield Bomb(
             "/generate", f"logprob_start_len {number}", body, ("logprob_start_len",), _REFUSE
         )
+
+
+def _token_ids(bounds: Bounds) -> Iterator[Bomb]:
+    vocabulary = bounds.vocabulary
     for ids in ([vocabulary], [-1], [2**40], [2**64], [[vocabulary]], ["x"], [5] * 10_000):
         body = {**generate_body(), "return_logprob": True, "token_ids_logprob": ids}
         yield Bomb(
@@ -71,6 +75,10 @@ def _sampling(bounds: Bounds) -> Iterator[Bomb]:
             generate_body(stop_token_ids=ids, min_new_tokens=4), ("stop_token_ids",),
             _EITHER if len(ids) > 1 else _REFUSE,
         )  # fmt: skip
+
+
+def _parameters(bounds: Bounds) -> Iterator[Bomb]:
+    vocabulary = bounds.vocabulary
     for stops in (["a"] * 33, [""], ["x" * 100_000], [1], [None], [["a"]], "\ud800"):
         yield Bomb("/generate", f"stop {str(stops)[:40]}", generate_body(stop=stops), ("stop",))
     for params in ({"custom_params": {"__sglang_reasoning_end_token_ids": [vocabulary]}},

@@ -1,7 +1,5 @@
 """What is no request for the route, and places that are none: methods, types, bodies, queries."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 

@@ -3,8 +3,6 @@
 By prompt, or by an output that is asked for and ends early.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Regular expressions, schemas and grammars that explode, recurse or say nothing."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Sends hostile requests as they stand and reads whatever comes back."""
 
-from __future__ import annotations
-
 import time
 
 import aiohttp

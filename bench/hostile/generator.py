@@ -4,8 +4,6 @@ First every field of every route once and every request made by hand that there 
 fields by weight, each time with a kind of value that the field has had least often.
 """
 
-from __future__ import annotations
-
 import copy
 import random
 from collections import Counter

@@ -10,8 +10,6 @@ no more tokens, and where no changed field may change a greedy output, have the 
 body has.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass

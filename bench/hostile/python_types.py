@@ -1,7 +1,5 @@
 """Fields that OpenAPI leaves open, from SGLang's own types."""
 
-from __future__ import annotations
-
 import typing
 
 from bench.hostile.schema import Field, fields_of_hints

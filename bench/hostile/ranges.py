@@ -1,7 +1,5 @@
 """What is known of a field by its name: where its range ends, and what cannot change the output."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The figures of a run as JSON, and in short for a reader."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The run: phases of hostile requests beside streams and changes; restarts after a death."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import Counter, deque
@@ -186,9 +184,14 @@ class Run:
         out.slowest = max(out.slowest, (round(reply.seconds, 2), case.describe()))
         if verdict.failure:
             failure = Failure(
-                case.number, phase, verdict.failure, verdict.why[:_SHOWN], case.describe(),
-                shorten(case.body, _SHOWN), round(reply.seconds, 2),
-            )  # fmt: skip
+                number=case.number,
+                phase=phase,
+                kind=verdict.failure,
+                why=verdict.why[:_SHOWN],
+                request=case.describe(),
+                body=shorten(case.body, _SHOWN),
+                seconds=round(reply.seconds, 2),
+            )
             out.failures.append(failure)
             print(f"[{case.number}] {failure.kind}: {failure.request}: {failure.why[:160]!r}",
                   flush=True)  # fmt: skip

@@ -1,7 +1,5 @@
 """Routes and their fields, from a server's /openapi.json and, where that is vague, Python types."""
 
-from __future__ import annotations
-
 import types
 import typing
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Hostile values for a field, by its type and by what is known of its range."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The events of a simulation, in order of their time."""
 
-from __future__ import annotations
-
 import heapq
 import itertools
 import math

@@ -1,7 +1,5 @@
 """Everything that is compared on a device: Amoeba, its baselines, static layouts and rivals."""
 
-from __future__ import annotations
-
 from amoeba_sglang.control.policy import POLICIES
 from amoeba_sglang.control.policy.base import Policy
 from bench.simulation.mechanisms import Mechanism

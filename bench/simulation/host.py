@@ -1,7 +1,5 @@
 """One host: the router's desk over simulated workers, which a mechanism prices."""
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The instances that workers step in, and how these fill their steps."""
 
-from __future__ import annotations
-
 import heapq
 import math
 from collections.abc import Callable

@@ -4,8 +4,6 @@ Amoeba and static layouts are priced by the device model itself. The rivals are 
 their papers; `assumptions` says what each takes for granted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 

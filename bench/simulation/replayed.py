@@ -1,7 +1,5 @@
 """A replay that a server has served, simulated: what is measured must agree with what is told."""
 
-from __future__ import annotations
-
 from amoeba_sglang.control.policy import POLICIES
 from amoeba_sglang.control.policy.throughput import ThroughputTable
 from bench.simulation import requests

@@ -4,8 +4,6 @@ A workload keeps the order and the lengths of a trace but what it says it change
 scaled to a mean of one request a second, and a run divides them by its rate.
 """
 
-from __future__ import annotations
-
 import csv
 import random
 from collections.abc import Callable

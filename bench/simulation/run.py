@@ -1,7 +1,5 @@
 """One run: a workload at a rate, on hosts of one kind; and what came of it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The highest rate that a contender sustains, by bisection, and a bound that nobody can pass."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

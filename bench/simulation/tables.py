@@ -1,7 +1,5 @@
 """How contenders compare, workload by workload."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from typing import Any

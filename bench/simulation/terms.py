@@ -1,7 +1,5 @@
 """What the desk of a simulated host is told of it."""
 
-from __future__ import annotations
-
 import math
 
 from amoeba_sglang.control.layout.partition import Layout

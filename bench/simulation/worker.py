@@ -1,7 +1,5 @@
 """Workers of a host and their requests. A request stays at its home worker for ever."""
 
-from __future__ import annotations
-
 from collections import deque
 
 

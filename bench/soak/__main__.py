@@ -14,8 +14,6 @@ boundary b: the table says what happened at each. Exit code 0: the sum is reache
 2: not reached yet, 1: a fault.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import contextlib

@@ -1,7 +1,5 @@
 """Clients of the soak: they send cases, leave or abort some, and compare what they get."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import json

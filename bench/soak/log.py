@@ -1,7 +1,5 @@
 """What a server's log says happened (`AMOEBA_AUDIT=1`): transformations and rare events."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

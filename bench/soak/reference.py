@@ -1,7 +1,5 @@
 """What the outputs of the cases are on a server that never changes, kept in a file."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The runs of all versions of the package in one file, and their sums."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections import Counter

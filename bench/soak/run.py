@@ -1,7 +1,5 @@
 """One run: a server, its load, who changes its layout, and what came of it."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import time

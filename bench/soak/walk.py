@@ -1,7 +1,5 @@
 """Who changes the layout: a random walk by hand, or requests that a policy merges for."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import time

@@ -1,7 +1,5 @@
 """A server that answers as OpenAI-compatible ones do, and prompts for it."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 

@@ -1,7 +1,5 @@
 """A worker whose mappings fail, or that dies in one, when a file says so."""
 
-from __future__ import annotations
-
 import os
 import signal
 from pathlib import Path

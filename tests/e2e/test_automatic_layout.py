@@ -1,7 +1,5 @@
 """The default policy: nobody asks for a transformation, and long requests get theirs."""
 
-from __future__ import annotations
-
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor

@@ -2,8 +2,6 @@
 collectives, and weights stay resident.
 """
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

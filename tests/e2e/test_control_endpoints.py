@@ -1,7 +1,5 @@
 """Every endpoint that concerns workers, at degree 1, merged, and while the layout changes."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

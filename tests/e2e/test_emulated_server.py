@@ -1,7 +1,5 @@
 """An emulated server of a 32B model: short and long requests, and nobody asks for a layout."""
 
-from __future__ import annotations
-
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """SGLang's gateway in front of two real servers: long requests stay on one of them."""
 
-from __future__ import annotations
-
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Requests come, grow, are retracted, abort and end while one layer at a time changes degree."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import re

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from fastapi import FastAPI
 from sglang.srt.entrypoints import http_server
 from starlette.routing import WebSocketRoute

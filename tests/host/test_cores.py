@@ -1,7 +1,5 @@
 """How workers share cores."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 

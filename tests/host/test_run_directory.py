@@ -1,7 +1,5 @@
 """Nobody but the user of a server reaches its sockets, and nothing of the directory remains."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

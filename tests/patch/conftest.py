@@ -1,7 +1,5 @@
 """Fixtures: a series for a small upstream, a checkout of it and an installed copy."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The tool as a user runs it: a copy of the package with a series of its own, in processes."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

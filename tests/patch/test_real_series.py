@@ -1,7 +1,5 @@
 """The patches that this repository carries: their form, and that they fit their sglang."""
 
-from __future__ import annotations
-
 import ast
 import base64
 import shutil

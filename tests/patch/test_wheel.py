@@ -1,7 +1,5 @@
 """The wheel carries the patches, and needs nothing but the SGLang that is there."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

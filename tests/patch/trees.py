@@ -1,7 +1,5 @@
 """A small upstream, steps that its patches take, and what a target should hold after each."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What --transform says, or why it is refused."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """The plan of a model on a device, as data and as text."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 from amoeba_sglang.control.layout.dense_model import load_model

@@ -3,8 +3,6 @@
 They are threads, which import SGLang once for all.
 """
 
-from __future__ import annotations
-
 import functools
 import threading
 import time

@@ -1,7 +1,5 @@
 """Whole transformations of a block of workers at every pace, with and without a fault at one."""
 
-from __future__ import annotations
-
 import time
 from types import SimpleNamespace
 

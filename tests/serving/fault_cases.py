@@ -1,7 +1,5 @@
 """One fault of one worker of a running server, and everything that can be seen of it."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 import subprocess

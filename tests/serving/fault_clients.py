@@ -1,7 +1,5 @@
 """Clients of a server that is about to lose a worker, and what is left of it afterwards."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

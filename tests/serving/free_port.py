@@ -1,7 +1,5 @@
 """TCP ports that stay free until a server binds them."""
 
-from __future__ import annotations
-
 import random
 import socket
 from pathlib import Path

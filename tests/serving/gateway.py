@@ -1,7 +1,5 @@
 """SGLang's gateway (PyPI `sglang-router`) in front of several servers, as a child process."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Sequence

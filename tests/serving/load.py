@@ -1,7 +1,5 @@
 """A streaming client that keeps many requests in flight and records every token's arrival."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import random

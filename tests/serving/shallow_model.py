@@ -1,7 +1,5 @@
 """The bundled model cut down to its first layers, for runs that count events."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

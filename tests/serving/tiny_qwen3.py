@@ -3,8 +3,6 @@
 Usable as --model-path. Weights are float32 and depend on the seed alone.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

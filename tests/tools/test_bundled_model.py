@@ -2,8 +2,6 @@
 all.
 """
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """What a command's screen shows, and how Ctrl-C ends it."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """What a screen shows, without a process of its own; see test_screen.py for signals."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -6,8 +6,6 @@
 Exit code: 0 clean, 1 a violation, 2 the world itself is broken. The last line is JSON.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

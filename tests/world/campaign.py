@@ -1,7 +1,5 @@
 """Plays seeds of profiles, and shows what breaks."""
 
-from __future__ import annotations
-
 import gc
 import logging
 import time

@@ -1,7 +1,5 @@
 """The invariants of DESIGN, section 12, looked at while a history plays."""
 
-from __future__ import annotations
-
 from collections import deque
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Who asks, and what must come back."""
 
-from __future__ import annotations
-
 from array import array
 from dataclasses import dataclass, field
 from random import Random

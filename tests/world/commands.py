@@ -2,8 +2,6 @@
 `python -m tests.world`, each in a fork; lines of JSON come in, arguments, and go out: exit code and
 lines. For tests, which run many short ones."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

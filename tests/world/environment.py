@@ -1,8 +1,6 @@
 """What must hold in a process before it imports upstream, and the import itself, which takes longer
 than most of what is played: whoever plays often imports once, and forks."""
 
-from __future__ import annotations
-
 import os
 import sys
 from importlib import import_module

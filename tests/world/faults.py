@@ -1,7 +1,5 @@
 """What goes wrong in a history, when it is due."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

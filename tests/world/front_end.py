@@ -1,7 +1,5 @@
 """What the front end does with requests before the router has them, and when clients leave."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tests.world.clients import Client

@@ -1,7 +1,5 @@
 """A grammar backend whose compiling takes virtual time, and whose grammars allow everything."""
 
-from __future__ import annotations
-
 from concurrent.futures import Future
 from typing import Any
 

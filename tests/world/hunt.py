@@ -5,8 +5,6 @@
 Exit code: 0 if each is found. Results go to bench/results/world_mutants.json as they come.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """Who asks for layouts and flushes, and what must be answered."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sglang.srt.managers.io_struct import (

@@ -1,8 +1,6 @@
 """The data plane of a world: it takes virtual time, and compares with the shadow what a real one
 would compute with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

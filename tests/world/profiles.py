@@ -1,7 +1,5 @@
 """What the walks of a world are like: each keeps the protocol in change in another way."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from tests.world.setting import Setting

@@ -1,7 +1,5 @@
 """How often what is rare has happened: a campaign in which something never did has not tried it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from amoeba_sglang.adapters.worker.requests import Requests

@@ -1,7 +1,5 @@
 """Plays kept cases again."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tests.world.campaign import build_quietly

@@ -1,7 +1,5 @@
 """Outcomes of many histories, summed up and kept over days."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

@@ -1,7 +1,5 @@
 """The real router, without its sockets and processes."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any

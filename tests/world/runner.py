@@ -1,7 +1,5 @@
 """Runs histories, each in a fork, so that all of one Setting start from the same workers."""
 
-from __future__ import annotations
-
 import faulthandler
 import gc
 import json

@@ -5,8 +5,6 @@ is not alone: which of its contexts is the current one, at every switch of fiber
 of one rank, built by the first scheduler, serve the others; and sockets, which are lists here.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """What the workers of a world are built for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

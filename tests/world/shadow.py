@@ -1,7 +1,5 @@
 """What the KV of every slot must be: the hash of the prefix that made it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

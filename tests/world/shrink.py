@@ -1,7 +1,5 @@
 """Finds the fewest events of a history that still break the same invariant."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from tests.world.events import Event, History

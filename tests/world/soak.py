@@ -8,8 +8,6 @@ Exit code as of `make world`; a violation is shown, shrunk, and ends it. The las
 of how often everything happened, and JSON.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json

@@ -1,7 +1,5 @@
 """What stands in the place of a worker's sockets."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What all parts of a world share in a process: upstream's scheduler has no way to pass it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Clients that leave exactly when a worker's protocol does something."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from amoeba_sglang.adapters.worker.requests import Requests

@@ -1,7 +1,5 @@
 """What a world is made of, without workers."""
 
-from __future__ import annotations
-
 import threading
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a campaign sums up, and goes on from."""
 
-from __future__ import annotations
-
 import json
 
 from tests.world.results import Results

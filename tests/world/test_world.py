@@ -1,7 +1,5 @@
 """The cases that were found once stay mended, and a fixed range of seeds is clean."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What a world has found."""
 
-from __future__ import annotations
-
 
 class Violation(Exception):
     """An invariant is broken. `kind` names it, the same for the same fault."""

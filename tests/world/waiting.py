@@ -1,7 +1,5 @@
 """Nobody waits although all that it and those beside it may ever need is free."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from amoeba_sglang.adapters.worker.requests import Requests

@@ -1,7 +1,5 @@
 """Draws a history from a profile and a seed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from random import Random
 

@@ -1,7 +1,5 @@
 """A worker's protocol that lets the world see each of its effects before it is done."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from amoeba_sglang.control.worker.protocol import MayMeet, Order, State, Steps, WorkerProtocol

@@ -4,8 +4,6 @@ Registered in the entry point group `sglang.srt.platforms`; SGLang resolves it i
 before it parses arguments, and then asks the platform class for everything else.
 """
 
-from __future__ import annotations
-
 import os
 
 NAME = "amoeba_cpu"

@@ -2,8 +2,6 @@
 rows.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@ SGLang's own torch versions spell both out in some ten small operators each, whi
 CPU than the arithmetic.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

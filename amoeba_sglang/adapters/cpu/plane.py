@@ -1,7 +1,5 @@
 """The plane of a CPU worker: the model's own layers, real pages, real copies."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import time

@@ -1,7 +1,5 @@
 """The platform class SGLang asks; everything here happens through its documented platform hooks."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

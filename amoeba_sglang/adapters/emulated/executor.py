@@ -1,7 +1,5 @@
 """Steps that take their time and compute nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A KV pool with all the slots of the emulated device, and no memory behind them."""
 
-from __future__ import annotations
-
 import torch
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 

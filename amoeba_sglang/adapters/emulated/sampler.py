@@ -1,7 +1,5 @@
 """Next tokens of an emulated worker: arbitrary, but the same whenever a request is repeated."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

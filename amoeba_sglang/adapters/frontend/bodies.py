@@ -1,7 +1,5 @@
 """Looks at the bodies of SGLang's OpenAI endpoints before these read them as requests."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from http import HTTPStatus
 from types import NoneType

@@ -1,7 +1,5 @@
 """Control requests whose answers upstream takes from the first worker, or does not check at all."""
 
-from __future__ import annotations
-
 import logging
 import os
 from http import HTTPStatus

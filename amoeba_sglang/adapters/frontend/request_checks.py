@@ -4,8 +4,6 @@ Fields that are not served must be left out, those that a later SGLang adds amon
 nobody has looked at may end a worker, and with it all requests.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

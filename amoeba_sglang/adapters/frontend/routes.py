@@ -1,7 +1,5 @@
 """The HTTP endpoints that Amoeba adds: those under /amoeba, and what a gateway asks for."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 

@@ -4,8 +4,6 @@ One exception in a worker ends all requests, so whatever could raise there is re
 checks some ranges itself, after these.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 

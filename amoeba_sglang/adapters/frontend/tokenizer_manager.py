@@ -1,7 +1,5 @@
 """SGLang's tokenizer manager with a line to the router, early refusals and a quick end."""
 
-from __future__ import annotations
-
 import asyncio
 import atexit
 import logging

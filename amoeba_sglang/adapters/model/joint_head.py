@@ -5,8 +5,6 @@ whole head for its own rows was the largest part by which a joint step was slowe
 tensor parallelism (a tenth of it for SmolLM2-135M at 16 rows).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any

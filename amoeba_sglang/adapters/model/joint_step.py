@@ -4,8 +4,6 @@ The pipeline-parallel seam of upstream's models runs a range of layers without t
 file: `start_layer`, `end_layer`, the first/last-rank flags and PPProxyTensors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace

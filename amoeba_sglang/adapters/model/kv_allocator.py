@@ -4,8 +4,6 @@ A slot is a KV page of `page_size` tokens, as in the layout; upstream's name for
 token's location is slot * page_size + offset.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """KV pool that can be viewed at any degree and grows into pages that other uses give up."""
 
-from __future__ import annotations
-
 import torch
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 from sglang.srt.runtime_context import get_server_args

@@ -5,8 +5,6 @@ A generic walk over module classes, not over model names: any layer made of `QKV
 resident twice: attention weights are full and viewed, MLP weights lie in the weight store.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

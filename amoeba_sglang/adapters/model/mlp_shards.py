@@ -1,7 +1,5 @@
 """The MLP of a layer in the weight store: a shard of any degree is a range of its rows."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """What a prefill pass may admit: the answers of an allocator's ledger, in upstream's words."""
 
-from __future__ import annotations
-
 from sglang.srt.mem_cache.prefill_budget import PrefillBudget
 
 

@@ -1,7 +1,5 @@
 """The union of an instance's batches as one upstream ForwardBatch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The router process: upstream's controller as the sockets and processes of a Desk."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import asdict
 from typing import Any

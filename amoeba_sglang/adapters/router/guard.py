@@ -1,7 +1,5 @@
 """Ends the whole server, clients first, when a worker dies, freezes or fails."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

@@ -1,7 +1,5 @@
 """SGLang's messages as what a desk is told, and what a desk decides as SGLang's messages."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any

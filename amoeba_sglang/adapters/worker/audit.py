@@ -1,7 +1,5 @@
 """Checks of a worker for tests (`AMOEBA_AUDIT=1`): slot owners, what happens when."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a worker tells its peers of the rows of a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

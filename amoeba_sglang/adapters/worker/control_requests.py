@@ -1,7 +1,5 @@
 """Control requests of upstream's that know nothing of instances, and those that the router adds."""
 
-from __future__ import annotations
-
 import logging
 from functools import partial
 from typing import Any

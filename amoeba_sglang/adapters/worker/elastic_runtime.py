@@ -1,7 +1,5 @@
 """The elastic state of one worker: its instance, its joint steps, a transformation under way."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from amoeba_sglang.adapters.messages import TransformOrder

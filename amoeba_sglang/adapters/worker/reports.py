@@ -1,7 +1,5 @@
 """What a worker tells the router while it steps."""
 
-from __future__ import annotations
-
 from sglang.srt.managers.scheduler import Scheduler
 
 from amoeba_sglang.adapters.worker.requests import Requests

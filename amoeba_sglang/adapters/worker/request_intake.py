@@ -1,7 +1,5 @@
 """What a worker notes about a request when it comes, and which one an abort means."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sglang.srt.managers.io_struct import AbortReq

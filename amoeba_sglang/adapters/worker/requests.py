@@ -1,7 +1,5 @@
 """All requests that a worker has, wherever upstream keeps them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any

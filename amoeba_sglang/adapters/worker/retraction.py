@@ -1,7 +1,5 @@
 """What happens to a request that alone finds no slot, since its own are lent or not lent yet."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

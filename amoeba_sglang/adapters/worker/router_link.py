@@ -1,7 +1,5 @@
 """A worker's line to the router."""
 
-from __future__ import annotations
-
 import zmq
 from sglang.srt.managers.io_struct import sock_send
 

@@ -4,8 +4,6 @@ Requests, radix cache, allocator, sampler and sockets stay upstream's and never 
 elastic happens at one point of the loop, after the next batch is planned and before it runs.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 from dataclasses import asdict

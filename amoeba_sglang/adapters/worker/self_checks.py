@@ -1,7 +1,5 @@
 """What a worker says and asserts about itself when tests ask for it (`AMOEBA_AUDIT=1`)."""
 
-from __future__ import annotations
-
 import json
 import logging
 

@@ -1,7 +1,5 @@
 """Which local slots of a worker are free, and which are live."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How a worker looks for a stop_regex: with a time limit, since every request waits meanwhile."""
 
-from __future__ import annotations
-
 import regex
 
 STEP_SECONDS = 0.05

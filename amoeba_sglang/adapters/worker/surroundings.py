@@ -1,7 +1,5 @@
 """What a worker is connected to: clock, peers, router and helper."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """Carries out on a scheduler what the worker's protocol says."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from amoeba_sglang.adapters.messages import TransformOrder

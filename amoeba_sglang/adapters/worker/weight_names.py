@@ -1,7 +1,5 @@
 """Gives upstream's code that goes by the names of weights the row order that it expects."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Pure models of devices: how long a step and a transformation take, how many tokens fit."""
 
-from __future__ import annotations
-
 from amoeba_sglang.control.device.device_file import device_names, load_device
 from amoeba_sglang.control.device.device_model import DeviceModel
 

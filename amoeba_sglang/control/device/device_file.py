@@ -3,8 +3,6 @@
 `like` names the file beside it whose fields and sources hold unless the file gives its own.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import fields
 from pathlib import Path

@@ -4,13 +4,11 @@ A roofline with fixed costs, after published figures; nothing of it was measured
 emulated servers (`--amoeba-emulate`) and the simulator, so that both mean the same device.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from amoeba_sglang.control.layout.capacity import Capacity, plan_capacity
+from amoeba_sglang.control.layout.capacity import PlannedCapacity, plan_capacity
 from amoeba_sglang.control.layout.dense_model import DenseModel
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
@@ -109,7 +107,7 @@ class DeviceModel:
 
     # Capacity
 
-    def elastic_capacity(self, degrees: tuple[int, ...]) -> Capacity:
+    def elastic_capacity(self, degrees: tuple[int, ...]) -> PlannedCapacity:
         """What a group of `degrees` holds when merges free pages of MLP weights for KV."""
         return _plan(self.model, self.page_bytes, self.usable_bytes, degrees)
 
@@ -130,6 +128,6 @@ class DeviceModel:
 @cache
 def _plan(
     model: DenseModel, page_bytes: int, usable_bytes: int, degrees: tuple[int, ...]
-) -> Capacity:
+) -> PlannedCapacity:
     pages = WeightPages(DegreeChain(degrees), page_bytes, model.mlp_matrices)
     return plan_capacity(model, pages, usable_bytes)

@@ -1,7 +1,5 @@
 """What a server pretends to run on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -6,8 +6,6 @@ the least; the rest stays unused. At degree d an instance then holds d times the
 worker's pool, each with 1/d of the heads on every worker. A slot holds the tokens of one KV page.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -99,7 +97,7 @@ class DegreeCapacity:
 
 
 @dataclass(frozen=True)
-class Change:
+class PlannedChange:
     """A merge of degree `low` into `high` and the split back.
 
     `kv_bytes_per_token` of every live token change worker in each; `refilled_bytes` of weights are
@@ -113,7 +111,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Capacity:
+class PlannedCapacity:
     """All degrees that fit, from the lowest, and the changes between them.
 
     `total_bytes`, `waste_bytes`: pages of the elastic weights at degree 1, and how much of them
@@ -127,7 +125,7 @@ class Capacity:
     padding_bytes: int
     weight_bytes: int
     degrees: tuple[DegreeCapacity, ...]
-    changes: tuple[Change, ...]
+    changes: tuple[PlannedChange, ...]
 
     @property
     def fits(self) -> bool:
@@ -137,7 +135,7 @@ class Capacity:
 
 def plan_capacity(
     model: DenseModel, pages: WeightPages, usable_bytes: int, kv_page: int = 1
-) -> Capacity:
+) -> PlannedCapacity:
     """What workers with `usable_bytes` for weights and KV hold; `pages` is of `model`'s MLP.
 
     `kv_page`: tokens of a slot. Counts no copies of weights that a degree may need beside its
@@ -153,7 +151,7 @@ def plan_capacity(
         # Slot 0 is padding, so one slot alone holds no token.
         if count * pages.page_size >= 2 * slot_bytes
     ]
-    return Capacity(
+    return PlannedCapacity(
         page_size=pages.page_size,
         total_bytes=pages.total_pages * pages.page_size,
         waste_bytes=pages.waste_bytes,
@@ -164,7 +162,7 @@ def plan_capacity(
             for degree in fitting
         ),
         changes=tuple(
-            Change(
+            PlannedChange(
                 low,
                 high,
                 _moved_units(pages, low, high) * model.token_bytes // (high * chain.finest),
@@ -175,7 +173,7 @@ def plan_capacity(
     )
 
 
-def starvation(model: DenseModel, capacity: Capacity, device_bytes: int) -> str | None:
+def starvation(model: DenseModel, capacity: PlannedCapacity, device_bytes: int) -> str | None:
     """Why degree 1 has too little KV memory to serve well, or None.
 
     It has when its pool holds fewer tokens than the longest request, or when less than

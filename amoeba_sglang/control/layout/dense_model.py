@@ -1,7 +1,5 @@
 """The sizes of a dense decoder, from its Hugging Face config.json or by a known name."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The KV of one model, as far as moving it depends on it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -4,8 +4,6 @@ The n-th slot of a row holds its tokens from position n * page on, in order. Wha
 slot is a location here: slot * page + offset. With page 1 the two are one.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 

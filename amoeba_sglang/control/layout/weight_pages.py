@@ -1,7 +1,5 @@
 """Page arithmetic: which pages of its elastic weights a worker keeps, frees and refills."""
 
-from __future__ import annotations
-
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Pure policies, shared by the router and the simulator: no sockets, clock or sglang."""
 
-from __future__ import annotations
-
 from amoeba_sglang.control.policy.amoeba import LongRequestRules, place_beside_long_requests
 from amoeba_sglang.control.policy.base import Policy
 from amoeba_sglang.control.policy.least_load import place_on_least_loaded

@@ -7,8 +7,6 @@ follows what short ones leave free and how many long ones wait, and the degree w
 requests is the one that serves the present traffic with the fewest workers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -6,8 +6,6 @@ layout: `LayoutRules`. The router asks `admit` for the oldest waiting request of
 100 ms.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol

@@ -1,7 +1,5 @@
 """Least load first (LLF): the instance with the least work per worker, and its idlest worker."""
 
-from __future__ import annotations
-
 from amoeba_sglang.control.policy.base import Decision, RequestSize, View
 
 

@@ -1,7 +1,5 @@
 """How many workers may be lent to long requests at a time."""
 
-from __future__ import annotations
-
 from amoeba_sglang.control.policy.base import LongRequest, Scene
 from amoeba_sglang.control.policy.outlook import Outlook
 from amoeba_sglang.control.policy.setting import Setting

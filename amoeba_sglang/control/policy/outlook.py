@@ -1,7 +1,5 @@
 """How many workers the present traffic keeps busy, by the measured throughput of every degree."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

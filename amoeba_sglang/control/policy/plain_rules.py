@@ -1,8 +1,6 @@
 """The layout rules of the paper's baselines: long requests go to a block as short ones do, which
 merges unless it holds them already, however many are merged, and splits when none is left."""
 
-from __future__ import annotations
-
 from amoeba_sglang.control.policy.base import Change, Decision, Hold, LongRequest, NewBase, Scene
 
 

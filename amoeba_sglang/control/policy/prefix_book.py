@@ -1,7 +1,5 @@
 """Which workers are believed to have the beginning of a prompt in their prefix cache."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Sequence
 

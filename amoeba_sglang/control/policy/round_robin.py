@@ -1,7 +1,5 @@
 """Round robin (RR): every worker in turn, whatever its load."""
 
-from __future__ import annotations
-
 from amoeba_sglang.control.policy.base import Decision, RequestSize, View
 
 

@@ -1,7 +1,5 @@
 """The one setting of the policy `amoeba`. It is the same for every workload and device."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

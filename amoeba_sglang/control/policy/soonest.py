@@ -1,7 +1,5 @@
 """The instance that is expected to end a request first, by the measured cost of its steps."""
 
-from __future__ import annotations
-
 import math
 
 from amoeba_sglang.control.policy.base import Decision, RequestSize, View

@@ -1,7 +1,5 @@
 """What kinds of requests have come lately, and how often."""
 
-from __future__ import annotations
-
 import math
 
 from amoeba_sglang.control.policy.base import RequestSize

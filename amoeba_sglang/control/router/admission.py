@@ -1,7 +1,5 @@
 """Where every request goes: to a worker, to those that wait, or back with the reason."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass

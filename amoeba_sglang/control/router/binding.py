@@ -1,7 +1,5 @@
 """An accepted request binds the layout that it needs."""
 
-from __future__ import annotations
-
 from amoeba_sglang.control.layout.partition import Layout
 from amoeba_sglang.control.router.books import Books
 from amoeba_sglang.control.router.limits import Capacity, fits

@@ -1,7 +1,5 @@
 """What a desk knows of its world, shared by the parts that decide."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from amoeba_sglang.control.router.calibration import Calibration

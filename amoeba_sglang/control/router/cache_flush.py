@@ -5,8 +5,6 @@ router first asks all of them, and sends no request until they have answered: a 
 and gets nothing stays so.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from amoeba_sglang.control.reports import IdleAnswer

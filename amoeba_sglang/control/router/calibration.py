@@ -1,7 +1,5 @@
 """What steps cost on this server at every degree, learned while it serves."""
 
-from __future__ import annotations
-
 import json
 from collections import deque
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ It knows no sockets, processes or clocks. A live server, the simulator and tests
 events of their world and carry out the effects in order. Times are seconds of one clock.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """What a desk asks its adapter to do, in this order."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any

@@ -1,7 +1,5 @@
 """What a desk is told, besides the reports of workers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

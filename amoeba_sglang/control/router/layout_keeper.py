@@ -1,7 +1,5 @@
 """Asks the layout rules of a policy what to do, and remembers what they must know."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 from collections import deque

@@ -1,7 +1,5 @@
 """What the router believes about the load of every worker."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Which long requests live at which worker, and since when none does."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator
 
 # A worker that was sent a request and has never named it is believed to have lost it after this

@@ -1,7 +1,5 @@
 """Long requests that wait in the router for an instance that can hold them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any

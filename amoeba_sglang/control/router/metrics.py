@@ -1,7 +1,5 @@
 """Prometheus metrics of transformations, made in the router process under --enable-metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

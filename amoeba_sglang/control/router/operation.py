@@ -4,8 +4,6 @@ Pure: it is told messages and the time, and returns effects for its caller to ca
 seconds of one monotonic clock.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import Any

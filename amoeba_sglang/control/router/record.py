@@ -1,7 +1,5 @@
 """The result of an operation: an entry of the history."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A request as the desk sees it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

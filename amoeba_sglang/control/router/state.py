@@ -1,7 +1,5 @@
 """The bodies of `GET /amoeba/state` and `GET /get_load`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

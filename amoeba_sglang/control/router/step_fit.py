@@ -1,7 +1,5 @@
 """Fits what a step costs at one degree to the steps that workers have timed."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.optimize import nnls
 

@@ -1,7 +1,5 @@
 """What a desk knows from its start and nothing changes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

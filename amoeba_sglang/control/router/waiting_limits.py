@@ -1,7 +1,5 @@
 """How many requests may wait in the router, and for how long."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

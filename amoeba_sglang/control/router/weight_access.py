@@ -1,7 +1,5 @@
 """Whether weights may be read or written by name: only where every worker has all of them."""
 
-from __future__ import annotations
-
 from amoeba_sglang.control.router.operation import Operations
 
 

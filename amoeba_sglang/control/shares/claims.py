@@ -1,7 +1,5 @@
 """What the requests of a worker have of its slots, and what they have been promised."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

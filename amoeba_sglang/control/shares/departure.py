@@ -1,7 +1,5 @@
 """An anchor's way from PREPARE to the meeting of the block: a refuge for what the order takes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

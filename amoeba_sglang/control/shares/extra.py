@@ -1,7 +1,5 @@
 """Slots of an anchor beyond its worker's own: grown ones and leases."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -17,8 +17,6 @@ Rules, in the order in which they win:
 6. An order changes nothing before its refuge is certain, and taking it back restores everything.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

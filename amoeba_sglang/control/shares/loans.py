@@ -3,8 +3,6 @@
 Every worker hears all records of a round in the same step, so both sides agree who has a slot.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Tokens that all workers of an instance are yet to copy from one slot to another."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from amoeba_sglang.control.shares.news import no_slots

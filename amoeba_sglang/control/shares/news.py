@@ -1,7 +1,5 @@
 """What a worker's step record says about slots."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Where a worker sits in its instance, and what it needs of its own pool."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol
 

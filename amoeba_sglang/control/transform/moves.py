@@ -1,7 +1,5 @@
 """Which units of a super-slot go from where to where when a block changes its degrees."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """How many layers a joint step moves, so that the move is hardly felt."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How much of the KV is exchanged at a time, so that a fixed staging buffer is enough."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from amoeba_sglang.errors import ConfigError

@@ -1,7 +1,5 @@
 """What the router is told about the long requests of a worker."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from amoeba_sglang.control.reports import LongRequestsHere

@@ -8,8 +8,6 @@ append-only. Upstream breaks that in two ways, both visible in host state:
     `cache_protected_len` on (unified_radix_cache.py, checkpoint): `cache_protected_len` changes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 

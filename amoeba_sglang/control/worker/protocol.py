@@ -12,8 +12,6 @@ An order goes through stages of its own, at most one at a time: undecided (PREPA
 that the order in which things happen can be read, and tested without any worker.
 """
 
-from __future__ import annotations
-
 from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum

@@ -1,7 +1,5 @@
 """How long steps take here, when each worker is done with its present one, and so who waits."""
 
-from __future__ import annotations
-
 import itertools
 import statistics
 from collections import deque

@@ -1,7 +1,5 @@
 """What steps cost here, added up so that the router can fit it."""
 
-from __future__ import annotations
-
 from collections import Counter, deque
 from collections.abc import Callable
 

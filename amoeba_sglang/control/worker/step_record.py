@@ -111,9 +111,18 @@ class StepRecord:
         assert ends[-1] == len(words), f"record of {len(words)} words, parsed {ends[-1]}"
         changes = (words[start:end] for start, end in itertools.pairwise(ends.tolist()))
         return cls(
-            epoch, step, first, boundary, bool(work), order, bool(extend), bool(scores),
-            tuple(parsed), dead_rows, SlotNews(wanted, since, lenders, *changes),
-        )  # fmt: skip
+            epoch=epoch,
+            step=step,
+            first_rank=first,
+            boundary=boundary,
+            has_work=bool(work),
+            order=order,
+            extend=bool(extend),
+            scores_prompts=bool(scores),
+            rows=tuple(parsed),
+            dead_rows=dead_rows,
+            slots=SlotNews(wanted, since, lenders, *changes),
+        )
 
 
 def require_agreement(records: list[StepRecord]) -> None:

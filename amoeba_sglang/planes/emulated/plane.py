@@ -1,7 +1,5 @@
 """A plane whose steps and copies take their time and do nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """When the emulated device of a worker is done with what it was given."""
 
-from __future__ import annotations
-
 from amoeba_sglang.clock import Clock
 
 

@@ -1,7 +1,5 @@
 """Slot-level audit of a worker's pool: every slot has exactly one owner."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import groupby
 

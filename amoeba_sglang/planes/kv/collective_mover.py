@@ -1,7 +1,5 @@
 """Moves KV units with collectives, for workers that cannot reach each other's memory."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """A request's row of KV locations, seen as the slots that its tokens lie in."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The contract of what moves the live KV units of some layers between two layouts of a block."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 

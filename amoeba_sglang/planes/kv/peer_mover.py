@@ -1,7 +1,5 @@
 """Moves KV units straight between the pools of a block, whose workers can all write to them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A worker's KV pool seen as units, and the index vectors of an exchange."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

@@ -10,8 +10,6 @@ A page is mapped in at most one reservation of its owner at a time; the callers 
 Nothing here synchronises processes: who may touch which page when is agreed elsewhere.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

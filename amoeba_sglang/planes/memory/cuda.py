@@ -7,8 +7,6 @@ hundred times a mapping. The driver does not wait for kernels: callers synchroni
 they unmap or close what one may touch.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

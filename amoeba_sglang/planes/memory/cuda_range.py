@@ -1,7 +1,5 @@
 """Device addresses with pages at places of them, and tensors over them."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

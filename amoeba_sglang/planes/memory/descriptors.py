@@ -5,8 +5,6 @@ process (pidfd_getfd) needs the right to trace it, which containers and many sys
 between siblings. So its owner gives it away.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import selectors

@@ -3,8 +3,6 @@
 Not yet run on a GPU; tested through a stand-in for the driver.
 """
 
-from __future__ import annotations
-
 from types import ModuleType
 from typing import Any
 

@@ -6,8 +6,6 @@ a mapping of the whole file that nobody touches, the parking, and is moved from 
 mapped again.
 """
 
-from __future__ import annotations
-
 import itertools
 import mmap
 import os

@@ -1,7 +1,5 @@
 """mmap with a fixed address, and tensors over raw addresses."""
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import mmap

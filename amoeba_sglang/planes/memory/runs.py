@@ -1,7 +1,5 @@
 """Neighbours taken together: one system call for many pages."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 

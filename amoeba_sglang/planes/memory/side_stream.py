@@ -3,8 +3,6 @@
 Not yet run on a GPU; tested through a stand-in for torch.cuda's streams.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any

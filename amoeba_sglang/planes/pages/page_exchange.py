@@ -1,7 +1,5 @@
 """Turns a worker's spare weight pages into KV rows and back, as its degree changes."""
 
-from __future__ import annotations
-
 import mmap
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """The K and V memory of every layer: a range of addresses each that grows by whole pages."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

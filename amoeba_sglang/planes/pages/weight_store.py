@@ -1,7 +1,5 @@
 """The elastic weights of a worker: MLP matrices in pages that a merge frees and a split refills."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from functools import lru_cache
 

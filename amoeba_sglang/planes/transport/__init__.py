@@ -1,7 +1,5 @@
 """How the ranks of a block talk to each other while they step together."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch.distributed as dist
 

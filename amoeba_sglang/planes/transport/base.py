@@ -1,7 +1,5 @@
 """What a transport offers to the ranks of one block, and how it fails."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Wake-up calls between workers that sleep in a poller."""
 
-from __future__ import annotations
-
 import socket
 import struct
 from collections.abc import Iterable

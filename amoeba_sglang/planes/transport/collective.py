@@ -1,7 +1,5 @@
 """Group operations through torch.distributed: the reference, and the fallback across any link."""
 
-from __future__ import annotations
-
 import datetime
 import time
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Small values that the ranks of a group tell each other while they connect."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """For how long a rank waits for its peers: as long as they live, run and get on."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A barrier in shared memory that compares what each rank came for."""
 
-from __future__ import annotations
-
 import ctypes
 import mmap
 import os

@@ -1,7 +1,5 @@
 """A site that registers the platform as an installed package does, for child processes."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """To be installed changes nothing: SGLang takes our platform only where a variable names it."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

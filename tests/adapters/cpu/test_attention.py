@@ -1,7 +1,5 @@
 """CpuAttention against attention spelled out one token and one head at a time."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 

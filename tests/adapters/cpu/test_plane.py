@@ -1,7 +1,5 @@
 """The plane of a CPU worker, over the layers and the pool of a small model."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

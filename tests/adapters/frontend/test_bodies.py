@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient

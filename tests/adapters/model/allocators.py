@@ -1,7 +1,5 @@
 """Small allocators of own and grown slots, with stand-ins for requests and the prefix cache."""
 
-from __future__ import annotations
-
 import itertools
 from types import SimpleNamespace
 

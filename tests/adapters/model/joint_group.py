@@ -1,7 +1,5 @@
 """All workers of a group with a tiny model, in step."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """A worker with a tiny model of upstream's, which runs joint steps in this process."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """What of a long request the prefix cache gets, and what is withheld or copied for it."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """Own and grown slots through any history of requests; upstream's allocator beside ours."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """A joint step gives the logits that every request gets alone, at any degree and boundary."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

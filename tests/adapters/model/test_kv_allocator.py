@@ -1,7 +1,5 @@
 """Own and grown slots: who gets which."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

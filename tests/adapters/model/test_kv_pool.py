@@ -1,7 +1,5 @@
 """Upstream's pool over ranges that grow, made without a server."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

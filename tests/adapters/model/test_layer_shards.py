@@ -1,7 +1,5 @@
 """A decoder layer of upstream's is pointed at its shard of a degree and back."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """An MLP cut into shards gives the whole product when the shards' outputs are summed."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """What admission counts on: own slots for all, grown ones for long requests."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

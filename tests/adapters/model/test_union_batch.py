@@ -1,7 +1,5 @@
 """The batch of an instance holds every row of its workers, at joint locations."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

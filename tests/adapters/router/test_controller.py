@@ -1,7 +1,5 @@
 """The router process as an adapter: what it makes of SGLang's messages and of effects."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """How a router starts: what it asks its workers, and the degree that it begins with."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """What the guard takes for the loss of a worker, with processes that only have a number."""
 
-from __future__ import annotations
-
 import signal
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """How a server ends: clients are told why first, then no worker is left."""
 
-from __future__ import annotations
-
 import signal
 from types import SimpleNamespace
 

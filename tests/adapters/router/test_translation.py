@@ -1,7 +1,5 @@
 """SGLang's messages as events, and effects as SGLang's messages."""
 
-from __future__ import annotations
-
 from http import HTTPStatus
 from types import SimpleNamespace
 

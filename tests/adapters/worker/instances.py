@@ -1,7 +1,5 @@
 """The workers of an instance without their schedulers: allocators, ledgers and records."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """An instance whose requests hold tokens, for the tests of what an order does to them."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

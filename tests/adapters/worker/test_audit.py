@@ -1,7 +1,5 @@
 """What tests and benches are told of the requests of a worker."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 from amoeba_sglang.adapters.worker.audit import RequestEvents

@@ -1,7 +1,5 @@
 """What peers are told of the rows of a batch: what is new to them, and no more."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What workers share: the groups of their blocks, words, and each other's pools."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import astuple
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Control requests as a worker answers them."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

@@ -1,7 +1,5 @@
 """Between PREPARE and the vote every token leaves the slots that go away, and none is lost."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """The elastic state of a worker: what it may do, tells, measures and copies."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Leases of own slots: every joint slot has one holder on all sides, after any history."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """Tokens on grown and leased slots are in every gauge, and lent slots are nobody's here."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 from types import SimpleNamespace
 

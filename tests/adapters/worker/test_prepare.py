@@ -1,7 +1,5 @@
 """A PREPARE takes nothing from requests that live, whatever comes of it."""
 
-from __future__ import annotations
-
 import pytest
 
 from amoeba_sglang.control.layout.slots import FIRST_LEASED

@@ -1,7 +1,5 @@
 """What a worker lets a request count on is what the router promises of it."""
 
-from __future__ import annotations
-
 from functools import partial
 from types import SimpleNamespace
 

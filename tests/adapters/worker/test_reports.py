@@ -1,7 +1,5 @@
 """What a worker tells the router while it steps, and when it keeps quiet."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

@@ -1,7 +1,5 @@
 """What a worker notes of a request before upstream takes it."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

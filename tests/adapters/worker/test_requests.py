@@ -1,7 +1,5 @@
 """Every request that a worker has is found, wherever upstream keeps it."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import torch

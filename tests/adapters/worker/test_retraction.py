@@ -1,7 +1,5 @@
 """The last request of a batch waits for its slots, and upstream looks again when there are some."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

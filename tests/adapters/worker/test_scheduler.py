@@ -1,7 +1,5 @@
 """What an ElasticScheduler does around upstream's: without sockets, model and pools."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

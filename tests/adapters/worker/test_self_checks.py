@@ -1,7 +1,5 @@
 """What a worker asserts and logs about itself when tests ask for it."""
 
-from __future__ import annotations
-
 import logging
 from types import SimpleNamespace
 

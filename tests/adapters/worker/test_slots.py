@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from amoeba_sglang.adapters.worker.slots import free_slots, live_slots

@@ -1,7 +1,5 @@
 """What a worker process is connected to."""
 
-from __future__ import annotations
-
 import select
 import threading
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Orders and steps of two and four workers, with real protocol, ledgers and transformations."""
 
-from __future__ import annotations
-
 import pytest
 
 from amoeba_sglang.control.reports import Done, Vote

@@ -1,7 +1,5 @@
 """What an emulated step costs, and how its work is counted."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

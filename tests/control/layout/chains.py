@@ -1,7 +1,5 @@
 """Chains and layouts for property tests."""
 
-from __future__ import annotations
-
 from hypothesis import strategies as st
 
 from amoeba_sglang.control.layout.slots import DegreeChain

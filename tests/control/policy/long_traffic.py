@@ -1,7 +1,5 @@
 """Long requests that come, are served and end, under layout rules: no clock, no server."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

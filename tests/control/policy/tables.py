@@ -1,7 +1,5 @@
 """Throughput tables for tests."""
 
-from __future__ import annotations
-
 from amoeba_sglang.control.policy.throughput import DegreeThroughput, StepCost, ThroughputTable
 
 

@@ -1,7 +1,5 @@
 """The rules of the policy `amoeba`, played against long requests of every kind."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """How many workers long requests may have."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

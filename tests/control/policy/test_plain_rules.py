@@ -1,7 +1,5 @@
 """The baselines' rules: a long request goes to a block, which merges for it and splits after it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

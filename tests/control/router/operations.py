@@ -1,7 +1,5 @@
 """Transformations of four workers, step by step or to their end."""
 
-from __future__ import annotations
-
 import msgspec
 
 from amoeba_sglang.control.layout.partition import Layout

@@ -1,7 +1,5 @@
 """Whatever happens in whatever order, a desk keeps its promises and answers everybody once."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

@@ -1,7 +1,5 @@
 """Under the policy `amoeba` the desk merges for long requests and splits behind them."""
 
-from __future__ import annotations
-
 import pytest
 
 from amoeba_sglang.control.policy import POLICIES

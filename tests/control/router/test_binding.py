@@ -1,7 +1,5 @@
 """A change that would strand an accepted request is refused before any worker is asked."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """A flush reaches all workers or none, and says who is busy."""
 
-from __future__ import annotations
-
 import pytest
 
 from amoeba_sglang.control.reports import IdleAnswer

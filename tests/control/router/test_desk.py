@@ -1,7 +1,5 @@
 """What a desk says to requests and questions while the layout changes only when asked to."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """docs/interface.md says what the code does, in both directions."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from amoeba_sglang.control.policy.base import WorkerLoad
 from amoeba_sglang.control.router.loads import LoadBook, Snapshot
 

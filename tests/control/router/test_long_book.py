@@ -1,7 +1,5 @@
 """Which long requests live where, against a book that is kept by hand."""
 
-from __future__ import annotations
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

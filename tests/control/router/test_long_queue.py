@@ -1,7 +1,5 @@
 """First come, first served among those of one degree; the oldest of each in turn."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 

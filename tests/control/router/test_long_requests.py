@@ -1,7 +1,5 @@
 """Requests longer than one worker's tokens: where they go while layouts change."""
 
-from __future__ import annotations
-
 import pytest
 
 from amoeba_sglang.control.router.effects import Answer, Cancel, Forward, Limits

@@ -1,7 +1,5 @@
 """What Prometheus is told of transformations and of the layout."""
 
-from __future__ import annotations
-
 import prometheus_client
 import pytest
 

@@ -1,7 +1,5 @@
 """SGLang's limits for requests that wait at a worker hold for those that wait at the desk."""
 
-from __future__ import annotations
-
 import pytest
 
 from amoeba_sglang.control.policy import POLICIES

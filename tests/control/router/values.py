@@ -3,8 +3,6 @@
 Workers have 100 tokens; the anchor of two has 60 more beside those of both, of four 200.
 """
 
-from __future__ import annotations
-
 from amoeba_sglang.control.layout.partition import Layout
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.policy import POLICIES

@@ -1,7 +1,5 @@
 """Who wrote what into every slot, so that a late copy, or a second owner, shows when it is read."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

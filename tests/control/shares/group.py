@@ -1,7 +1,5 @@
 """A group of workers that serve requests by their ledgers alone, and one order at a time."""
 
-from __future__ import annotations
-
 from amoeba_sglang.control.shares.claims import Claims
 from amoeba_sglang.control.shares.departure import Order
 from amoeba_sglang.control.shares.loans import SPARE_SLOTS

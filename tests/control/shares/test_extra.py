@@ -1,7 +1,5 @@
 """Grown and leased slots: each in use, free or withheld, against sets that are kept by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

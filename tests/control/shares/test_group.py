@@ -1,7 +1,5 @@
 """Any history of requests and orders, served by ledgers alone: nobody waits for ever."""
 
-from __future__ import annotations
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -1,7 +1,5 @@
 """Who lends what to whom, and who goes first."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st

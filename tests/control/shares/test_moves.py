@@ -1,7 +1,5 @@
 """Copies that have been noted and not yet made."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

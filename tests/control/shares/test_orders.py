@@ -1,7 +1,5 @@
 """An order changes no answer before its refuge is certain, and nothing when it is taken back."""
 
-from __future__ import annotations
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -1,7 +1,5 @@
 """Which slots stay through a change, and where the tokens on the others go."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

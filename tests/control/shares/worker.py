@@ -1,7 +1,5 @@
 """One worker that serves requests by its ledger alone, with neither tensors nor SGLang."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

@@ -1,7 +1,5 @@
 """b goes through all layers once, in the order of the design, from wherever it turns round."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 

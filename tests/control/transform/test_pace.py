@@ -1,7 +1,5 @@
 """How many layers move at a time."""
 
-from __future__ import annotations
-
 from amoeba_sglang.control.transform.pace import GROWTH_SHARE, LEAST_SECONDS, Pace, Timing
 
 

@@ -1,7 +1,5 @@
 """The largest exchange that a staging buffer holds."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

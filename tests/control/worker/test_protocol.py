@@ -1,7 +1,5 @@
 """Workers that take turns in any order agree on every step, order and layout."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from random import Random
 

@@ -1,7 +1,5 @@
 """Who waits for whom when workers that step alone meet."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

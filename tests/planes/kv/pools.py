@@ -1,7 +1,5 @@
 """A model of the KV pools of a block: which value must be where, written down unit by unit."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

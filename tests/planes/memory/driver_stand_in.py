@@ -6,8 +6,6 @@ raises fails no test. Memory is out of reach until cuMemSetAccess. A handle is a
 exported descriptors work between processes. `fail` makes a call return any CUresult instead.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import os

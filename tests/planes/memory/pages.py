@@ -1,7 +1,5 @@
 """What the tests of both backends share: small memories, and a look at their ranges."""
 
-from __future__ import annotations
-
 import torch
 
 from amoeba_sglang.planes.memory.cuda import CudaMemory

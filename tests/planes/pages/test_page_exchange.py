@@ -1,7 +1,5 @@
 """Weights become KV rows and come back: bit for bit, or nothing has happened."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

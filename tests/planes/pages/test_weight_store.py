@@ -1,7 +1,5 @@
 """The elastic weights of a worker without the KV that their pages are lent to."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A group over torch.distributed, of one rank in this process; see test_groups.py for several."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Dead, frozen, absent and disagreeing peers: every rank hears which one it is, and soon."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """Both groups against plain arithmetic on data that every rank can recompute."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

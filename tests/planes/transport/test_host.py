@@ -1,7 +1,5 @@
 """Ranks that are threads of this process: every operation against plain arithmetic."""
 
-from __future__ import annotations
-
 import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor

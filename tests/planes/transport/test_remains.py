@@ -1,7 +1,5 @@
 """What a group holds, and what is left of it after a close, a failure or a kill."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Peers that are late: they are waited for, cheaply, and may go when they are done."""
 
-from __future__ import annotations
-
 import time
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Words of shared memory in which workers of a test note their progress."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch.distributed as dist
 

@@ -1,8 +1,6 @@
 """Faults of slots, votes, limits and queues that were found by reading, as they were before they
 were mended."""
 
-from __future__ import annotations
-
 from tests.world.mutants.files import BUDGET, LEDGER, LOANS, PROTOCOL, REQUESTS
 from tests.world.mutants.mutant import Mutant, one
 

@@ -1,7 +1,5 @@
 """What a mutant is, and how a process comes to import it."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """Faults of our own making: in votes, shares, mirror, boundary, abort paths."""
 
-from __future__ import annotations
-
 from tests.world.mutants.files import DEPARTURE, LEDGER, MIRROR, OPERATION, PROTOCOL, REQUESTS
 from tests.world.mutants.mutant import one
 
