@@ -79,8 +79,7 @@ stage_serve() {
     cat "$root/serve.out"
     exit 1
   }
-  echo "ready line: number $(grep -n '^Amoeba is ready' "$root/serve.out" | cut -d: -f1) of" \
-    "make serve's output"
+  ready_line || fail "no line of the first 40 of make serve's output says that it is ready"
   # Not SIGINT, to which a shell makes its background jobs deaf.
   pkill -TERM -x make
   wait "$server" || true
@@ -90,6 +89,17 @@ stage_serve() {
 
 stage_test() {
   timed "make test" chroot_do 'cd /amoeba && CI=true make test'
+}
+
+# SGLang answers before its own warm-up is over, and so before the server says that it is ready.
+ready_line() {
+  local number
+  for _ in {1..60}; do
+    number=$(grep -n '^Amoeba is ready' "$root/serve.out" | cut -d: -f1) && [ -n "$number" ] && break
+    sleep 1
+  done
+  echo "ready line: number $number of make serve's output"
+  [ -n "$number" ] && [ "$number" -le 40 ]
 }
 
 no_process_left() {

@@ -185,8 +185,10 @@ def test_the_id_of_a_batch_ends_its_parts(pair_at, text, rid, n, ended):
 
 def test_an_id_can_be_used_again_at_once(pair_at):
     assert Stream(pair_at, "Once upon", "again", tokens=2).finish() == ["length"]
+    # The second one outlives the 2 s after which the first one's leftovers are aborted.
+    assert pair_at.post("/slow_down", {"forward_sleep_time": 0.1})[0] == 200
     started = time.monotonic()
-    second = Stream(pair_at, "Once upon", "again", tokens=120)
+    second = Stream(pair_at, "Once upon", "again", tokens=40)
     assert second.finish() == ["length"]
-    # Else it has not outlived the 2 s after which the first one's leftovers are aborted.
     assert time.monotonic() - started > 2.5
+    assert pair_at.post("/slow_down", {"forward_sleep_time": None})[0] == 200

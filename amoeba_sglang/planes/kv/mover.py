@@ -27,9 +27,9 @@ class KVMover(ABC):
         """Move the live units of `layers` and return the bytes that came to this worker from its
         peers.
 
-        `moves`: of `control.transform.moves.unit_moves`, for this block. `live`: per worker of the block its
-        live local slots (int64, ascending): everything that anybody may read again. Live units keep
-        their bits, dead ones may be overwritten. When it returns, all workers have moved and nobody
+        `moves`: of `unit_moves`, for this block. `live`: per worker of the block its live local
+        slots (int64, ascending): everything that anybody may read again. Live units keep their
+        bits, dead ones may be overwritten. When it returns, all workers have moved and nobody
         touches a peer's pool any more. Raises ConfigError when the staging buffer cannot hold one
         slot of one layer, and the errors of the group.
         """

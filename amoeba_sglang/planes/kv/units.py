@@ -100,7 +100,7 @@ class RunMoves:
 
     @property
     def cycles(self) -> list[tuple[UnitMove, ...]]:
-        """The moves in `control.transform.moves.find_cycles`; places and units count runs of `width` units."""
+        """The moves in `find_cycles`; places and units count runs of `width` units."""
         return find_cycles(self._moves)
 
     def received_runs(self, worker: int) -> int:
