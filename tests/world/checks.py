@@ -41,6 +41,7 @@ class Checks:
         self._turns += 1
         self._require_promises(worker)
         self._require_untouched(worker)
+        self._require_copies(worker)
         if batch is not None:
             self.steps += 1
             self._require_content(worker, batch)
@@ -90,6 +91,15 @@ class Checks:
             raise Violation(
                 "an order that is undecided or taken back keeps slots",
                 f"rank {worker.rank}: {kept}, verdict {ledger.verdict!r}",
+            )
+
+    def _require_copies(self, worker: Any) -> None:
+        """Tokens move only while somebody will copy them, before anybody can find them cached."""
+        ledger = worker.token_to_kv_pool_allocator.ledger
+        if ledger.seat is None and len(ledger.moves):
+            raise Violation(
+                "tokens move when nobody copies them",
+                f"rank {worker.rank}, in mid-change: {len(ledger.moves)} slots",
             )
 
     # Between the workers
