@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 from tests.world.mutants.faults import FAULTS
 from tests.world.mutants.mutant import PACKAGE, ROOT, Mutant, one
 
-_PARTS = (PACKAGE, "bench", "tests", "tools")
+_PARTS = (PACKAGE, "bench", "docs", "patches", "tests", "tools")
 _FILES = ("pyproject.toml", "Makefile", "README.md")
 _TIMEOUT_S = 900
 
@@ -199,7 +199,7 @@ def main() -> int:
         bad += bool(passed)
         print(f"{name}: {'NOT FAILED: ' + ', '.join(passed) if passed else 'all fail'}", flush=True)
         if passed or os.environ.get("VERBOSE"):
-            print(printed[-3000:], flush=True)
+            print(printed[-2000:], flush=True)
     return 1 if bad else 0
 
 
