@@ -13,7 +13,7 @@ from tests.world import kept
 from tests.world.events import History
 from tests.world.profiles import PROFILES, Profile
 from tests.world.results import Results
-from tests.world.runner import Child, Outcome, run, run_all
+from tests.world.runner import NO_END, Child, Outcome, run, run_all
 from tests.world.schedulers import build
 from tests.world.setting import Setting
 from tests.world.shrink import shrink
@@ -84,7 +84,7 @@ class Campaign:
         """The fewest events that still break the same invariant, and what happens in them."""
         name, seed = outcome.seed.split("/")
         history = draw(of_workers(PROFILES[name], outcome.workers), name, int(seed))
-        if not self.shrinks:
+        if not self.shrinks or outcome.kind == NO_END:
             print(outcome.text or outcome.sentence)
             return
         started = time.monotonic()

@@ -17,8 +17,10 @@ from typing import Any, NoReturn
 
 from tests.world.events import History
 
-# Seconds of the processor after which a history is broken, and real ones: nothing happens any more.
-_CPU_LIMIT_S, _LIMIT_S = 300, 3600
+# Seconds of the processor after which a history has no end, some 30 times what they take, and real
+# ones after which it is broken: nothing happens any more.
+_CPU_LIMIT_S, _LIMIT_S = 150, 3600
+NO_END = "no end"
 
 
 @dataclass
@@ -47,6 +49,10 @@ class Outcome:
         return f"{self.kind}: {' '.join(self.detail.split())}" if self.kind else "clean"
 
 
+class EndlessError(Exception):
+    """A history went on and on."""
+
+
 class Child:
     """A fork of this process that runs `act` and sends what it returns, as JSON."""
 
@@ -60,10 +66,13 @@ class Child:
         os.close(write)
 
     def result(self) -> Any:
-        """Wait for it; RuntimeError if it failed."""
+        """Wait for it; EndlessError if its time of the processor was over, RuntimeError if it
+        failed."""
         with os.fdopen(self.read) as pipe:
             text = pipe.read()
         _, status = os.waitpid(self._pid, 0)
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
+            raise EndlessError
         if status or not text:
             raise RuntimeError(f"a child ended with status {status}, see above")
         return json.loads(text)
@@ -100,6 +109,9 @@ def run_all(
             history, child = running.pop(read)
             try:
                 yield Outcome(**child.result())
+            except EndlessError:
+                detail = f"more than {_CPU_LIMIT_S} s of the processor"
+                yield Outcome(history.seed, kind=NO_END, detail=detail, cpu=_CPU_LIMIT_S)
             except RuntimeError as error:
                 yield Outcome(history.seed, kind="broken", detail=str(error))
 
