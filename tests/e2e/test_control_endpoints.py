@@ -204,7 +204,7 @@ def test_pages_of_other_sites_are_kept_from_control_endpoints(server):
 
 
 def test_any_body_of_a_transform_is_a_client_error(server):
-    for text in (b"[" * 100_000, b'{"ranks": [0], "degree": 1' + b"0" * 5000 + b"}"):
+    for text in (b"[" * 100_000, b"[" * 60_000, b'{"ranks": [0], "degree": 1' + b"0" * 5000 + b"}"):
         request = urllib.request.Request(server.url + "/amoeba/transform", text, method="POST")
         status, reply = server._call(request, 30.0)
         assert status == 400
@@ -222,16 +222,15 @@ def test_limits_of_waiting_hold_in_the_router(server):
             while not server.state()["operation"]:
                 assert not change.done()
             long = {"input_ids": [5] * 1100, "sampling_params": {"max_new_tokens": 8}}
-            started = time.monotonic()
             tasks = [pool.submit(server.post, "/generate", long) for _ in range(3)]
             replies = [task.result() for task in tasks]
-            waited = time.monotonic() - started
+            assert not change.done()
             assert change.result()[0] == 200
             busy.result()
         server.post("/slow_down", {"forward_sleep_time": None})
     refused = [json.dumps(reply) for status, reply in replies if status == 503]
     assert sum("request queue is full" in reply for reply in refused) == 2, replies
-    assert waited < 30
+    assert sum("waiting timeout reached" in reply for reply in refused) == 1, replies
 
 
 def test_a_freeze_during_prepare_changes_nothing(server):

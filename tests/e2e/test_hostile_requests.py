@@ -51,6 +51,10 @@ REFUSED = [
     ("/v1/chat/completions", {**CHAT, "n": 129}, "n 129"),
     ("/v1/chat/completions", {**CHAT, "logprobs": True, "top_logprobs": 10**6}, "logprobs"),
     ("/v1/chat/completions", 7, "body"),
+    ("/v1/chat/completions", {**CHAT, "session_params": {"id": "a"}}, "session_params"),
+    ("/v1/chat/completions", {**CHAT, "chat_template_kwargs": 5}, "chat_template_kwargs"),
+    ("/v1/responses", {"input": "a", "max_output_tokens": 2**40}, "max_output_tokens"),
+    ("/detokenize", {"tokens": [VOCABULARY]}, "tokens"),
     ("/api/generate", {"prompt": "a", "options": {"frequency_penalty": 2.1}}, "frequency_penalty"),
     ("/vertex_generate", {"instances": [{"text": "a"}]}, "vertex_generate"),
 ]

@@ -25,7 +25,7 @@ _TIMEOUT_S = 900
 
 @dataclass(frozen=True)
 class Mend:
-    """Without it, each of `tests` (of tests/e2e) fails."""
+    """Without it, each of `tests`, of the folder of that name, fails."""
 
     missing: Mutant
     tests: tuple[str, ...]
@@ -68,7 +68,7 @@ MENDS = {
             "        self.load_snapshot_reader.read_all()\n        truncates",
             "        truncates",
         ),
-        ("test_loads.py::test_a_request_that_has_ended_is_no_load",),
+        ("e2e/test_loads.py::test_a_request_that_has_ended_is_no_load",),
     ),
     "aborts-by-prefix": Mend(
         Mutant(
@@ -83,8 +83,8 @@ MENDS = {
             ),
         ),
         (
-            "test_hostile_requests.py::test_an_abort_ends_the_one_that_is_named",
-            "test_hostile_requests.py::test_the_id_of_a_batch_ends_its_parts",
+            "e2e/test_hostile_requests.py::test_an_abort_ends_the_one_that_is_named",
+            "e2e/test_hostile_requests.py::test_the_id_of_a_batch_ends_its_parts",
         ),
     ),
     "endless-stop-regex": Mend(
@@ -95,8 +95,8 @@ MENDS = {
             "regex.search(pattern, text)",
         ),
         (
-            "test_hostile_requests.py::"
-            "test_a_stop_regex_that_backtracks_for_ever_ends_its_own_request_alone",
+            "e2e/test_hostile_requests.py::"
+            "test_a_stop_regex_that_backtracks_for_ever_ends_its_own_request_alone[degree 1]",
         ),
     ),
     "bodies-unchecked": Mend(
@@ -106,7 +106,9 @@ MENDS = {
             "    check_bodies(http_server.app, lambda: manager().model_config.vocab_size)\n",
             "",
         ),
-        ("test_hostile_requests.py::test_hostile_requests_are_refused_by_name_and_nobody_notices",),
+        (
+            "e2e/test_hostile_requests.py::test_hostile_requests_are_refused_by_name_and_nobody_notices",
+        ),
     ),
     "profiler-ends-worker": Mend(
         one(
@@ -115,12 +117,12 @@ MENDS = {
             "            return io_struct.ProfileReqOutput(success=False, message=str(error))\n",
             "            raise error\n",
         ),
-        ("test_control_endpoints.py::test_what_is_served_is_answered_by_all_workers",),
+        ("adapters/worker/test_control_requests.py::test_a_profiler_that_fails_ends_no_worker",),
     ),
     "control-endpoints": Mend(
         _SHARES_A_SERVER,
         tuple(
-            f"test_control_endpoints.py::{name}"
+            f"e2e/test_control_endpoints.py::{name}"
             for name in (
                 "test_weights_are_right_or_refused[degree 1]",
                 "test_a_busy_worker_keeps_all_caches_and_is_named",
@@ -137,7 +139,7 @@ MENDS = {
             "ElasticPoolStatsObserver.around(self.pool_stats_observer)",
             "self.pool_stats_observer",
         ),
-        ("test_long_requests.py::test_tokens_on_grown_slots_are_in_all_gauges",),
+        ("e2e/test_long_requests.py::test_tokens_on_grown_slots_are_in_all_gauges",),
     ),
     "capacity-at-start": Mend(
         one(
@@ -146,7 +148,7 @@ MENDS = {
             '        output.internal_state["memory_usage"]["token_capacity"] = tokens\n',
             "",
         ),
-        ("test_long_requests.py::test_tokens_on_grown_slots_are_in_all_gauges",),
+        ("e2e/test_long_requests.py::test_tokens_on_grown_slots_are_in_all_gauges",),
     ),
     "fixed-patience": Mend(
         one(
@@ -155,12 +157,23 @@ MENDS = {
             "limits = config.watchdog_timeout_s,",
             "limits = 1.0,",
         ),
-        ("test_orders_beside_work.py::test_a_worker_in_a_slow_step_is_waited_for",),
+        ("e2e/test_orders_beside_work.py::test_a_worker_in_a_slow_step_is_waited_for",),
     ),
     "prepare-takes": Mend(
-        FAULTS["fault-1-prepare-takes"],
+        Mutant(
+            "PREPARE takes slots away, and a prompt that has begun is no less computed.",
+            (
+                *FAULTS["fault-1-prepare-takes"].changes,
+                (
+                    "adapters/model/prefill_budget.py",
+                    "        self._parked = tokens <= 0\n"
+                    "        return None if self._parked else tokens\n",
+                    "        return wanted\n",
+                ),
+            ),
+        ),
         (
-            "test_orders_beside_work.py::"
+            "e2e/test_orders_beside_work.py::"
             "test_a_merge_asked_for_during_a_long_prompt_leaves_every_token_as_it_was",
         ),
     ),
@@ -177,7 +190,7 @@ def passed_without(mend: Mend) -> tuple[list[str], str]:
             shutil.copy(ROOT / file, here / file)
         mend.missing.apply(here / PACKAGE)
         result = here / "result.xml"
-        tests = [f"tests/e2e/{test}" for test in mend.tests]
+        tests = [f"tests/{test}" for test in mend.tests]
         # First of all paths, also in the servers: an editable install names the checkout itself.
         env = {**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={result}", *tests]

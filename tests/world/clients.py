@@ -61,7 +61,7 @@ class Clients:
         self.by_rid[rid] = Client(ask, rid, output or 0)
         params = SamplingParams(
             max_new_tokens=output,
-            ignore_eos=True,
+            ignore_eos=not ask.may_stop,
             temperature=0.0,
             regex=None if ask.compiles is None else f"s{{{round(1000 * ask.compiles)}}}",
         )

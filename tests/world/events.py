@@ -22,6 +22,7 @@ class Ask(Event):
     The first `shared` tokens of the prompt are those of common text number `text`. `leaves`:
     seconds after which the client goes away, None if it stays. `compiles`: seconds that its grammar
     takes, None without one. `rank`: the worker it asks for. `samples`: how many answers it wants.
+    `may_stop`: an end of the text ends it, so that SGLang expects it to take less than it may.
     """
 
     rid: str
@@ -35,6 +36,7 @@ class Ask(Event):
     priority: int | None = None
     rank: int | None = None
     samples: int = 1
+    may_stop: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ class Profile:
 
     Shares of requests, 0 to 1: `long`, too long for one worker's own pool; `near`, within a few
     tokens of what a worker or instance can hold; `leave`, whose client goes away; `grammar`,
-    `logprobs`, `open` (no end is asked for), `named` (a rank is), `several` (answers are). So often
-    a second happen `fault`, `refuse`, `slow`, `late`, `pause`, `flush`, `abort_all`, `strike`,
-    `weights`, `lose`. slow_s, late_s, weights_s: how long at most. burst: arrivals come this much
-    denser or thinner in turn. texts: common beginnings, of which a prompt has all but its last
-    token with probability `same`, else half or nothing.
+    `logprobs`, `open` (no end is asked for), `named` (a rank is), `several` (answers are),
+    `may_stop` (the text may end before). So often a second happen `fault`, `refuse`, `slow`,
+    `late`, `pause`, `flush`, `abort_all`, `strike`, `weights`, `lose`. slow_s, late_s, weights_s:
+    how long at most. burst: arrivals come this much denser or thinner in turn. texts: common
+    beginnings, of which a prompt has all but its last token with probability `same`, else half or
+    nothing.
     """
 
     setting: Setting
@@ -32,6 +33,7 @@ class Profile:
     open: float = 0.0
     named: float = 0.0
     several: float = 0.0
+    may_stop: float = 0.0
     fault: float = 0.05
     refuse: float = 0.0
     slow: float = 0.0
@@ -129,6 +131,18 @@ PROFILES = {
     "groups": Profile(_small(groups=2), arrivals=12.0, change=0.08),
     # Mappings fail all the time.
     "faults": Profile(_small(), fault=3.0, refuse=1.0, change=0.05, arrivals=5.0),
+    # More is admitted than fits, so that requests are retracted; and orders come late, when long
+    # requests may have used up what was kept for their change.
+    "eager": Profile(
+        _small(conservativeness=0.01),
+        arrivals=16.0,
+        long=0.2,
+        near=0.2,
+        change=0.1,
+        late=3.0,
+        late_s=0.2,
+        may_stop=1.0,
+    ),
     # Prompts with several answers, and weights that are updated or read beside changes.
     "samples": Profile(_small(), several=0.5, weights=0.5, arrivals=5.0, change=0.3, pause=0.1),
     # A worker is lost: everybody gets an answer, and nobody waits for ever.

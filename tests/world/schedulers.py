@@ -179,6 +179,7 @@ def make_server_args(setting: Setting) -> tuple[Any, AmoebaConfig]:
         "--chunked-prefill-size": setting.chunk,
         "--context-length": 8192,
         "--max-running-requests": setting.rows,
+        "--schedule-conservativeness": setting.conservativeness,
         "--random-seed": 1,
         "--load-format": "dummy",
         "--json-model-override-args": json.dumps(stub),

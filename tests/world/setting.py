@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Setting:
     """What workers are built for. `workers` of each of `groups`; `tokens`: of a worker's own pool;
     `layers` move one a step, as many steps as a real change of some 30 layers, a few a step, has.
-    grown: tokens above the workers' own pools at the highest degree, as a multiple of one pool."""
+    grown: tokens above the workers' own pools at the highest degree, as a multiple of one pool.
+    conservativeness: SGLang's share of an output that a request is expected to take."""
 
     workers: int = 2
     groups: int = 1
@@ -19,6 +20,7 @@ class Setting:
     grown: float = 2.3
     policy: str = "static"
     priorities: bool = False
+    conservativeness: float = 1.0
 
     def grown_slots(self, degree: int) -> int:
         """Of an instance, in KV pages."""

@@ -55,6 +55,8 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Retr
         self.audits = os.environ.get("AMOEBA_AUDIT") == "1"
         self.request_events = RequestEvents()
         self.step_events: dict[str, int] = {}
+        # The first in the queue when that was looked through last.
+        self.first_seen: Any = None
         self.runtime = ElasticRuntime(self, config, rank, surroundings)
         self.own_tokens = self.max_total_num_tokens
         self.tp_worker.model_runner.joint_forward = self.runtime.executor.forward
@@ -120,7 +122,7 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Retr
             collector.max_total_num_tokens.labels(**collector.labels).set(tokens)
 
     def get_next_batch_to_run(self, running_batch: Any, last_batch: Any) -> Any:
-        if self.runtime.slots.take_growth():
+        if self.runtime.slots.take_growth() or self.first_waiting is not self.first_seen:
             # Upstream looks at the queue again only when a running request has ended.
             running_batch.batch_is_full = False
         if self.must_wait(running_batch, last_batch):
@@ -128,10 +130,16 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Retr
             plan = NextBatchPlan(batch_to_run=None, running_batch=running_batch)
         else:
             plan = super().get_next_batch_to_run(running_batch, last_batch)
+        self.first_seen = self.first_waiting
         batch = plan.batch_to_run
         self.runtime.step_clock.tick(batch is not None, extends(batch))
         self.step_with_peers(batch, plan.running_batch)
         return plan
+
+    @property
+    def first_waiting(self) -> Any:
+        """For whom memory is full while it is: if it leaves the queue, the next may fit."""
+        return self.waiting_queue[0] if self.waiting_queue else None
 
     def must_wait(self, running_batch: Any, last_batch: Any) -> bool:
         """Whether to run nothing until the order voted for is taken back or carried out."""

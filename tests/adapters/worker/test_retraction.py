@@ -44,7 +44,7 @@ class Planner(ElasticScheduler):
             slots=slots, step_clock=SimpleNamespace(tick=lambda *args: None)
         )
         self.clock = SimpleNamespace(sleep=lambda seconds: None)
-        self.queue = []
+        self.queue, self.waiting_queue, self.first_seen = [], [], None
 
     def _reqs_finishing_inflight(self, batch):
         return []
@@ -98,3 +98,17 @@ def test_the_queue_is_looked_at_again_when_there_is_more_room(grew):
     running = SimpleNamespace(batch_is_full=True, reqs=[])
     Planner(grew=grew).get_next_batch_to_run(running, None)
     assert running.batch_is_full == (not grew)
+
+
+def test_the_queue_is_looked_at_again_when_the_first_one_leaves_it():
+    """A long request for which memory was full was aborted; one that fits waited behind it."""
+    planner = Planner()
+    running = SimpleNamespace(batch_is_full=False, reqs=[])
+    planner.waiting_queue = ["long", "short"]
+    planner.get_next_batch_to_run(running, None)
+    running.batch_is_full = True
+    planner.get_next_batch_to_run(running, None)
+    assert running.batch_is_full, "nothing has changed"
+    del planner.waiting_queue[0]
+    planner.get_next_batch_to_run(running, None)
+    assert not running.batch_is_full

@@ -48,7 +48,7 @@ class Worker(ElasticScheduler):
         self.model_config = SimpleNamespace(context_len=150)
         self.max_running_requests, self.max_queued_requests = 64, 7
         self.shown_capacity = self.max_total_num_tokens = SIZE
-        self.waiting_queue, self.result_queue = [], []
+        self.waiting_queue, self.result_queue, self.first_seen = [], [], None
         self.running_batch = self.last_batch = None
         self.chunked_req = self._pending_chunked_abort_req = None
         self.grammar_manager = SimpleNamespace(grammar_queue=[])

@@ -11,3 +11,4 @@ PROTOCOL, REQUESTS, MIRROR = (
     "control/worker/mirror.py",
 )
 BUDGET, OPERATION = "adapters/model/prefill_budget.py", "control/router/operation.py"
+SCHEDULER = "adapters/worker/scheduler.py"

@@ -1,6 +1,14 @@
 """Faults of our own making: in votes, shares, mirror, boundary, abort paths."""
 
-from tests.world.mutants.files import DEPARTURE, LEDGER, MIRROR, OPERATION, PROTOCOL, REQUESTS
+from tests.world.mutants.files import (
+    DEPARTURE,
+    LEDGER,
+    MIRROR,
+    OPERATION,
+    PROTOCOL,
+    REQUESTS,
+    SCHEDULER,
+)
 from tests.world.mutants.mutant import one
 
 OWN = {
@@ -156,6 +164,14 @@ OWN = {
         "chunked = (scheduler.chunked_req, scheduler._pending_chunked_abort_req)",
         "chunked = (scheduler.chunked_req,)",
         "share",
+    ),
+    "abort-frees-nobody": one(
+        "Whoever waits behind a request that is aborted in the queue waits on.",
+        SCHEDULER,
+        " or self.first_waiting is not self.first_seen",
+        "",
+        "eager",
+        4,
     ),
     "abort-waits-on": one(
         "A request that waits at the router is not aborted.",
