@@ -84,6 +84,10 @@ def is_named(case: Case, reply: Reply) -> bool:
         names |= {"not found", "method not allowed"}
     if re.search(r"--[a-z][a-z-]+", text):
         return True
+    # Of what the route makes of the whole body.
+    length = re.search(r"the prompt has (\d+) tokens", text)
+    if length is not None and int(length[1]) < len(case.body):
+        return True
     return any(_contains(text, name) for name in names) or not case.mutations
 
 

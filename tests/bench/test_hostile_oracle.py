@@ -35,6 +35,9 @@ def test_a_refusal_must_name_the_field():
     unnamed = judge(case(), reply({"error": "bad request"}, 400), None)
     assert unnamed.failure == "refused without a name"
     assert judge(case(), reply({"error": "see --enable-lora"}, 400), None).failure == ""
+    for tokens, failure in ((9, ""), (10**6, "refused without a name")):
+        too_long = reply({"error": f"The prompt has {tokens} tokens"}, 400)
+        assert judge(case(), too_long, None).failure == failure, "of a body of other length"
 
 
 def test_a_short_name_must_be_a_word():
