@@ -40,12 +40,16 @@ OWN = {
         OPERATION,
         "return [abort, *self._finish(",
         "return [*self._finish(",
+        "faults",
+        2,
     ),
     "vote-kept-after-abort": one(
         "An order that was taken back is still voted about.",
         PROTOCOL,
         "            self._undecided = self._voted = None\n            yield StandDown()",
         "            yield StandDown()",
+        "faults",
+        2,
     ),
     # Shares
     "share-stays-closed": one(
@@ -53,24 +57,32 @@ OWN = {
         DEPARTURE,
         "        self.forget()\n        extra.open()\n",
         "        self.forget()\n",
+        "faults",
+        4,
     ),
     "share-refuge-is-kept": one(
         "What of a refuge nobody needs is lost.",
         DEPARTURE,
         "        self._give_back(targets, extra, own)\n",
         "",
+        "eager",
+        4,
     ),
     "share-refuge-of-others": one(
         "A refuge is promised out of what short requests may still take.",
         DEPARTURE,
         "own_room = own.room() - claims.short_rest",
         "own_room = own.room()",
+        "eager",
+        4,
     ),
     "share-not-home": one(
         "Lent slots do not come home when their instance ends.",
         LEDGER,
         "if seat.place >= width:",
         "if seat.place > width:",
+        "leases",
+        4,
     ),
     "share-home-is-lost": one(
         "What comes home is free for nobody.",
@@ -156,6 +168,8 @@ OWN = {
         "planes/transformation.py",
         "return (self._upper if self.boundary.falls else self._lower)[self._index]",
         "return self._upper[self._index]",
+        "faults",
+        2,
     ),
     # Abort and sleep
     "abort-chunk-unseen": one(
