@@ -85,6 +85,7 @@ def take_references(references: References, cases: list[Case], model: str) -> No
     flags = [
         "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", str(_CONTEXT + 64),
         "--chunked-prefill-size", "512", "--amoeba-policy", "static",
+        "--served-model-name", "default",
     ]  # fmt: skip
     with Server(*flags, model=model) as server:
         print(f"references of {len(cases)} cases, log {server.log}", flush=True)
@@ -96,7 +97,7 @@ def start_server(setting: Setting, pool: int, model: str) -> Server:
         "--tp-size", str(setting.workers), "--dtype", "float32", "--max-total-tokens", str(pool),
         "--chunked-prefill-size", "128", "--max-running-requests", "32",
         "--amoeba-policy", setting.policy, "--amoeba-layers-per-step", setting.layers_per_step,
-        "--enable-priority-scheduling", "--enable-metrics",
+        "--enable-priority-scheduling", "--enable-metrics", "--served-model-name", "default",
         # Votes may be late.
         "--amoeba-prepare-timeout-s", "2",
         # Admit more than fits, so that running requests are retracted, and forget at once that
