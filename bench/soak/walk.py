@@ -16,6 +16,8 @@ _ORDER_S = 300.0
 _WAVE_S = 20.0
 _POLL_S = 0.1
 _LONG_TIMES = 0.7
+# Seconds between two orders of a walk: often none, and sometimes long enough for requests to end.
+_PAUSES_S = (0.0, 0.0, 0.5, 2.0)
 
 
 class Walk:
@@ -79,6 +81,7 @@ class Tour:
     async def step(self) -> None:
         if await self._walk.step():
             self._load.longs = self._rng.random() < _LONG_TIMES
+            await asyncio.sleep(self._rng.choice(_PAUSES_S))
         else:
             self._load.longs = False
             await asyncio.sleep(self._rng.random())
