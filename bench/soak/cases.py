@@ -164,8 +164,10 @@ class Catalogue:
         return self._generate("stop_regex", output=120, stop_regex=f"[{letters}][rst]+")
 
     def _penalties(self) -> Case:
+        # SGLang counts the last token that is known when a step is planned. With overlapped steps
+        # that is the one before or the one at hand, as it happens, so that no two runs need agree.
         name = self._rng.choice(("repetition_penalty", "frequency_penalty", "presence_penalty"))
-        return replace(self._generate("penalties", **{name: 1.3}), forgets=True)
+        return self._generate("penalties", "ends", **{name: 1.3})
 
     def _least(self) -> Case:
         bias = {str(self._rng.choice(VOCABULARY)): 3.0 for _ in range(3)}
