@@ -134,16 +134,16 @@ class Load:
         """Send, read and judge one request."""
         streamed = bool(sent.body.get("stream"))
         reader = asyncio.create_task(self._read(sent, streamed))
-        if sent.fate == "stays" or (streamed and sent.chunks):
+        try:
+            if sent.fate != "stays" and not (streamed and sent.chunks):
+                await asyncio.wait([reader], timeout=sent.chunks / 10)
+                if sent.fate == "leaves":
+                    return "disconnected"
+                await self._abort(sent)
             status, content_type = await reader
-        else:
-            await asyncio.wait([reader], timeout=sent.chunks / 10)
-            if sent.fate == "leaves":
-                reader.cancel()
-                await asyncio.gather(reader, return_exceptions=True)
-                return "disconnected"
-            await self._abort(sent)
-            status, content_type = await reader
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
         if status is None:
             return "disconnected"
         return self._judge(sent, status, content_type)
