@@ -16,6 +16,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from tests.world.mutants.faults import FAULTS
+from tests.world.mutants.files import BUDGET, SCHEDULER
 from tests.world.mutants.mutant import PACKAGE, ROOT, Mutant, one
 
 _PARTS = (PACKAGE, "bench", "docs", "patches", "tests", "tools")
@@ -135,7 +136,7 @@ MENDS = {
     "gauges-of-own-slots": Mend(
         one(
             "Gauges count own slots alone.",
-            "adapters/worker/scheduler.py",
+            SCHEDULER,
             "ElasticPoolStatsObserver.around(self.pool_stats_observer)",
             "self.pool_stats_observer",
         ),
@@ -165,7 +166,7 @@ MENDS = {
             (
                 *FAULTS["fault-1-prepare-takes"].changes,
                 (
-                    "adapters/model/prefill_budget.py",
+                    BUDGET,
                     "        self._parked = tokens <= 0\n"
                     "        return None if self._parked else tokens\n",
                     "        return wanted\n",

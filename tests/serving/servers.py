@@ -20,6 +20,7 @@ import psutil
 from amoeba_sglang.adapters.cpu import NAME, VARIABLE
 from tests.serving.free_port import free_port
 
+ROOT = Path(__file__).resolve().parents[2]
 MODEL = os.environ.get("AMOEBA_TEST_MODEL", ".cache/models/smollm2-135m-kv4")
 # Of a start: processor seconds that it may take, some ten times what it does, and for how long it
 # may use next to none. A machine that is busy with other things makes it late, which is no failure.
@@ -126,7 +127,9 @@ class Server:
         return sum(t.user + t.system for t in times)
 
     def tail(self, lines: int = 60) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        """The last lines of the log, for results and messages: without the checkout's own path."""
+        text = "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        return text.replace(f"{ROOT}/", "")
 
     def get(self, path: str, timeout: float = 30.0) -> Any:
         return self._call(urllib.request.Request(self.url + path), timeout)[1]

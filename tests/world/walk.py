@@ -105,6 +105,7 @@ def _ask(profile: Profile, at: float, rid: str, rng: Random) -> Event:
         if rng.random() < profile.named
         else None,
         samples=rng.randint(2, 3) if rng.random() < profile.several else 1,
+        # Drawn only where it can be so: the seeds of other profiles keep their histories.
         may_stop=profile.may_stop > 0 and rng.random() < profile.may_stop,
     )
 

@@ -41,7 +41,6 @@ OWN = {
         "return [abort, *self._finish(",
         "return [*self._finish(",
         "faults",
-        2,
     ),
     "vote-kept-after-abort": one(
         "An order that was taken back is still voted about.",
@@ -49,7 +48,6 @@ OWN = {
         "            self._undecided = self._voted = None\n            yield StandDown()",
         "            yield StandDown()",
         "faults",
-        2,
     ),
     # Shares
     "share-stays-closed": one(
@@ -169,7 +167,6 @@ OWN = {
         "return (self._upper if self.boundary.falls else self._lower)[self._index]",
         "return self._upper[self._index]",
         "faults",
-        2,
     ),
     # Abort and sleep
     "abort-chunk-unseen": one(
@@ -196,7 +193,7 @@ OWN = {
     ),
     "pause-leaves-peers": one(
         "A paused worker does not meet its peers.",
-        "adapters/worker/scheduler.py",
+        SCHEDULER,
         "        if self._engine_paused:\n            self.step_with_peers(None, None)\n",
         "",
         "mixed",
