@@ -76,6 +76,11 @@ class Load:
         while self._busy and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
 
+    async def abort_longs(self) -> None:
+        """End all requests that need merged instances."""
+        for sent in [one for one in self._busy.values() if one.case.tokens]:
+            await self._abort(sent)
+
     def resume(self) -> None:
         self._all_aborted = False
         self._open.set()

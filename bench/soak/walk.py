@@ -16,6 +16,8 @@ _ORDER_S = 300.0
 _WAVE_S = 20.0
 _POLL_S = 0.1
 _LONG_TIMES = 0.7
+# Of the waves: nobody waits for the ends of their requests, which take a minute here.
+_CUT_SHARE = 0.8
 # Seconds between two orders of a walk: often none, and sometimes long enough for requests to end.
 _PAUSES_S = (0.0, 0.0, 0.5, 2.0)
 
@@ -89,7 +91,7 @@ class Tour:
 
 class Waves:
     """Lets requests come that need merged instances until there are some, then none until all have
-    split; now and then an operator puts his hand in."""
+    split, or abort them; now and then an operator puts his hand in."""
 
     def __init__(self, walk: Walk, load: Load, rng: random.Random) -> None:
         self._walk, self._load, self._rng = walk, load, rng
@@ -105,6 +107,8 @@ class Waves:
             await asyncio.sleep(self._rng.random())
             await self._walk.settle(1)
         self._load.longs = False
+        if self._rng.random() < _CUT_SHARE:
+            await self._load.abort_longs()
         await self._wait_for(lambda degrees: max(degrees) == 1)
 
     async def _wait_for(self, reached: Any) -> None:
