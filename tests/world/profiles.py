@@ -143,6 +143,23 @@ PROFILES = {
         late_s=0.2,
         may_stop=1.0,
     ),
+    # Votes reach the router long after they were given: by then a long request that runs on would
+    # have used up what was lent for its change, and must wait.
+    "tardy": Profile(
+        _small(grown=0.1),
+        seconds=5.0,
+        arrivals=5.0,
+        long=0.5,
+        near=0.0,
+        leave=0.0,
+        change=0.15,
+        fault=0.0,
+        strike=0.0,
+        late=10.0,
+        late_s=0.3,
+        texts=16,
+        same=0.0,
+    ),
     # Prompts with several answers, and weights that are updated or read beside changes.
     "samples": Profile(_small(), several=0.5, weights=0.5, arrivals=5.0, change=0.3, pause=0.1),
     # A worker is lost: everybody gets an answer, and nobody waits for ever.
