@@ -19,7 +19,7 @@ from tests.serving.load import new_session
 
 _DISCONNECT, _ABORT = 0.12, 0.12
 _PRIORITIES = (0, 0, 0, 0, 0, 5, 20)
-_LONG_SHARE = 0.3
+_LONG_SHARE = 0.4
 _NO_REPLY_S = 900.0
 # Words of the refusal that says which layout would hold the request.
 _RETRACTIONS = re.compile(rb'"num_retractions":(\d+)')

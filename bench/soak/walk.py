@@ -14,7 +14,7 @@ from tests.serving.servers import Server
 
 _ORDER_S = 300.0
 _WAVE_S = 20.0
-_POLL_S = 0.1
+_POLL_S = 0.2
 _LONG_TIMES = 0.7
 # Of the waves: nobody waits for the ends of their requests, which take a minute here.
 _CUT_SHARE = 0.8
@@ -102,13 +102,17 @@ class Waves:
         self._load.longs = True
         await self._wait_for(lambda degrees: max(degrees) > 1)
         await asyncio.sleep(self._rng.random() * 2)
-        if self._number % 5 == 0:
+        by_hand = self._number % 5 == 0
+        if by_hand:
             await self._walk.step()
             await asyncio.sleep(self._rng.random())
-            await self._walk.settle(1)
         self._load.longs = False
-        if self._rng.random() < _CUT_SHARE:
+        if by_hand or self._rng.random() < _CUT_SHARE:
             await self._load.abort_longs()
+        # What an operator has merged stays so until he splits it.
+        deadline = time.monotonic() + _WAVE_S
+        while by_hand and not await self._walk.settle(1) and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_S)
         await self._wait_for(lambda degrees: max(degrees) == 1)
 
     async def _wait_for(self, reached: Any) -> None:
