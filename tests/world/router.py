@@ -4,6 +4,8 @@ from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
+from sglang.srt.managers.io_struct import AbortReq
+
 from amoeba_sglang.adapters.choice import choose_backend
 from amoeba_sglang.adapters.router import translation
 from amoeba_sglang.adapters.router.controller import ElasticController
@@ -13,6 +15,7 @@ from amoeba_sglang.control.router.desk import Desk
 from amoeba_sglang.control.router.events import Arrival, Opened
 from amoeba_sglang.control.router.metrics import NoMetrics
 from amoeba_sglang.control.router.operation import Operations
+from tests.world.violation import Violation
 
 
 class WorldRouter(ElasticController):
@@ -21,6 +24,7 @@ class WorldRouter(ElasticController):
     def __init__(self, play: Any, config: Any, worker: Any) -> None:
         self.play, self.config, self.clock = play, config, worker.clock
         self._came: dict[str, float] = {}
+        self._aborted: set[str] = set()
         info = {
             "capacity": asdict(worker.capacity),
             "max_rows": worker.max_running_requests,
@@ -43,6 +47,12 @@ class WorldRouter(ElasticController):
         self._came[request.rid] = self.play.loop.now
         self.tell(Arrival(translation.to_request(request)))
 
+    def handle_judged(self, message: Any) -> None:
+        super().handle_judged(message)
+        if isinstance(message, AbortReq):
+            everybody = [client.rid for client in self.play.clients.open]
+            self._aborted.update(everybody if message.abort_all else [message.rid])
+
     def carry_out(self, effect: effects.Effect) -> None:
         super().carry_out(effect)
         rare, now = self.play.rare, self.play.loop.now
@@ -50,6 +60,8 @@ class WorldRouter(ElasticController):
             case effects.Finished():
                 rare.see_record(effect.record)
             case effects.Send():
+                if effect.request.rid in self._aborted:
+                    raise Violation("an aborted request is sent to a worker", effect.request.rid)
                 came = self._came.pop(effect.request.rid)
                 rare.count("held by the router, then placed", came < now)
             case effects.Cancel():

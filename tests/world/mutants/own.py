@@ -6,7 +6,6 @@ from tests.world.mutants.files import (
     MIRROR,
     OPERATION,
     PROTOCOL,
-    REQUESTS,
     SCHEDULER,
 )
 from tests.world.mutants.mutant import one
@@ -94,14 +93,14 @@ OWN = {
         LEDGER,
         "max(0, long_rest - self.extra.free_count) if self.admits_long else 0",
         "0",
-        "dense",
+        "tardy",
     ),
     "share-lent-is-dead": one(
         "Lent slots count as dead when layers move.",
         "adapters/worker/slots.py",
         "    live[0] = False\n",
         "    live[0] = False\n    live[torch.from_numpy(allocator.ledger.lent)] = False\n",
-        "leases",
+        "tardy",
         workers=4,
     ),
     "share-lender-sleeps": one(
@@ -130,7 +129,8 @@ OWN = {
         MIRROR,
         "            self._sent[row].known = 0\n",
         "            pass\n",
-        workers=4,
+        "tardy",
+        4,
     ),
     "mirror-unheard": one(
         "Steps that are not computed together are not heard.",
@@ -144,7 +144,7 @@ OWN = {
         "control/layout/slots.py",
         "(ids - FIRST_LEASED) * degree // self.finest,",
         "(ids - FIRST_LEASED) // self.finest * degree,",
-        "leases",
+        "tardy",
         workers=4,
     ),
     # Boundary
@@ -169,13 +169,6 @@ OWN = {
         "faults",
     ),
     # Abort and sleep
-    "abort-chunk-unseen": one(
-        "An aborted prompt that is still being computed is not seen.",
-        REQUESTS,
-        "chunked = (scheduler.chunked_req, scheduler._pending_chunked_abort_req)",
-        "chunked = (scheduler.chunked_req,)",
-        "share",
-    ),
     "abort-frees-nobody": one(
         "Whoever waits behind a request that is aborted in the queue waits on.",
         SCHEDULER,
