@@ -91,7 +91,8 @@ class Tour:
 
 class Waves:
     """Lets requests come that need merged instances until there are some, then none until all have
-    split, or abort them; now and then an operator puts his hand in."""
+    split, or abort them; now and then an operator puts his hand in, and always while the rules
+    themselves keep everything merged."""
 
     def __init__(self, walk: Walk, load: Load, rng: random.Random) -> None:
         self._walk, self._load, self._rng = walk, load, rng
@@ -99,26 +100,32 @@ class Waves:
 
     async def step(self) -> None:
         self._number += 1
+        base = (await self._state())["base_degree"]
+        by_hand = self._number % 5 == 0 or base == self._walk.chain.finest
         self._load.longs = True
-        await self._wait_for(lambda degrees: max(degrees) > 1)
-        await asyncio.sleep(self._rng.random() * 2)
-        by_hand = self._number % 5 == 0
         if by_hand:
             await self._walk.step()
-            await asyncio.sleep(self._rng.random())
+        else:
+            await self._wait_for(lambda degrees: max(degrees) > base)
+        await asyncio.sleep(self._rng.random() * 2)
         self._load.longs = False
         if by_hand or self._rng.random() < _CUT_SHARE:
             await self._load.abort_longs()
-        # What an operator has merged stays so until he splits it.
+        # What an operator has chosen stays so until he asks for the base degree, which may change.
         deadline = time.monotonic() + _WAVE_S
-        while by_hand and not await self._walk.settle(1) and time.monotonic() < deadline:
+        while by_hand and time.monotonic() < deadline:
+            base = (await self._state())["base_degree"]
+            if await self._walk.settle(base):
+                break
             await asyncio.sleep(_POLL_S)
-        await self._wait_for(lambda degrees: max(degrees) == 1)
+        await self._wait_for(lambda degrees: max(degrees) <= base)
+
+    async def _state(self) -> dict[str, Any]:
+        return await asyncio.to_thread(self._walk.server.state)
 
     async def _wait_for(self, reached: Any) -> None:
         deadline = time.monotonic() + _WAVE_S
         while time.monotonic() < deadline:
-            state = await asyncio.to_thread(self._walk.server.state)
-            if reached(degrees_of(state)):
+            if reached(degrees_of(await self._state())):
                 return
             await asyncio.sleep(_POLL_S)

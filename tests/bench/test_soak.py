@@ -95,6 +95,17 @@ def test_all_choices_must_be_there_unless_the_client_ended_them():
     assert compare(plain(), RIGHT, [], was_cut=True) == ""
 
 
+def test_an_abort_may_leave_what_stops_an_output_in_it():
+    text, finish = RIGHT.outputs[0]
+    longer = [Choice(text + " and,", "abort")]
+    right = Reference([[text, "stop"]], RIGHT.margin)
+    assert compare(plain(), right, longer, was_cut=True) == ""
+    assert "in place of" in compare(plain(), right, longer, was_cut=False)
+    assert "in place of" in compare(
+        plain(), right, [Choice(text + " and" * 9, "abort")], was_cut=True
+    )
+
+
 def test_log_probabilities_are_compared_relative_to_the_largest():
     def reply(last):
         return {
