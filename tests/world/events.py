@@ -73,11 +73,12 @@ class Slow(Event):
 
 @dataclass(frozen=True)
 class Late(Event):
-    """The next message of worker `rank` to the router takes so many seconds more; all that follow
-    it wait behind it."""
+    """The next message of worker `rank` to the router, or of the router to it, takes so many
+    seconds more; all that follow it wait behind it."""
 
     rank: int
     seconds: float
+    to_worker: bool = False
 
 
 @dataclass(frozen=True)

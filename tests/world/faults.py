@@ -17,7 +17,7 @@ class Faults:
         self._maps: set[tuple[int, str]] = set()
         self._no_pages: set[int] = set()
         self._slow: Counter[int] = Counter()
-        self._late: Counter[int] = Counter()
+        self._late: Counter[tuple[int, bool]] = Counter()
         self._faulted: set[int] = set()
         self._seen: dict[int, tuple[int, float]] = {}
         self.lost: dict[int, tuple[str, float]] = {}
@@ -31,7 +31,7 @@ class Faults:
         elif isinstance(event, events.Slow):
             self._slow[event.rank] += event.seconds
         elif isinstance(event, events.Late):
-            self._late[event.rank] += event.seconds
+            self._late[event.rank, event.to_worker] += event.seconds
         else:
             assert isinstance(event, events.Lose), event
             self._lose(event)
@@ -62,9 +62,9 @@ class Faults:
         self.longest_step = max(self.longest_step, seconds)
         return seconds
 
-    def delay(self, rank: int) -> float:
-        """Of the next message to the router."""
-        return self._late.pop(rank, 0.0)
+    def delay(self, rank: int, to_worker: bool) -> float:
+        """Of the next message of this worker to the router, or to it."""
+        return self._late.pop((rank, to_worker), 0.0)
 
     # Workers that are lost
 

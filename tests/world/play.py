@@ -225,6 +225,7 @@ class Play:
         if isinstance(message, TransformOrder):
             self.rare.see_order(message.epoch)
         delay = _WIRE_S + _WIRE_MORE_S * self.random("wire", rank).random()
+        delay += self.faults.delay(rank, to_worker=True)
         at = self._arrived_at[rank] = max(
             self._arrived_at[rank] + _IN_ORDER_S, self.loop.now + delay
         )
@@ -248,7 +249,7 @@ class Play:
         """Worker to router, in order."""
         self.note("report", rank, _short(report))
         delay = _WIRE_S + _WIRE_MORE_S * self.random("report", rank).random()
-        delay += self.faults.delay(rank)
+        delay += self.faults.delay(rank, to_worker=False)
         at = self._reported_at[rank] = max(
             self._reported_at[rank] + _IN_ORDER_S, self.loop.now + delay
         )

@@ -27,7 +27,10 @@ def draw(profile: Profile, name: str, seed: int) -> History:
             at, rng.randrange(workers), round(profile.slow_s * rng.choice((0.1, 0.3, 1.0)), 3)
         ),
         "late": lambda at, rng: events.Late(
-            at, rng.randrange(workers), round(profile.late_s * rng.random(), 3)
+            at,
+            rng.randrange(workers),
+            round(profile.late_s * rng.random(), 3),
+            to_worker=rng.random() < 0.3,
         ),
         "pause": lambda at, rng: events.Pause(
             at, round(rng.random(), 3), rng.choice(("in_place", "retract"))
