@@ -56,13 +56,15 @@ class MemoryHandle:
     """Names one process's pages to its peers; plain integers, so any message can carry it.
 
     `pid` and `descriptor` say where to open them (a file of that process, or a socket of it that
-    gives files away), `pages` of `page_size` bytes exist at the time of the export.
+    gives files away), `pages` of `page_size` bytes exist at the time of the export. `extents`:
+    (first page, count) of those that were created as extents, where that makes a difference.
     """
 
     pid: int
     descriptor: int
     page_size: int
     pages: int
+    extents: tuple[tuple[int, int], ...] = ()
 
 
 class Memory(ABC):
@@ -75,9 +77,12 @@ class Memory(ABC):
         """Reserve `size` bytes (rounded up to pages), aligned to the page size."""
 
     @abstractmethod
-    def create(self, count: int) -> range:
+    def create(self, count: int, as_extent: bool = False) -> range:
         """Create `count` pages and return their ids. Memory of a GPU is charged now, of a host when
         a page is first touched.
+
+        `as_extent`: they are only ever mapped and unmapped all together, in this order. A GPU needs
+        one allocation for them then, in place of one for each.
         """
 
     @abstractmethod

@@ -1,4 +1,5 @@
-"""GPU memory: every page is an allocation of its own, mapped whole, created once and used again.
+"""GPU memory: pages, and extents of many pages, are allocations that are mapped whole, created once
+and used again.
 
 Not yet run on a GPU; tested through a stand-in for the driver.
 
@@ -9,13 +10,14 @@ they unmap or close what one may touch.
 
 import contextlib
 import functools
+import itertools
 import os
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 from amoeba_sglang.planes.memory.base import Memory, MemoryFault, MemoryHandle
-from amoeba_sglang.planes.memory.cuda_range import CudaRange, Page, ViewBytes, view_device_bytes
+from amoeba_sglang.planes.memory.cuda_range import CudaRange, Extent, ViewBytes, view_device_bytes
 from amoeba_sglang.planes.memory.descriptors import BATCH, DescriptorServer, fetch_descriptors
 from amoeba_sglang.planes.memory.driver import Driver, load_bindings
 
@@ -38,25 +40,29 @@ class CudaMemory(Memory):
         self._driver = Driver(page_size, device, bindings or load_bindings())
         self.page_size = page_size
         self._view_bytes = view_bytes or functools.partial(view_device_bytes, device)
-        self._pages: list[Page] = []
+        self._extents: list[Extent] = []
+        # By page id, the extent that it is a part of.
+        self._pages: list[Extent] = []
         self._server: DescriptorServer | None = None
 
     def reserve(self, size: int) -> CudaRange:
         size = -(-size // self.page_size) * self.page_size
         return CudaRange(self._driver, size, self._view_bytes)
 
-    def create(self, count: int) -> range:
+    def create(self, count: int, as_extent: bool = False) -> range:
         assert count >= 0, count
-        new: list[Page] = []
+        sizes = [count] if as_extent and count else [1] * count
+        new: list[Extent] = []
         try:
-            for _ in range(count):
-                new.append(Page(self._driver.create()))
+            for size in sizes:
+                new.append(Extent(self._driver.create(size), size))
         except MemoryFault as fault:
             with contextlib.suppress(MemoryFault):
                 self._empty(new)
             raise MemoryFault(f"page {len(new) + 1} of {count}: {fault}") from fault
         first = len(self._pages)
-        self._pages += new
+        self._extents += new
+        self._pages += [extent for extent in new for _ in range(extent.count)]
         return range(first, len(self._pages))
 
     def map(
@@ -65,7 +71,11 @@ class CudaMemory(Memory):
         first = self._position(where, offset, len(pages))
         assert all(0 <= page < len(self._pages) for page in pages), (pages, len(self._pages))
         assert len(set(pages)) == len(pages), pages
-        self._change(where, first, [self._pages[page] for page in pages])
+        extents = [self._pages[page] for page in pages]
+        for page, after in itertools.pairwise(pages):
+            same = self._pages[page] is self._pages[after]
+            assert after == page + 1 or not same, "pages of an extent in another order"
+        self._change(where, first, extents)
 
     def unmap(self, where: CudaRange, offset: int, count: int) -> None:
         self._change(where, self._position(where, offset, count), [None] * count)
@@ -76,25 +86,33 @@ class CudaMemory(Memory):
     def export(self) -> MemoryHandle:
         if self._server is None:
             self._server = DescriptorServer()
-        fresh = range(len(self._server.keys()), len(self._pages))
+        fresh = range(len(self._server.keys()), len(self._extents))
         if fresh:
             _check_descriptors(len(fresh), self.page_size)
         try:
             for number in fresh:
-                self._server.add(number, self._driver.export(self._pages[number].handle))
+                self._server.add(number, self._driver.export(self._extents[number].handle))
         except MemoryFault:
             self._server.drop(fresh)
             raise
-        return MemoryHandle(os.getpid(), self._server.number, self.page_size, len(self._pages))
+        sizes = [extent.count for extent in self._extents]
+        starts = itertools.accumulate(sizes, initial=0)
+        large = tuple((at, size) for at, size in zip(starts, sizes, strict=False) if size > 1)
+        return MemoryHandle(
+            os.getpid(), self._server.number, self.page_size, len(self._pages), extents=large
+        )
 
     def open_peer(self, handle: MemoryHandle, writable: bool = False) -> CudaRange:
         assert handle.page_size == self.page_size, (handle, self.page_size)
         where = self.reserve(handle.pages * self.page_size)
+        sizes = _extent_sizes(handle)
         try:
-            for first in range(0, handle.pages, BATCH):
-                count = min(BATCH, handle.pages - first)
-                found = fetch_descriptors(handle.pid, handle.descriptor, first, count)
-                self._adopt(where, first, found, writable)
+            at = 0
+            for first in range(0, len(sizes), BATCH):
+                batch = sizes[first : first + BATCH]
+                found = fetch_descriptors(handle.pid, handle.descriptor, first, len(batch))
+                self._adopt(where, at, dict(zip(found, batch, strict=True)), writable)
+                at += sum(batch)
         except MemoryFault:
             where.close()
             raise
@@ -105,7 +123,8 @@ class CudaMemory(Memory):
         if self._server is not None:
             self._server.close()
             self._server = None
-        self._empty(self._pages)
+        self._empty(self._extents)
+        self._extents.clear()
         self._pages.clear()
 
     def _position(self, where: CudaRange, offset: int, count: int) -> int:
@@ -114,8 +133,8 @@ class CudaMemory(Memory):
         assert 0 <= offset <= where.size - size, (offset, size, where.size)
         return offset // self.page_size
 
-    def _change(self, where: CudaRange, first: int, wanted: Sequence[Page | None]) -> None:
-        before = where.pages[first : first + len(wanted)]
+    def _change(self, where: CudaRange, first: int, wanted: Sequence[Extent | None]) -> None:
+        before = where.extents[first : first + len(wanted)]
         try:
             where.arrange(first, wanted, writable=True)
         except MemoryFault as fault:
@@ -125,33 +144,43 @@ class CudaMemory(Memory):
                 raise MemoryFault(f"{fault}; undoing it failed as well: {second}") from fault
             raise
 
-    def _empty(self, pages: Sequence[Page]) -> None:
+    def _empty(self, extents: Sequence[Extent]) -> None:
         """Release what the driver lets go, then raise the first MemoryFault if there was one."""
         faults = []
-        for page in pages:
-            if page.handle is not None:
+        for extent in extents:
+            if extent.handle is not None:
                 try:
-                    self._driver.release(page.handle)
-                    page.handle = None
+                    self._driver.release(extent.handle)
+                    extent.handle = None
                 except MemoryFault as fault:
                     faults.append(fault)
         if faults:
             raise faults[0]
 
     def _adopt(
-        self, where: CudaRange, first: int, descriptors: Sequence[int], writable: bool
+        self, where: CudaRange, first: int, descriptors: Mapping[int, int], writable: bool
     ) -> None:
-        """Map a peer's pages from position `first` on, and close their descriptors."""
-        pages: list[Page] = []
+        """Map a peer's extents from position `first` on, and close their descriptors, by which
+        their pages are counted."""
+        extents: list[Extent] = []
         try:
-            for descriptor in descriptors:
-                pages.append(Page(self._driver.open(descriptor)))
-            where.arrange(first, pages, writable)
+            for descriptor, count in descriptors.items():
+                extents.append(Extent(self._driver.open(descriptor), count))
+            where.arrange(first, [one for one in extents for _ in range(one.count)], writable)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
             # The mapping keeps the memory.
-            self._empty(pages)
+            self._empty(extents)
+
+
+def _extent_sizes(handle: MemoryHandle) -> list[int]:
+    """Pages of each allocation of a peer, in page order."""
+    sizes, at = [], 0
+    for first, count in handle.extents:
+        sizes += [1] * (first - at) + [count]
+        at = first + count
+    return sizes + [1] * (handle.pages - at)
 
 
 def _check_descriptors(count: int, page_size: int) -> None:
@@ -160,7 +189,8 @@ def _check_descriptors(count: int, page_size: int) -> None:
     used = len(os.listdir("/proc/self/fd"))
     if used + count + BATCH > limit:
         raise MemoryFault(
-            f"sharing {count} pages of {page_size // 1024} KiB needs a file descriptor each, "
+            f"sharing {count} pages of {page_size // 1024} KiB, or ranges of KV, needs a file "
+            f"descriptor each, "
             f"beside {used} in use and {BATCH} to spare: more than the limit of {limit}; raise it "
             f"with `ulimit -n` (up to {most}), or use --amoeba-transport collective"
         )

@@ -1,7 +1,7 @@
-"""Device addresses with pages at places of them, and tensors over them."""
+"""Device addresses with extents of pages at places of them, and tensors over them."""
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,24 +16,27 @@ ViewBytes = Callable[[int, int, object], torch.Tensor]
 
 
 @dataclass(eq=False)
-class Page:
-    """`handle` is the driver's, None once it is given back."""
+class Extent:
+    """One allocation, of `count` pages. `handle` is the driver's, None once it is given back."""
 
     handle: Any
+    count: int = 1
 
 
 class CudaRange:
     """`size` bytes of device addresses from `address` on, given back at close() or when nothing
     refers to them.
+
+    `extents`: by page position what is mapped there; one of n pages is at n positions in a row.
     """
 
     def __init__(self, driver: Driver, size: int, view_bytes: ViewBytes) -> None:
         self.address = driver.reserve(size)
         self.size = size
-        self.pages: list[Page | None] = [None] * (size // driver.page_size)
+        self.extents: list[Extent | None] = [None] * (size // driver.page_size)
         self._driver = driver
         self._view_bytes = view_bytes
-        self._parts = (driver, self.address, size, self.pages)
+        self._parts = (driver, self.address, size, self.extents)
         # At exit other threads may still use the views, and the system frees everything anyway.
         self._finalizer = weakref.finalize(self, _dismantle, *self._parts)
         self._finalizer.atexit = False
@@ -53,40 +56,51 @@ class CudaRange:
             _dismantle(*self._parts)
             self._finalizer.detach()
 
-    def arrange(self, first: int, wanted: Sequence[Page | None], writable: bool) -> None:
-        """Make `wanted` the pages from position `first` on.
+    def arrange(self, first: int, wanted: Sequence[Extent | None], writable: bool) -> None:
+        """Make `wanted` the extents from position `first` on; each is there whole or not at all.
 
-        Stops at a MemoryFault, with `pages` true: arranging the former pages undoes it.
+        Stops at a MemoryFault, with `extents` true: arranging the former ones undoes it.
         """
         assert self._finalizer.alive, "the range is closed"
-        changes = [
-            (position, page)
-            for position, page in enumerate(wanted, first)
-            if self.pages[position] is not page
-        ]
-        for position, _ in changes:
-            if self.pages[position] is not None:
-                _take_out(self._driver, self.address, self.pages, position)
+        present = self.extents[first : first + len(wanted)]
+        for start, extent in _whole_extents(present, first):
+            if any(wanted[at - first] is not extent for at in range(start, start + extent.count)):
+                _take_out(self._driver, self.address, self.extents, start)
         size = self._driver.page_size
-        for position, page in changes:
-            if page is not None:
-                self._driver.map(self.address + position * size, page.handle)
-                self.pages[position] = page
+        for start, extent in _whole_extents(wanted, first):
+            if self.extents[start] is not extent:
+                self._driver.map(self.address + start * size, extent.count, extent.handle)
+                self.extents[start : start + extent.count] = [extent] * extent.count
         # Dear by the call, not by the page, so whole stretches at once.
-        taken = [position for position, page in enumerate(wanted, first) if page is not None]
+        taken = [position for position, extent in enumerate(wanted, first) if extent is not None]
         for start, count in find_runs(taken):
             self._driver.allow(self.address + start * size, count, writable)
 
 
-def _take_out(driver: Driver, address: int, pages: list[Page | None], position: int) -> None:
-    driver.unmap(address + position * driver.page_size)
-    pages[position] = None
+def _whole_extents(extents: Sequence[Extent | None], first: int) -> Iterator[tuple[int, Extent]]:
+    """(position, extent) of each of them, the positions counted from `first`."""
+    at = 0
+    while at < len(extents):
+        extent = extents[at]
+        if extent is None:
+            at += 1
+            continue
+        found = extents[at : at + extent.count]
+        assert found == [extent] * extent.count, f"a part of an extent of {extent.count} pages"
+        yield first + at, extent
+        at += extent.count
 
 
-def _dismantle(driver: Driver, address: int, size: int, pages: list[Page | None]) -> None:
-    for position, page in enumerate(pages):
-        if page is not None:
-            _take_out(driver, address, pages, position)
+def _take_out(driver: Driver, address: int, extents: list[Extent | None], start: int) -> None:
+    extent = extents[start]
+    assert extent is not None
+    driver.unmap(address + start * driver.page_size, extent.count)
+    extents[start : start + extent.count] = [None] * extent.count
+
+
+def _dismantle(driver: Driver, address: int, size: int, extents: list[Extent | None]) -> None:
+    for start, _ in _whole_extents(list(extents), 0):
+        _take_out(driver, address, extents, start)
     driver.free(address, size)
 
 

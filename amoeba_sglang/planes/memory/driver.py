@@ -27,7 +27,8 @@ _UNKNOWN = "see dmesg for lines of the NVIDIA driver, and restart the server"
 
 
 class Driver:
-    """The calls for pages of `page_size` bytes of GPU `device`; each raises MemoryFault.
+    """The calls for allocations of pages, `page_size` bytes each, of GPU `device`; each raises
+    MemoryFault. An allocation is mapped and unmapped whole.
 
     `module`: cuda.bindings.driver or something with its functions, structs and enums. ConfigError
     if the GPU cannot have pages of this size. This process has initialised CUDA on the GPU.
@@ -59,22 +60,25 @@ class Driver:
         """Give addresses back as they were reserved; nothing may be mapped there."""
         self._call("cuMemAddressFree", address, size, what=f"{size} bytes")
 
-    def create(self) -> Any:
-        """The handle of a new page."""
-        return self._call("cuMemCreate", self.page_size, self._properties, 0)
+    def create(self, count: int) -> Any:
+        """The handle of a new allocation of `count` pages."""
+        size = count * self.page_size
+        return self._call("cuMemCreate", size, self._properties, 0, what=f"{size} bytes")
 
-    def release(self, page: Any) -> None:
-        """Drop a handle; the page lasts as long as it is mapped anywhere."""
-        self._call("cuMemRelease", page)
+    def release(self, handle: Any) -> None:
+        """Drop a handle; its memory lasts as long as it is mapped anywhere."""
+        self._call("cuMemRelease", handle)
 
-    def map(self, address: int, page: Any) -> None:
-        """Put a page where nothing is mapped; nobody may access it before `allow`."""
-        arguments = address, self.page_size, 0, page, 0
-        self._call("cuMemMap", *arguments)
+    def map(self, address: int, count: int, handle: Any) -> None:
+        """Put an allocation of `count` pages where nothing is mapped; nobody may access it before
+        `allow`."""
+        size = count * self.page_size
+        self._call("cuMemMap", *(address, size, 0, handle, 0), what=f"{size} bytes")
 
-    def unmap(self, address: int) -> None:
-        """Take one page away from its address."""
-        self._call("cuMemUnmap", address, self.page_size)
+    def unmap(self, address: int, count: int) -> None:
+        """Take an allocation of `count` pages away from its address."""
+        size = count * self.page_size
+        self._call("cuMemUnmap", address, size, what=f"{size} bytes")
 
     def allow(self, address: int, count: int, writable: bool) -> None:
         """Let the GPU read, or read and write, `count` mapped pages in a row."""
@@ -90,12 +94,12 @@ class Driver:
         size = count * self.page_size
         self._call("cuMemSetAccess", address, size, [access], 1, what=f"{size} bytes")
 
-    def export(self, page: Any) -> int:
-        """A file descriptor of a page, to be closed by the caller; it keeps the page."""
-        return int(self._call("cuMemExportToShareableHandle", page, self._shared_as(), 0))
+    def export(self, handle: Any) -> int:
+        """A file descriptor of an allocation, to be closed by the caller; it keeps the memory."""
+        return int(self._call("cuMemExportToShareableHandle", handle, self._shared_as(), 0))
 
     def open(self, descriptor: int) -> Any:
-        """The handle of a page that a peer exported; the descriptor stays the caller's."""
+        """The handle of an allocation that a peer exported; the descriptor stays the caller's."""
         return self._call("cuMemImportFromShareableHandle", descriptor, self._shared_as())
 
     def _describe_pages(self) -> Any:
@@ -112,7 +116,7 @@ class Driver:
         return types.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
 
     def _call(self, name: str, *arguments: Any, what: str = "") -> Any:
-        what = f"{name} of {what or f'a page of {self.page_size} bytes'} on GPU {self._device}"
+        what = f"{name} of {what or f'pages of {self.page_size} bytes'} on GPU {self._device}"
         try:
             result, *values = getattr(self._module, name)(*arguments)
         except RuntimeError as error:

@@ -53,7 +53,7 @@ class HostMemory(Memory):
         self._mapped[where] = np.full(count, _NONE, dtype=np.int64)
         return where
 
-    def create(self, count: int) -> range:
+    def create(self, count: int, as_extent: bool = False) -> range:
         assert count >= 0, count
         first, self._pages = self._pages, self._pages + count
         os.ftruncate(self._descriptor, self._pages * self.page_size)

@@ -31,9 +31,10 @@ class SideStream(Executor):
         before.record(self._cuda.current_stream(self._device))
 
         def run() -> Any:
+            # On the host, too: `act` unmaps, and the driver does not wait for kernels.
+            before.synchronize()
             # A thread of its own has the default stream as its current one.
             with self._cuda.stream(self._stream):
-                self._stream.wait_event(before)
                 try:
                     return act(*args, **kwargs)
                 finally:

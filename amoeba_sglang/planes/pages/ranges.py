@@ -1,5 +1,6 @@
-"""The K and V memory of every layer: a range of addresses each that grows by whole pages."""
+"""The K and V memory of every layer: a range of addresses whose halves grow by whole pages."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -8,10 +9,12 @@ from amoeba_sglang.planes.memory.base import AddressRange, Memory, MemoryHandle
 
 
 class KVRanges:
-    """Two ranges a layer, K and V, of `base_rows` rows of `row_bytes` each that never move.
+    """A range a layer, half of it for K and half for V, of `base_rows` rows of `row_bytes` each
+    that never move.
 
-    Grown by g pages a range, all of them have more rows. `most_grown` bounds the growth of a range
-    in bytes; it costs addresses only.
+    V lies `distance` bytes behind K: a whole number of rows, so that kernels may address it by row
+    numbers counted from K. Grown by g pages a half, all of them have more rows. `most_grown` bounds
+    the growth of a half in bytes; it costs addresses only.
     """
 
     def __init__(
@@ -21,12 +24,15 @@ class KVRanges:
         self.base_rows, self.row_bytes = base_rows, row_bytes
         self.base_pages = -(-base_rows * row_bytes // memory.page_size)
         self.grown_pages = 0
-        size = self.base_pages * memory.page_size + most_grown
-        self._ranges = [memory.reserve(size) for _ in range(2 * layer_num)]
-        # Range after range in page order, so that a peer sees each as one piece.
+        step = math.lcm(memory.page_size, row_bytes)
+        self.distance = -(-(self.base_pages * memory.page_size + most_grown) // step) * step
+        ranges = [memory.reserve(2 * self.distance) for _ in range(layer_num)]
+        # K and V of each layer in turn: where they begin.
+        self._halves = [(where, start) for where in ranges for start in (0, self.distance)]
+        # Half after half in page order, so that a peer sees each as one piece.
         self._first_page = memory.create(0).start
-        for where in self._ranges:
-            memory.map(where, 0, memory.create(self.base_pages))
+        for where, start in self._halves:
+            memory.map(where, start, memory.create(self.base_pages, as_extent=True))
 
     def rows_with(self, grown_pages: int) -> int:
         """Rows of every range when it has `grown_pages` beyond its base."""
@@ -41,9 +47,9 @@ class KVRanges:
     def layer(
         self, number: int, shape: tuple[int, ...], dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """K and V of one layer as `shape`, from the start of their ranges."""
-        key, value = self._ranges[2 * number : 2 * number + 2]
-        return key.tensor(0, shape, dtype), value.tensor(0, shape, dtype)
+        """K and V of one layer as `shape`, from the start of their halves."""
+        where, _ = self._halves[2 * number]
+        return where.tensor(0, shape, dtype), where.tensor(self.distance, shape, dtype)
 
     def peer_layers(
         self,
@@ -52,7 +58,7 @@ class KVRanges:
         shape: tuple[int, ...],
         dtype: torch.dtype,
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """`layer` for every layer of a peer, in its opened `pages`; base rows only. Its ranges must
+        """`layer` for every layer of a peer, in its opened `pages`; base rows only. Its halves must
         equal these."""
         own = self.memory.export()
         assert (handle.pages, handle.page_size) == (own.pages, own.page_size), (
@@ -61,29 +67,30 @@ class KVRanges:
         size = self.base_pages * handle.page_size
         start = self._first_page * handle.page_size
         tensors = [
-            pages.tensor(start + number * size, shape, dtype) for number in range(len(self._ranges))
+            pages.tensor(start + number * size, shape, dtype) for number in range(len(self._halves))
         ]
         return list(zip(tensors[::2], tensors[1::2], strict=True))
 
     def grow(self, pages: Sequence[int]) -> None:
-        """Map `pages`, an equal share behind every range; MemoryFault leaves all unchanged."""
-        assert self.grown_pages == 0 and len(pages) % len(self._ranges) == 0, len(pages)
-        each = len(pages) // len(self._ranges)
+        """Map `pages`, an equal share behind every half; MemoryFault leaves all unchanged."""
+        assert self.grown_pages == 0 and len(pages) % len(self._halves) == 0, len(pages)
+        each = len(pages) // len(self._halves)
         offset = self.base_pages * self.memory.page_size
         touched = []
         try:
-            for number, where in enumerate(self._ranges):
-                touched.append(where)
-                self.memory.map(where, offset, pages[number * each : (number + 1) * each])
+            for number, (where, start) in enumerate(self._halves):
+                touched.append((where, start))
+                share = pages[number * each : (number + 1) * each]
+                self.memory.map(where, start + offset, share)
         except BaseException:
-            for where in touched:
-                self.memory.unmap(where, offset, each)
+            for where, start in touched:
+                self.memory.unmap(where, start + offset, each)
             raise
         self.grown_pages = each
 
     def shrink(self) -> None:
         """Give up all grown pages; no view of a grown row may be used any more."""
         offset = self.base_pages * self.memory.page_size
-        for where in self._ranges:
-            self.memory.unmap(where, offset, self.grown_pages)
+        for where, start in self._halves:
+            self.memory.unmap(where, start + offset, self.grown_pages)
         self.grown_pages = 0

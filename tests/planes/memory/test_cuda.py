@@ -16,7 +16,7 @@ from amoeba_sglang.planes.memory.cuda import CudaMemory
 from amoeba_sglang.planes.memory.driver import Driver
 from tests.planes.memory.driver_stand_in import GRANULARITY as PAGE
 from tests.planes.memory.driver_stand_in import DriverStandIn, view_bytes
-from tests.planes.memory.pages import make_memory, mapped
+from tests.planes.memory.pages import make_memory, mapped, page_view, permissions
 
 
 @pytest.fixture
@@ -75,13 +75,74 @@ def test_more_pages_than_fit_in_one_message():
     stand_in.assert_nothing_leaked()
 
 
+def test_an_extent_is_one_allocation_that_peers_open_as_one():
+    stand_in = DriverStandIn(granularity=4096)
+    memory = CudaMemory(4096, 0, stand_in, view_bytes)
+    where = memory.reserve(300 * 4096)
+    single = memory.create(2)
+    extent = memory.create(5, as_extent=True)
+    more = memory.create(1)
+    for at, pages in ((0, extent), (10, single), (20, more)):
+        memory.map(where, at * 4096, pages)
+    assert stand_in.calls.count("cuMemCreate") == stand_in.calls.count("cuMemMap") == 4
+    for at, value in ((0, 3), (4, 4), (10, 1), (11, 2), (20, 5)):
+        page_view(where, at, 4096).fill_(value)
+    handle = memory.export()
+    assert (handle.pages, handle.extents) == (8, ((2, 5),))
+    peer = memory.open_peer(handle)
+    # By page id: the single ones, then the extent's first and last, then the last one.
+    found = [int(page_view(peer, page, 4096)[-1]) for page in (0, 1, 2, 6, 7)]
+    assert found == [1, 2, 3, 4, 5]
+    memory.unmap(where, 0, 5)
+    assert permissions(where, 4096)[:5] == ["--"] * 5
+    memory.map(where, 100 * 4096, extent)
+    assert int(page_view(where, 104, 4096)[0]) == 4
+    for thing in (where, peer, memory):
+        thing.close()
+    stand_in.assert_nothing_leaked()
+
+
+@pytest.mark.parametrize("change", ["map a part", "map in another order", "unmap a part"])
+def test_an_extent_goes_whole_or_not_at_all(change):
+    stand_in = DriverStandIn(granularity=4096)
+    memory = CudaMemory(4096, 0, stand_in, view_bytes)
+    where, extent = memory.reserve(8 * 4096), memory.create(3, as_extent=True)
+    memory.map(where, 0, extent)
+    with pytest.raises(AssertionError, match="of an extent"):
+        if change == "unmap a part":
+            memory.unmap(where, 0, 2)
+        else:
+            pages = extent[:2] if change == "map a part" else extent[::-1]
+            memory.map(where, 4096 * 4, pages)
+    assert permissions(where, 4096)[:3] == ["rw"] * 3
+    where.close()
+    memory.close()
+    stand_in.assert_nothing_leaked()
+
+
+def test_an_extent_that_cannot_be_mapped_leaves_what_was_there():
+    stand_in = DriverStandIn(granularity=4096)
+    memory = CudaMemory(4096, 0, stand_in, view_bytes)
+    where, old = memory.reserve(4 * 4096), memory.create(4)
+    memory.map(where, 0, old)
+    page_view(where, 2, 4096).fill_(7)
+    new = memory.create(4, as_extent=True)
+    stand_in.fail("cuMemMap", 1, real.CUresult.CUDA_ERROR_OUT_OF_MEMORY)
+    with pytest.raises(MemoryFault):
+        memory.map(where, 0, new)
+    assert int(page_view(where, 2, 4096)[-1]) == 7
+    where.close()
+    memory.close()
+    stand_in.assert_nothing_leaked()
+
+
 def test_the_limit_of_descriptors_is_checked_before_anything_is_exported(memory, monkeypatch):
     memory.create(8)
     with monkeypatch.context() as patch:
         patch.setattr(resource, "getrlimit", lambda which: (cuda.BATCH + 8, 4096))
         with pytest.raises(
             MemoryFault,
-            match=r"sharing 8 pages of 2048 KiB .* beside \d+ in use .* 136; .* \(up to 4096\)",
+            match=r"sharing 8 pages of 2048 KiB, .* beside \d+ in use .* 136; .* \(up to 4096\)",
         ):
             memory.export()
     assert "cuMemExportToShareableHandle" not in memory.stand_in.calls
@@ -140,10 +201,10 @@ def test_the_bindings_take_what_they_are_given():
     for call, arguments in {
         driver.reserve: (PAGE,),
         driver.free: (PAGE, PAGE),
-        driver.create: (),
+        driver.create: (3,),
         driver.release: (handle,),
-        driver.map: (PAGE, handle),
-        driver.unmap: (PAGE,),
+        driver.map: (PAGE, 3, handle),
+        driver.unmap: (PAGE, 3),
         driver.allow: (PAGE, 3, True),
         driver.export: (handle,),
         driver.open: (0,),

@@ -35,6 +35,10 @@ class Event:
     def record(self, stream):
         self.recorded = stream, len(stream.work)
 
+    def synchronize(self):
+        stream, position = self.recorded
+        stream.run(position)
+
 
 class StreamsStandIn:
     """Of torch.cuda: a current stream by thread, the default one at first."""
@@ -70,6 +74,14 @@ def test_copies_begin_after_what_computes_already(cuda, side):
     cuda.default.launch(lambda: seen.append("old degree"))
     side.submit(lambda: cuda.current_stream().launch(lambda: seen.append("copy"))).result(5)
     assert seen == ["old degree", "copy"]
+
+
+def test_the_host_acts_after_what_computes_already(cuda, side):
+    """It unmaps, and the driver does not wait for kernels."""
+    seen = []
+    cuda.default.launch(lambda: seen.append("old degree"))
+    side.submit(lambda: seen.append("unmap")).result(5)
+    assert seen == ["old degree", "unmap"]
 
 
 def test_copies_do_not_wait_for_what_computes_from_now_on(cuda, side):
