@@ -23,17 +23,19 @@ def documented_errors(name):
 
 
 class Worker:
-    """Pages 0 to 3 at the first places of a range of six, the others up to 7 spare;
-    the first six are exported.
+    """Pages 0 to 3 at the first places of a range of nine, the extent 6 to 8 at the last; 4, 5, the
+    extent 9 to 11, and 12, 13 are spare. All but the last two are exported.
     """
 
     def __init__(self):
         self.memory = make_memory("cuda")
         self.stand_in = self.memory.stand_in
-        self.where = self.memory.reserve(6 * PAGE)
+        self.where = self.memory.reserve(9 * PAGE)
         self.memory.create(6)
         self.memory.map(self.where, 0, range(4))
-        for position in range(4):
+        self.memory.map(self.where, 6 * PAGE, self.memory.create(3, as_extent=True))
+        self.memory.create(3, as_extent=True)
+        for position in (*range(4), 6, 7, 8):
             page_view(self.where, position, PAGE)[0] = position + 1
         self.handle = self.memory.export()
         self.memory.create(2)
@@ -75,6 +77,10 @@ OPERATIONS = {
     "map": lambda w: w.memory.map(w.where, 4 * PAGE, [4, 5]),
     "replace": lambda w: w.memory.map(w.where, PAGE, [3, 5, 4]),
     "unmap": lambda w: w.memory.unmap(w.where, PAGE, 3),
+    "create an extent": lambda w: w.memory.create(3, as_extent=True),
+    "an extent over pages": lambda w: w.memory.map(w.where, 0, [9, 10, 11]),
+    "pages over an extent": lambda w: w.memory.map(w.where, 6 * PAGE, [4, 12, 5]),
+    "unmap an extent": lambda w: w.memory.unmap(w.where, 6 * PAGE, 3),
     "export": lambda w: w.memory.export(),
     "open_peer": lambda w: w.open_peer(),
 }
@@ -145,7 +151,7 @@ def test_a_failure_that_cannot_be_undone_says_so_and_can_be_mended():
         MemoryFault, match="cuMemMap .*OUT_OF_MEMORY; .*; undoing it failed as well: cuMemMap .*"
     ):
         worker.memory.map(worker.where, 0, [4, 5, 3, 2])
-    assert permissions(worker.where, PAGE) == ["--"] * 6
+    assert permissions(worker.where, PAGE) == ["--"] * 6 + ["rw"] * 3
     worker.memory.map(worker.where, 0, range(4))
     assert [int(page_view(worker.where, position, PAGE)[0]) for position in range(4)] == [
         1,
@@ -153,7 +159,7 @@ def test_a_failure_that_cannot_be_undone_says_so_and_can_be_mended():
         3,
         4,
     ]
-    assert permissions(worker.where, PAGE) == ["rw"] * 4 + ["--"] * 2
+    assert permissions(worker.where, PAGE) == ["rw"] * 4 + ["--"] * 2 + ["rw"] * 3
     worker.close()
 
 
