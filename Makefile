@@ -14,7 +14,7 @@ STARTED := $(shell date +%s)
 # make reaches it, not a shell that would leave it behind.
 SCREEN := @exec $(PYTHON) -m tools.screen
 
-.PHONY: setup model serve test lint bench ratio fresh world soak world-mutants
+.PHONY: setup model serve test lint bench ratio gpu-check fresh world soak world-mutants
 
 setup: $(VENV)/.patched $(MODEL)/config.json
 	@echo "Set up in $$(( $$(date +%s) - $(STARTED) )) s. Next: make serve, or make test."
@@ -66,6 +66,12 @@ bench: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev
 # How fast this commit is against another one, BASE; ends with 0 only if the bar holds.
 ratio: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev
 	$(BIN)/python -m bench.ratio $(BASE) $(ARGS)
+
+# Whether the GPU of this machine does what this package asks of it. Sets nothing up: GPU_PYTHON has
+# torch, triton and cuda-python.
+GPU_PYTHON ?= $(PYTHON)
+gpu-check:
+	@$(GPU_PYTHON) -m bench.gpu_check --stages $(or $(STAGES),kernels)
 
 # Everything again on a bare Debian 12; see tests/bare/fresh_root.sh. Needs root and debootstrap.
 fresh:

@@ -1,0 +1,36 @@
+"""A GPU for the checks: host memory behind the stand-in for the driver."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from amoeba_sglang.planes.memory.base import Memory
+from amoeba_sglang.planes.memory.cuda import CudaMemory
+from tests.planes.memory.driver_stand_in import DriverStandIn, view_bytes
+
+
+class Forgetful(CudaMemory):
+    """The pages of a block come back in another order."""
+
+    def map(self, where: Any, offset: int, pages: Any, populate: bool = False) -> None:
+        super().map(where, offset, pages if len(pages) > 3 else list(pages)[::-1], populate)
+
+
+@dataclass(frozen=True)
+class StandInGpu:
+    """`broken`: whether its memory does not do what it should."""
+
+    broken: bool = False
+    figures: bool = False
+
+    def open(self) -> None:
+        """Nothing: there is no context."""
+
+    def memory(self, page_size: int) -> Memory:
+        kind = Forgetful if self.broken else CudaMemory
+        return kind(page_size, 0, DriverStandIn(), view_bytes)
+
+    def synchronize(self) -> None:
+        """Nothing is ever launched."""
+
+    def describe(self) -> dict[str, Any]:
+        return {"gpu": "stand-in"}

@@ -1,0 +1,90 @@
+"""The checks for an owner of a GPU, on a stand-in for the driver."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.gpu_check import __main__ as gpu_check
+from bench.gpu_check import check
+from tests.bench.stand_in_gpu import StandInGpu
+
+ROOT = Path(__file__).parents[2]
+# What torch, triton and cuda-python bring; everything else is SGLang's.
+ALLOWED = {
+    "torch", "torchgen", "functorch", "triton", "cuda", "numpy", "sympy", "mpmath", "networkx",
+    "jinja2", "markupsafe", "fsspec", "filelock", "typing_extensions", "setuptools", "nvidia",
+}  # fmt: skip
+
+
+def test_the_driver_check_passes_and_withholds_figures_that_mean_nothing():
+    line = check.run("driver", StandInGpu())
+    assert line["ok"], line
+    assert line["contract"] == "as asked for" and line["us_a_page"] == "withheld"
+
+
+def test_all_calls_are_timed_where_that_means_something():
+    line = check.run("driver", StandInGpu(figures=True), page_sizes=(2 << 20,), counts=(1, 2))
+    times = line["us_a_page"]["2 MiB"]
+    assert list(times) == [1, 2]
+    names = {"create", "map", "export", "open", "close", "unmap", "release"}
+    assert all(set(found) == names for found in times.values())
+
+
+def test_memory_that_does_something_else_is_found():
+    line = check.run("driver", StandInGpu(broken=True))
+    assert not line["ok"]
+    assert line["problem"].startswith("AssertionError: "), line
+
+
+def test_stages_that_are_not_built_are_refused_by_name(capsys):
+    assert gpu_check.main(["--stages", "kernels,multi"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --stages multi: is not built yet; known are kernels\n"
+    )
+    assert gpu_check.main(["--stages", "all"]) == 2
+    assert "all: is no stage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("raise SystemExit('broken  beyond\\nrepair')", "exit code 1: broken beyond repair"),
+        ("import time; time.sleep(60)", "not done within 1 s"),
+    ],
+)
+def test_a_check_that_crashes_or_hangs_is_a_line_too(monkeypatch, command, problem):
+    real = subprocess.run
+    monkeypatch.setattr(
+        subprocess, "run", lambda _, **options: real([sys.executable, "-c", command], **options)
+    )
+    assert gpu_check.run("driver", 1.0) == {"check": "driver", "ok": False, "problem": problem}
+
+
+def test_it_needs_torch_triton_and_cuda_only():
+    program = f"""
+import importlib.machinery, sys
+
+class Bare:
+    # A machine on which nothing else is installed.
+    def find_spec(self, name, path=None, target=None):
+        spec = None if "." in name else importlib.machinery.PathFinder.find_spec(name)
+        foreign = spec is not None and "-packages" in (spec.origin or "")
+        if foreign and not name.startswith("_") and name not in {ALLOWED!r}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Bare())
+from bench.gpu_check import __main__, check, driver
+from amoeba_sglang.planes.memory import cuda
+from cuda.bindings import driver
+assert "torch" in sys.modules
+try:
+    import sglang
+except ModuleNotFoundError:
+    print("bare")
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert said.stdout == "bare\n"
