@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amoeba_sglang.control.layout.dense_model import load_model
-from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.control.layout.reach import Reach, cut_block, find_order
+from amoeba_sglang.errors import AmoebaError, ConfigError
 from amoeba_sglang.host.ports import require_free
 from amoeba_sglang.patch.state import installed_state, require_patched
+from amoeba_sglang.planes.memory.driver import load_bindings
 from amoeba_sglang.planes.memory.mapping import mapping_limit
+from amoeba_sglang.planes.memory.peers import read_reach
 
 BUNDLED_MODEL = ".cache/models/smollm2-135m-kv4"
 MIB = 2**20
@@ -69,6 +72,7 @@ def examine(options: argparse.Namespace) -> list[Finding]:
     return [
         check_sglang(),
         check_device(platform.machine(), _count_gpus),
+        *check_peers(_read_reach, options.tp_size),
         check_limit(
             "memory",
             read_available(Path("/proc/meminfo").read_text()),
@@ -128,6 +132,30 @@ def _count_gpus() -> int:
     except ImportError:
         return 0
     return torch.cuda.device_count()
+
+
+def _read_reach() -> Reach:
+    return read_reach(load_bindings())
+
+
+def check_peers(read: Callable[[], Reach], tp_size: int) -> list[Finding]:
+    """Whether the GPUs of every block of `tp_size` reach each other; nothing without GPUs. Not a
+    failure, as long as no server uses them."""
+    try:
+        reach = read()
+    except AmoebaError:
+        return []
+    if len(reach) < 2:
+        return []
+    cut = cut_block(reach, tp_size)
+    if cut is None:
+        return [Finding("GPU memory", f"each block of {tp_size} of {len(reach)} GPUs is connected")]
+    text = f"GPUs {cut[0]} and {cut[1]}, of one block of {tp_size}, do not reach each other"
+    order = find_order(reach, tp_size, len(reach) // tp_size)
+    if order is None:
+        return [Finding("GPU memory", f"{text}, in no order of the GPUs")]
+    devices = ",".join(map(str, order))
+    return [Finding("GPU memory", f"{text}; CUDA_VISIBLE_DEVICES={devices} is an order that works")]
 
 
 def check_limit(name: str, found: int, least: int, remedy: str, unit: int = 1) -> Finding:

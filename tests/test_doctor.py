@@ -8,6 +8,7 @@ import pytest
 
 from amoeba_sglang import doctor
 from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.planes.memory.base import MemoryFault
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -32,6 +33,7 @@ def model(tmp_path):
 def patched(monkeypatch):
     monkeypatch.setattr(doctor, "check_sglang", lambda: doctor.Finding("SGLang", "patched"))
     monkeypatch.setattr(doctor, "_count_gpus", lambda: 0)
+    monkeypatch.setattr(doctor, "_read_reach", lambda: [])
 
 
 def run(model, capsys, *flags):
@@ -103,3 +105,37 @@ def test_models(model, tmp_path):
     (model / "config.json").write_text(json.dumps(CONFIG | {"architectures": ["Other"]}))
     assert "Other" in doctor.check_model(model).remedy
     assert "--model-path" in doctor.check_model(tmp_path / "nowhere").remedy
+
+
+def all_of(*group, count=4):
+    """GPUs of which only those of `group` reach each other."""
+    return [[i == j or {i, j} <= set(group) for j in range(count)] for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("reach", "said"),
+    [
+        ([[True]], []),
+        (all_of(0, 1, 2, 3), ["each block of 2 of 4 GPUs is connected"]),
+        (
+            [[(i + j) % 2 == 0 for j in range(4)] for i in range(4)],
+            [
+                "GPUs 0 and 1, of one block of 2, do not reach each other; "
+                "CUDA_VISIBLE_DEVICES=0,2,1,3 is an order that works"
+            ],
+        ),
+        (
+            all_of(0, 1, 2),
+            ["GPUs 2 and 3, of one block of 2, do not reach each other, in no order of the GPUs"],
+        ),
+    ],
+)
+def test_gpus_that_do_not_reach_each_other_are_named_with_an_order_that_works(reach, said):
+    assert [finding.text for finding in doctor.check_peers(lambda: reach, 2)] == said
+
+
+def test_a_machine_without_a_driver_has_nothing_to_say_of_gpus():
+    def read():
+        raise MemoryFault("no driver")
+
+    assert doctor.check_peers(read, 2) == []
