@@ -1,4 +1,4 @@
-"""Imports go one way, and only the adapters know SGLang."""
+"""Imports go one way, only the adapters know SGLang, and only a kernel needs Triton."""
 
 import ast
 from pathlib import Path
@@ -70,6 +70,15 @@ def test_only_adapters_import_sglang():
         if any(module.split(".")[0] == "sglang" for module in imports_of(file))
     }
     assert users == {"adapters"}
+
+
+def test_only_the_kernel_imports_triton():
+    users = {
+        str(file.relative_to(PACKAGE))
+        for file in PACKAGE.rglob("*.py")
+        if any(module.split(".")[0] == "triton" for module in imports_of(file))
+    }
+    assert users == {"planes/kernels/turn_cycle.py"}
 
 
 @pytest.mark.parametrize("part", PURE)

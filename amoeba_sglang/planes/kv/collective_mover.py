@@ -20,7 +20,8 @@ class CollectiveKVMover(KVMover):
     """
 
     def __init__(self, own: UnitBuffers, group: dist.ProcessGroup, staging_bytes: int) -> None:
-        super().__init__(own, dist.get_rank(group), staging_bytes)
+        super().__init__(own, dist.get_rank(group))
+        self._own = own
         self._group = group
         self._staging = np.empty(staging_bytes, dtype=np.uint8)
 

@@ -6,20 +6,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from amoeba_sglang.control.transform.moves import UnitMove
-from amoeba_sglang.planes.kv.units import RunMoves, UnitBuffers
+from amoeba_sglang.planes.kv.units import PoolShape, RunMoves
 
 
 class KVMover(ABC):
     """One worker's part of the move; all workers of the block call `move` with equal arguments.
 
     The units of a super-slot never leave it, so a pool is permuted in place, some super-slots at a
-    time. `staging_bytes` bounds the extra memory, allocated once.
+    time. `shape`: of the pools; `worker`: this one's index in the block. A mover that puts units
+    aside in memory has `staging_bytes` for it.
     """
 
-    def __init__(self, own: UnitBuffers, worker: int, staging_bytes: int) -> None:
-        self._own = own
+    def __init__(self, shape: PoolShape, worker: int) -> None:
+        self._shape = shape
         self._worker = worker
-        self._staging_bytes = staging_bytes
 
     def move(
         self, layers: Sequence[int], moves: tuple[UnitMove, ...], live: Sequence[np.ndarray]
@@ -30,16 +30,15 @@ class KVMover(ABC):
         `moves`: of `unit_moves`, for this block. `live`: per worker of the block its live local
         slots (int64, ascending): everything that anybody may read again. Live units keep their
         bits, dead ones may be overwritten. When it returns, all workers have moved and nobody
-        touches a peer's pool any more. Raises ConfigError when the staging buffer cannot hold one
-        slot of one layer, and the errors of the group.
+        touches a peer's pool any more. Raises ConfigError when `staging_bytes` cannot hold one slot
+        of one layer, and the errors of the group.
         """
-        runs = RunMoves(moves, live, self._own.finest, self._own.rows)
+        runs = RunMoves(moves, live, self._shape.finest, self._shape.rows)
         if not moves or not layers:
             return 0
         self._move(layers, runs)
-        return (
-            runs.received_runs(self._worker) * runs.width * sum(self._own.unit_bytes) * len(layers)
-        )
+        run_bytes = runs.width * sum(self._shape.unit_bytes)
+        return runs.received_runs(self._worker) * run_bytes * len(layers)
 
     @abstractmethod
     def _move(self, layers: Sequence[int], runs: RunMoves) -> None:

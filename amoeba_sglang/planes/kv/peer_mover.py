@@ -1,6 +1,6 @@
 """Moves KV units straight between the pools of a block, whose workers can all write to them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,8 +18,7 @@ _BUFFER_BYTES = 128 << 10
 class PeerKVMover(KVMover):
     """Lets units change places along the cycles of their permutation, each read and written once.
 
-    No two cycles of any super-slots touch the same place, so the workers of a cycle share its
-    super-slots out among them and need no other order than a barrier before and one behind.
+    The turns of the workers need no other order than a barrier before and one behind.
 
     `peers`: by worker index of the block, None for this worker; their memory is writable. `group`:
     the workers of the block in this order.
@@ -32,7 +31,7 @@ class PeerKVMover(KVMover):
         group: TransportGroup,
         staging_bytes: int,
     ) -> None:
-        super().__init__(own, peers.index(None), staging_bytes)
+        super().__init__(own, peers.index(None))
         assert (len(peers), self._worker) == (group.size, group.rank), "peers and group differ"
         for peer in (peer for peer in peers if peer is not None):
             assert (peer.rows, peer.unit_bytes) == (own.rows, own.unit_bytes), (
@@ -40,33 +39,18 @@ class PeerKVMover(KVMover):
             )
         self._pools = [own if peer is None else peer for peer in peers]
         self._group = group
+        self._staging_bytes = staging_bytes
         size = min(max(_BUFFER_BYTES, own.finest * max(own.unit_bytes)), staging_bytes // 2)
         self._aside, self._passing = (np.empty(size, dtype=np.uint8) for _ in range(2))
 
     def _move(self, layers: Sequence[int], runs: RunMoves) -> None:
-        slot_bytes = runs.units_per_slot * sum(self._own.unit_bytes)
+        slot_bytes = runs.units_per_slot * sum(self._shape.unit_bytes)
         require_staging(slot_bytes, self._staging_bytes)
-        most_slots = max(1, len(self._aside) // (runs.width * max(self._own.unit_bytes)))
+        most_slots = max(1, len(self._aside) // (runs.width * max(self._shape.unit_bytes)))
         self._group.barrier()
-        for number, cycle in enumerate(runs.cycles):
-            for slots in self._share(number, cycle, runs, most_slots):
-                self._turn(cycle, runs, slots, layers)
+        for cycle, slots in runs.turns(self._worker, most_slots):
+            self._turn(cycle, runs, slots, layers)
         self._group.barrier()
-
-    def _share(
-        self, number: int, cycle: tuple[UnitMove, ...], runs: RunMoves, most_slots: int
-    ) -> Iterator[list[np.ndarray]]:
-        """Live slots by home worker, at most so many super-slots at a time, of which this worker is
-        to turn the cycle."""
-        workers = sorted({move.source for move in cycle})
-        if self._worker not in workers:
-            return
-        # What is left over when parts are handed round should not go to the same one every time.
-        turn = (workers.index(self._worker) + number) % len(workers)
-        size = min(most_slots, -(-runs.super_slots // len(workers)))
-        for part, slots in enumerate(runs.slot_parts(max(1, size))):
-            if part % len(workers) == turn and any(len(slots[move.home]) for move in cycle):
-                yield slots
 
     def _turn(
         self,
@@ -80,7 +64,7 @@ class PeerKVMover(KVMover):
             (move, runs.source_runs(move, slots), runs.target_runs(move, slots)) for move in cycle
         ]
         for layer in layers:
-            for which in range(len(self._own.unit_bytes)):
+            for which in range(len(self._shape.unit_bytes)):
                 pools = [pool.runs(layer, runs.width)[which] for pool in self._pools]
                 aside = _take(pools[first.source], first_at, self._aside)
                 for move, at, to in others:

@@ -2,11 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from amoeba_sglang.control.transform.moves import UnitMove, find_cycles, units_per_slot, widen
+
+
+class PoolShape(Protocol):
+    """A worker's pool as far as it says which units move: rows of `finest` units each."""
+
+    finest: int
+    rows: int
+    """Slots and padding; the row index is the local slot."""
+    unit_bytes: tuple[int, ...]
+    """Bytes of a unit of K and of V, the same in every layer."""
 
 
 class UnitBuffers:
@@ -98,14 +109,30 @@ class RunMoves:
         """How many super-slots have live units of homes that move."""
         return len(self._super_slots)
 
-    @property
-    def cycles(self) -> list[tuple[UnitMove, ...]]:
-        """The moves in `find_cycles`; places and units count runs of `width` units."""
-        return find_cycles(self._moves)
-
     def received_runs(self, worker: int) -> int:
         """How many runs come to `worker`, of K or of V of one layer."""
         return sum(len(self._live[move.home]) for move in self._moves if move.target == worker)
+
+    def turns(
+        self, worker: int, most_slots: int
+    ) -> Iterator[tuple[tuple[UnitMove, ...], list[np.ndarray]]]:
+        """What `worker` is to move when the workers of every cycle share its super-slots out.
+
+        Yields a cycle of `find_cycles`, whose places and units count runs of `width` units, and
+        the live slots by home worker of at most `most_slots` super-slots, some of them live there.
+        No two turns of any workers touch the same place, so they need no order.
+        """
+        for number, cycle in enumerate(find_cycles(self._moves)):
+            workers = sorted({move.source for move in cycle})
+            if worker not in workers:
+                continue
+            # What is left over when parts are handed round should not go to the same one every
+            # time.
+            turn = (workers.index(worker) + number) % len(workers)
+            size = min(most_slots, -(-self.super_slots // len(workers)))
+            for part, slots in enumerate(self.slot_parts(max(1, size))):
+                if part % len(workers) == turn and any(len(slots[move.home]) for move in cycle):
+                    yield cycle, slots
 
     def slot_parts(self, size: int) -> Iterator[list[np.ndarray]]:
         """Live slots by home worker, of `size` super-slots after another."""

@@ -1,0 +1,64 @@
+"""Moves KV units between the pools of a block that lie on devices which map each other's memory."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from amoeba_sglang.planes.kernels.launches import ALIGNMENT, Launch, UnitAddresses, plan_launches
+from amoeba_sglang.planes.kernels.turn_cycle import BLOCK, WARPS, turn_cycle
+from amoeba_sglang.planes.kv.mover import KVMover
+from amoeba_sglang.planes.kv.units import RunMoves
+from amoeba_sglang.planes.transport.base import TransportGroup
+
+
+class DeviceKVMover(KVMover):
+    """Lets units change places by the kernel, each read and written once, nothing put aside.
+
+    `peers`: by worker index of the block, None for this worker; their memory is writable, and
+    their pools may have more or fewer rows. `group`: the workers of the block in this order.
+    `device`: this worker's, current in the thread that moves. `settle`: returns when all that was
+    launched on that thread's stream has run, the writes of the KV that moves included.
+    """
+
+    def __init__(
+        self,
+        own: UnitAddresses,
+        peers: Sequence[UnitAddresses | None],
+        group: TransportGroup,
+        *,
+        device: torch.device,
+        settle: Callable[[], None],
+    ) -> None:
+        self._pools = [own if peer is None else peer for peer in peers]
+        # What is live where a smaller pool has no row is refused move by move.
+        most_rows = max(pool.rows for pool in self._pools)
+        super().__init__(replace(own, rows=most_rows), peers.index(None))
+        assert (len(peers), self._worker) == (group.size, group.rank), "peers and group differ"
+        for pool in self._pools:
+            assert (pool.finest, pool.unit_bytes) == (own.finest, own.unit_bytes), (
+                "pools differ in units"
+            )
+        self._group, self._device, self._settle = group, device, settle
+
+    def _move(self, layers: Sequence[int], runs: RunMoves) -> None:
+        launches = list(plan_launches(self._pools, self._worker, layers, runs))
+        self._settle()
+        self._group.barrier()
+        for launch in launches:
+            self._launch(launch)
+        self._settle()
+        self._group.barrier()
+
+    def _launch(self, launch: Launch) -> None:
+        blocks = -(-launch.run_bytes // (4 * BLOCK))
+        turn_cycle[launch.slots, launch.tensors, blocks](
+            torch.from_numpy(launch.table).to(self._device),
+            launch.slots,
+            launch.tensors,
+            launch.run_bytes // ALIGNMENT,
+            launch.row_bytes // ALIGNMENT,
+            MEMBERS=launch.members,
+            BLOCK=BLOCK,
+            num_warps=WARPS,
+        )
