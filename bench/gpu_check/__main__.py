@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 
-STAGES = {"kernels": {"driver": 120.0}}
+STAGES = {"kernels": {"driver": 120.0, "movers": 120.0}}
 """Checks of every stage, and how many seconds each may take."""
 
 _PLANNED = ("server", "multi")

@@ -1,13 +1,18 @@
 """The checks for an owner of a GPU, on a stand-in for the driver."""
 
+import json
+import os
 import subprocess
 import sys
+from multiprocessing import Pipe
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from amoeba_sglang.control.layout.slots import DegreeChain
 from bench.gpu_check import __main__ as gpu_check
-from bench.gpu_check import check
+from bench.gpu_check import check, movers, workers
 from tests.bench.stand_in_gpu import StandInGpu
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +41,32 @@ def test_memory_that_does_something_else_is_found():
     line = check.run("driver", StandInGpu(broken=True))
     assert not line["ok"]
     assert line["problem"].startswith("AssertionError: "), line
+
+
+def test_the_movers_check_walks_through_every_change_with_the_real_kernel():
+    """N=2 only: the interpreter takes its time."""
+    said = subprocess.run(
+        [sys.executable, "-m", "tests.bench.interpreted_movers"],
+        cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    line = json.loads(said.stdout.splitlines()[-1])
+    assert line["ok"], line
+    assert line["N=2"] == {"changes": 8, "bits": "as they were", "gb_s": "withheld"}
+
+
+def test_one_wrong_word_of_a_unit_is_found():
+    pipe, other = Pipe()
+    other.send([])
+    pool = movers.Pool(
+        0, workers.Group(0, 1, None), pipe, StandInGpu(), DegreeChain((1, 2)), movers.SMALL
+    )
+    live = [np.array([1, 4, 5])]
+    pool.fill((1,), live)
+    pool.expect((1,), live)
+    pool.tensors[1][0][4, 1, -1] += 1
+    with pytest.raises(AssertionError, match=r"worker 0: 1 of 3 units at place 1 of layout \(1,\)"):
+        pool.expect((1,), live)
+    pool.close()
 
 
 def test_stages_that_are_not_built_are_refused_by_name(capsys):
@@ -75,7 +106,7 @@ class Bare:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Bare())
-from bench.gpu_check import __main__, check, driver
+from bench.gpu_check import __main__, check, driver, movers
 from amoeba_sglang.planes.memory import cuda
 from cuda.bindings import driver
 assert "torch" in sys.modules
