@@ -94,7 +94,7 @@ class Pool:
     """One worker's pool and mover."""
 
     def __init__(
-        self, rank: int, group: Any, pipe: Connection, device: Device, chain: DegreeChain,
+        self, rank: int, group: Any, pipe: Connection, *, device: Device, chain: DegreeChain,
         shape: Shape,
     ) -> None:  # fmt: skip
         device.open()
@@ -186,4 +186,4 @@ class Pool:
 def _serve(
     rank: int, group: Any, pipe: Connection, device: Device, chain: DegreeChain, shape: Shape
 ) -> Any:
-    return Pool(rank, group, pipe, device, chain, shape)
+    return Pool(rank, group, pipe, device=device, chain=chain, shape=shape)

@@ -58,8 +58,9 @@ def test_one_wrong_word_of_a_unit_is_found():
     pipe, other = Pipe()
     other.send([])
     pool = movers.Pool(
-        0, workers.Group(0, 1, None), pipe, StandInGpu(), DegreeChain((1, 2)), movers.SMALL
-    )
+        0, workers.Group(0, 1, None), pipe,
+        device=StandInGpu(), chain=DegreeChain((1, 2)), shape=movers.SMALL,
+    )  # fmt: skip
     live = [np.array([1, 4, 5])]
     pool.fill((1,), live)
     pool.expect((1,), live)
