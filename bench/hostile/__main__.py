@@ -79,7 +79,7 @@ def start_server(workers: int, layers: int, folder: str) -> Server:
     }
     given = (str(part) for flag in flags.items() for part in flag)
     model = choose_model(layers or None, folder)
-    return Server(*given, model=model, env={"AMOEBA_AUDIT": "1"})
+    return Server(*given, model=model, module="tests.serving.audited")
 
 
 def make_generator(

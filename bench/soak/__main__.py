@@ -104,8 +104,8 @@ def start_server(setting: Setting, pool: int, model: str) -> Server:
         # they were, so that it happens again.
         "--schedule-conservativeness", "0.05",
     ]  # fmt: skip
-    environment = {"AMOEBA_AUDIT": "1", "SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS": "1"}
-    return Server(*flags, env=environment, model=model)
+    environment = {"SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS": "1"}
+    return Server(*flags, module="tests.serving.audited", env=environment, model=model)
 
 
 if __name__ == "__main__":

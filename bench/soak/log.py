@@ -1,4 +1,4 @@
-"""What a server's log says happened (`AMOEBA_AUDIT=1`): transformations and rare events."""
+"""What the log of an audited server says happened: transformations and rare events."""
 
 import ast
 import json

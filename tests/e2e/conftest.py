@@ -37,7 +37,7 @@ def quartet_server(shallow_model):
         "--schedule-conservativeness", "0.05",
         "--amoeba-policy", "static", "--amoeba-layers-per-step", "1", "--skip-server-warmup",
         "--watchdog-timeout", patience, "--amoeba-prepare-timeout-s", patience,
-        model=shallow_model, env={"AMOEBA_AUDIT": "1"},
+        model=shallow_model, module="tests.serving.audited",
     ) as running:  # fmt: skip
         yield running
 
@@ -61,7 +61,7 @@ def pair(shallow_model):
         "--chunked-prefill-size", "512", "--max-running-requests", "32", "--enable-metrics",
         "--amoeba-policy", "static", "--skip-server-warmup",
         "--served-model-name", MODEL,
-        model=shallow_model, env={"AMOEBA_AUDIT": "1"},
+        model=shallow_model, module="tests.serving.audited",
     ) as running:  # fmt: skip
         yield running
 
@@ -90,7 +90,7 @@ def narrow_pair(mapping_fault, shallow_model):
         "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", str(NARROW_POOL),
         "--chunked-prefill-size", "256", "--amoeba-policy", "static",
         module="tests.e2e.faulty_server",
-        model=shallow_model, env={"AMOEBA_AUDIT": "1", "TEST_FAULT_FILE": str(mapping_fault)},
+        model=shallow_model, env={"TEST_FAULT_FILE": str(mapping_fault)},
     ) as running:  # fmt: skip
         yield running
 
@@ -106,7 +106,7 @@ def automatic_servers(shallow_model):
             "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", str(AUTOMATIC_POOL),
             "--chunked-prefill-size", "256", "--skip-server-warmup",
             "--served-model-name", MODEL,
-            model=shallow_model, env={"AMOEBA_AUDIT": "1"},
+            model=shallow_model, module="tests.serving.audited",
         )
         for _ in range(2)
     ]  # fmt: skip

@@ -4,13 +4,13 @@ import os
 import signal
 from pathlib import Path
 
-from amoeba_sglang.adapters.worker.scheduler import ElasticScheduler
 from amoeba_sglang.planes.memory.base import MemoryFault
+from tests.serving.audited.worker import AuditedScheduler
 
 FAULTY_RANK = 1
 
 
-class FaultyScheduler(ElasticScheduler):
+class FaultyScheduler(AuditedScheduler):
     """The file TEST_FAULT_FILE orders a fault of rank 1: "fail 3" lets the third mapping from now
     on fail half way, "kill 3" ends the process there. The worker removes the file then."""
 

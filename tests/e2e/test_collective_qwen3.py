@@ -20,7 +20,7 @@ def server(tmp_path_factory):
         "--chunked-prefill-size", "128", "--max-running-requests", "16",
         "--amoeba-policy", "static", "--amoeba-transport", "collective",
         "--amoeba-layers-per-step", "1",
-        model=str(folder), env={"AMOEBA_AUDIT": "1"},
+        model=str(folder), module="tests.serving.audited",
     ) as running:  # fmt: skip
         yield running
 

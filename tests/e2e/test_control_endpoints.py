@@ -69,8 +69,8 @@ def server(shallow_model, tmp_path_factory):
         "--max-queued-requests", "1", "--amoeba-layers-per-step", "1",
         "--amoeba-prepare-timeout-s", str(PREPARE_TIMEOUT_S),
         model=shallow_model,
+        module="tests.serving.audited",
         env={
-            "AMOEBA_AUDIT": "1",
             "SGLANG_TORCH_PROFILER_DIR": str(tmp_path_factory.mktemp("traces")),
             "SGLANG_REQ_WAITING_TIMEOUT": "2",
         },

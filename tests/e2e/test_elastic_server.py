@@ -45,7 +45,7 @@ def server(page):
         "--tp-size", "4", "--dtype", "float32", "--max-total-tokens", "4096",
         "--chunked-prefill-size", "512", "--max-running-requests", "32", "--enable-metrics",
         "--enable-cache-report", "--page-size", str(page), "--amoeba-policy", "static",
-        env={"AMOEBA_AUDIT": "1"},
+        module="tests.serving.audited",
     ) as running:  # fmt: skip
         yield running
 

@@ -16,7 +16,7 @@ def server():
     with Server(
         "--tp-size", "4", "--amoeba-emulate", DEVICE, "--amoeba-emulate-dilation", str(DILATION),
         "--enable-mixed-chunk", "--chunked-prefill-size", "2048",
-        env={"AMOEBA_AUDIT": "1"},
+        module="tests.serving.audited",
     ) as running:  # fmt: skip
         yield running
 

@@ -36,7 +36,7 @@ def server(request, page, shallow_model):
     with Server(
         "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", str(POOL),
         "--chunked-prefill-size", "256", "--amoeba-policy", "static", "--page-size", str(page),
-        model=shallow_model, env={"AMOEBA_AUDIT": "1"},
+        model=shallow_model, module="tests.serving.audited",
     ) as running:  # fmt: skip
         yield running
 

@@ -16,11 +16,11 @@ from unittest.mock import patch
 from sglang.srt import runtime_context
 from sglang.srt.distributed import bootstrap
 
-from amoeba_sglang.adapters.worker.audit import audit
 from amoeba_sglang.adapters.worker.scheduler import ElasticScheduler
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.control.worker.protocol import State
 from amoeba_sglang.flags import make_parser
+from tests.serving.audited.audit import audit
 from tests.world.grammar import WorldGrammars
 from tests.world.plane import WorldWeights
 from tests.world.setting import Setting

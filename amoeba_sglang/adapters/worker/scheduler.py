@@ -5,7 +5,6 @@ elastic happens at one point of the loop, after the next batch is planned and be
 """
 
 import gc
-import os
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +13,6 @@ from sglang.srt.runtime_context import get_parallel
 from sglang.utils import TypeBasedDispatcher
 
 from amoeba_sglang.adapters.messages import TransformOrder
-from amoeba_sglang.adapters.worker.audit import RequestEvents
 from amoeba_sglang.adapters.worker.batch_rows import extends
 from amoeba_sglang.adapters.worker.control_requests import ControlRequests
 from amoeba_sglang.adapters.worker.elastic_runtime import ElasticRuntime
@@ -24,7 +22,6 @@ from amoeba_sglang.adapters.worker.reports import Reports
 from amoeba_sglang.adapters.worker.request_intake import RequestIntake
 from amoeba_sglang.adapters.worker.requests import Requests
 from amoeba_sglang.adapters.worker.retraction import Retraction
-from amoeba_sglang.adapters.worker.self_checks import SelfChecks
 from amoeba_sglang.adapters.worker.surroundings import LiveSurroundings, Surroundings
 from amoeba_sglang.adapters.worker.turn import Turn
 from amoeba_sglang.config import AmoebaConfig
@@ -34,7 +31,7 @@ from amoeba_sglang.control.worker.long_report import LongReport
 _WAIT_SECONDS = 0.005
 
 
-class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Retraction, Scheduler):
+class ElasticScheduler(RequestIntake, ControlRequests, Reports, Retraction, Scheduler):
     """One worker of an Amoeba group; `dp_rank` is its rank in the one world.
 
     `surroundings`: what it is connected to, that of a process of its own unless given.
@@ -52,9 +49,6 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Retr
         rank = get_parallel().dp_rank
         self.long_report = LongReport()
         self.shown_capacity = self.max_total_num_tokens
-        self.audits = os.environ.get("AMOEBA_AUDIT") == "1"
-        self.request_events = RequestEvents()
-        self.step_events: dict[str, int] = {}
         # The first in the queue when that was looked through last.
         self.first_seen: Any = None
         self.runtime = ElasticRuntime(self, config, rank, surroundings)
@@ -109,7 +103,11 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Retr
 
     def handle_order(self, order: TransformOrder) -> None:
         """PREPARE: get ready and vote, still serving. COMMIT: perform at the next planned step."""
-        Turn(self).carry_out(self.runtime.protocol.receive(order, self.clock.now()))
+        self.begin_turn().carry_out(self.runtime.protocol.receive(order, self.clock.now()))
+
+    def begin_turn(self, batch: Any = None, running_batch: Any = None) -> Turn:
+        """What carries out the next effects of the protocol."""
+        return Turn(self, batch, running_batch)
 
     def show_capacity(self) -> None:
         """Let the gauge of what this worker has follow what it has."""
@@ -162,9 +160,7 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Retr
         # Until the event loop goes on. SGLang's watchdog would take waiting for a slow peer for a
         # forward that hangs; the transport knows whether the peer gets on.
         self.cur_batch_for_debug = None
-        turn = Turn(self, batch, running_batch)
-        if self.audits:
-            self.step_events = self.request_events.since_last_step(turn.requests.live, batch)
+        turn = self.begin_turn(batch, running_batch)
         self.report_long_requests(turn.requests)
         turn.carry_out(self.runtime.protocol.turn(batch is not None))
 
@@ -178,8 +174,5 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, SelfChecks, Retr
 
     def on_idle(self) -> None:
         self.runtime.plane.rest()
-        if not self.runtime.may_sleep():
-            return
-        if self.is_fully_idle():
-            self.check()
-        super().on_idle()
+        if self.runtime.may_sleep():
+            super().on_idle()

@@ -6,6 +6,7 @@ from amoeba_sglang.adapters.messages import TransformOrder
 from amoeba_sglang.adapters.worker.requests import Requests
 from amoeba_sglang.control.reports import Done, Vote
 from amoeba_sglang.control.worker import protocol
+from amoeba_sglang.planes.transformation import Transformation
 
 
 class Turn:
@@ -60,10 +61,7 @@ class Turn:
             case protocol.Ring(ranks, tag):
                 runtime.bell.ring(ranks, tag)
             case protocol.Exchange():
-                records = runtime.exchange(effect, self._batch, self.requests)
-                own = records[runtime.index % len(records)]
-                self._scheduler.log_slots(own.slots, changing=bool(effect.ready))
-                return records
+                return runtime.exchange(effect, self._batch, self.requests)
             case protocol.Run(records):
                 self._scheduler.report_steps()
                 self._scheduler.show_capacity()
@@ -94,24 +92,21 @@ class Turn:
         return self._runtime.refusal(order)
 
     def _enter(self, order: TransformOrder, since: float) -> None:
-        scheduler = self._scheduler
         self._runtime.executor.synchronize()
-        scheduler.check(*self._planned)
-        scheduler.log_digest("before")
         self._runtime.enter(order, since)
 
     def _advance(self) -> int | None:
-        """Report how far the transformation is; the degree if it has ended."""
-        scheduler, runtime = self._scheduler, self._runtime
+        runtime = self._runtime
         under_way = runtime.transformation
         runtime.executor.synchronize()
-        ended = runtime.advance()
-        scheduler.check(*self._planned)
-        scheduler.log_step(under_way)
+        return self._report(under_way, runtime.advance())
+
+    def _report(self, under_way: Transformation, ended: bool) -> int | None:
+        """Tell the router how far the transformation is; the degree if it has ended."""
+        scheduler, runtime = self._scheduler, self._runtime
         if not ended:
             scheduler.report_progress(under_way)
             return None
-        scheduler.log_digest("after")
         done = Done(rank=runtime.rank, epoch=under_way.order.epoch, report=under_way.report)
         scheduler.link.send(done)
         return runtime.degree

@@ -186,8 +186,8 @@ class Scheduler:
         self.runtime = ElasticRuntime(self, config, rank, surroundings)
 
     def __getattr__(self, name):
-        """What a Turn tells its scheduler beside: checks, logs and reports."""
-        told = "check log_digest log_slots log_step report_progress report_steps show_capacity"
+        """What a Turn tells its scheduler beside: reports."""
+        told = "report_progress report_steps show_capacity"
         if name not in [*told.split(), "follow_capacity"]:
             raise AttributeError(name)
         return lambda *args, **named: self.noted.append((name, *args, *named.values()))

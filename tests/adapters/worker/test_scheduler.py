@@ -14,15 +14,6 @@ from tests.adapters.model.allocators import GROWN, SIZE, make
 from tests.adapters.worker.runtimes import Batch, Clock
 
 
-class Events:
-    def __init__(self):
-        self.seen = []
-
-    def since_last_step(self, live, batch):
-        self.seen.append((list(live), batch))
-        return {"arrived": 1}
-
-
 class Worker(ElasticScheduler):
     """`turns`: the batches of all turns that were carried out."""
 
@@ -52,7 +43,6 @@ class Worker(ElasticScheduler):
         self.running_batch = self.last_batch = None
         self.chunked_req = self._pending_chunked_abort_req = None
         self.grammar_manager = SimpleNamespace(grammar_queue=[])
-        self.audits, self.request_events, self.step_events = False, Events(), {}
         self.cur_batch_for_debug, self._engine_paused = "a batch", False
 
     def report_long_requests(self, requests):
@@ -108,16 +98,6 @@ def test_prompts_that_have_just_run_are_taken_over_first():
     assert worker.must_wait(running(), decoded) and worker.must_wait(running(), None)
 
 
-def test_what_happened_since_the_last_step_is_noted_for_audits_only(plans):
-    worker = Worker()
-    worker.get_next_batch_to_run(running(), None)
-    assert worker.request_events.seen == [] and worker.step_events == {}
-    worker.audits = True
-    plan = worker.get_next_batch_to_run(running(), None)
-    assert worker.request_events.seen == [([], plan.batch_to_run)]
-    assert worker.step_events == {"arrived": 1}
-
-
 @pytest.mark.parametrize("paused", [False, True])
 def test_a_paused_engine_goes_on_meeting_its_peers(monkeypatch, paused):
     monkeypatch.setattr(Scheduler, "ingest_requests", lambda self, stop: ["a request"])
@@ -129,15 +109,12 @@ def test_a_paused_engine_goes_on_meeting_its_peers(monkeypatch, paused):
     assert worker.turns == ([(None, [Run])] if paused else [])
 
 
-@pytest.mark.parametrize(("sleeps", "idle"), [(True, True), (True, False), (False, True)])
-def test_a_worker_sleeps_and_is_audited_when_no_peer_waits_for_it(monkeypatch, sleeps, idle):
-    done = []
+@pytest.mark.parametrize("sleeps", [True, False])
+def test_a_worker_sleeps_when_no_peer_waits_for_it(monkeypatch, sleeps):
+    worker, done = Worker(sleeps=sleeps), []
     monkeypatch.setattr(Scheduler, "on_idle", lambda self: done.append("slept"))
-    worker = Worker(sleeps=sleeps)
-    monkeypatch.setattr(worker, "is_fully_idle", lambda: idle, raising=False)
-    monkeypatch.setattr(worker, "check", lambda: done.append("checked"), raising=False)
     worker.on_idle()
-    assert done == ([] if not sleeps else ["checked", "slept"] if idle else ["slept"])
+    assert done == (["slept"] if sleeps else []) and worker.rests == ["rest"]
 
 
 def test_limits_are_what_all_degrees_hold_and_the_model_can_read():
@@ -209,11 +186,10 @@ def test_a_worker_is_made_after_upstream_s_and_is_connected_before_its_line_open
     monkeypatch.setattr(module, "ElasticRuntime", runtime)
     monkeypatch.setattr(module, "get_parallel", lambda: SimpleNamespace(dp_rank=3))
     monkeypatch.setattr(module.gc, "freeze", lambda: made.append("frozen"))
-    monkeypatch.setenv("AMOEBA_AUDIT", "1")
     around = SimpleNamespace(clock=Clock(), link=lambda rank: made.append("link") or rank)
     worker = ElasticScheduler(SimpleNamespace(_amoeba="config"), "ports", around)
     assert made == ["upstream", ("runtime", "config", 3), "link", "frozen"]
-    assert worker.own_tokens == worker.shown_capacity == 77 and worker.audits
+    assert worker.own_tokens == worker.shown_capacity == 77
     # The bell wakes the idle poller, and upstream's runner asks the executor first.
     assert registered == [(9, 1)] and worker.link == 3
     assert worker.tp_worker.model_runner.joint_forward == "joint"

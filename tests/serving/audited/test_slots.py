@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amoeba_sglang.planes.kv.audit import audit_slots
+from tests.serving.audited.slots import audit_slots
 
 
 def slots(*numbers):

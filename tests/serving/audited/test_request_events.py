@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from amoeba_sglang.adapters.worker.audit import RequestEvents
+from tests.serving.audited.audit import RequestEvents
 
 
 class Request:

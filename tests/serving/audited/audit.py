@@ -1,4 +1,4 @@
-"""Checks of a worker for tests (`AMOEBA_AUDIT=1`): slot owners, what happens when."""
+"""Checks of a worker for tests: slot owners, what happens when."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +10,7 @@ from amoeba_sglang.adapters.worker.batch_rows import extends
 from amoeba_sglang.adapters.worker.requests import Requests
 from amoeba_sglang.adapters.worker.slots import free_slots
 from amoeba_sglang.control.layout.locations import slots_of
-from amoeba_sglang.planes.kv.audit import audit_slots
+from tests.serving.audited.slots import audit_slots
 
 
 def audit(scheduler: Any, planned: Iterable[Any]) -> list[str]:
