@@ -106,8 +106,3 @@ class Plane(ABC):
         """(busy, late) seconds of a device since the start; late are those without work although
         its worker was not at rest. None where nobody counts them."""
         return None
-
-    def digest(self, live: np.ndarray) -> tuple[str, str] | None:
-        """Digests of the KV in the `live` local slots and of the weights, at degree 1; None where
-        there are no bits to compare."""
-        return None

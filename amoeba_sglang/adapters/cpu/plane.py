@@ -1,6 +1,5 @@
 """The plane of a CPU worker: the model's own layers, real pages, real copies."""
 
-import hashlib
 import os
 import time
 from collections.abc import Sequence
@@ -79,18 +78,6 @@ class CpuPlane(Plane):
 
     def rest(self) -> None:
         """Nothing: a step has run when it returns."""
-
-    def digest(self, live: np.ndarray) -> tuple[str, str]:
-        layers = self.executor.layers
-        assert all(layer.degree == 1 for layer in layers)
-        slots = torch.from_numpy(live)
-        kv, weights = hashlib.sha256(), hashlib.sha256()
-        for blocks, layer in zip(self._pool.blocks, layers, strict=True):
-            for block in blocks:
-                kv.update(block[slots].contiguous().view(torch.uint8).numpy())
-            for linear in layer.linears:
-                weights.update(linear.weight.data.contiguous().view(torch.uint8).numpy())
-        return kv.hexdigest()[:16], weights.hexdigest()[:16]
 
     def _view_all(self) -> None:
         for number, layer in enumerate(self.executor.layers):

@@ -26,23 +26,6 @@ def plane_of(worker, pages=None, kv=None):
     )
 
 
-def test_a_digest_sees_live_kv_and_weights_and_nothing_else(worker):
-    plane, live = plane_of(worker), np.array([3, 4])
-    before = plane.digest(live)
-    worker.pool.blocks[2][1][7].add_(1.0)
-    every = range(len(worker.layers))
-    plane.switch(every, 2)
-    with pytest.raises(AssertionError):
-        plane.digest(live)
-    plane.switch(every, 1)
-    assert plane.digest(live) == before
-    worker.pool.blocks[2][1][4].add_(1.0)
-    changed = plane.digest(live)
-    assert changed[0] != before[0] and changed[1] == before[1]
-    worker.layers[3].o.weight.data[0, 0] += 1.0
-    assert plane.digest(live)[1] != before[1]
-
-
 def test_without_pages_weights_stay_and_nothing_grows(worker):
     plane = plane_of(worker)
     assert plane.grown == {1: 0, 2: 0} and plane.refusal(1, 2) is None

@@ -8,6 +8,7 @@ import pytest
 import torch
 from sglang.srt.managers.scheduler import Scheduler
 
+from amoeba_sglang.adapters.model.kv_pool import ElasticKVPool
 from amoeba_sglang.adapters.worker.scheduler import ElasticScheduler
 from amoeba_sglang.adapters.worker.turn import Turn
 from amoeba_sglang.control.shares.news import SlotNews
@@ -111,17 +112,19 @@ def test_slots_that_change_hands_are_logged(caplog):
 
 @pytest.mark.parametrize(
     ("fields", "says"),
-    [({}, True), ({"degree": 2}, False), ({"idle": False}, False), ({"digests": None}, False)],
+    [({}, True), ({"degree": 2}, False), ({"idle": False}, False), ({"emulated": True}, False)],
 )
 def test_digests_are_taken_of_a_worker_that_is_alone_and_idle(monkeypatch, caplog, fields, says):
-    given = {"degree": 1, "idle": True, "digests": ("a", "b"), **fields}
-    plane = SimpleNamespace(digest=lambda live: given["digests"])
+    given = {"degree": 1, "idle": True, "emulated": False, **fields}
+    pool = None if given["emulated"] else ElasticKVPool.__new__(ElasticKVPool)
+    plane = SimpleNamespace(executor=SimpleNamespace(layers="layers"))
     worker = SimpleNamespace(
         runtime=SimpleNamespace(degree=given["degree"], plane=plane),
-        token_to_kv_pool_allocator=None,
+        token_to_kv_pool_allocator=SimpleNamespace(get_kvcache=lambda: pool),
         is_fully_idle=lambda: given["idle"],
     )
     monkeypatch.setattr(module, "live_slots", lambda allocator: np.array([1, 2]))
+    monkeypatch.setattr(module, "digest", lambda layers, pool, live: ("a", "b"))
     with caplog.at_level(logging.INFO):
         module.log_digest("before", worker)
     assert caplog.messages == (["digest before: 2 slots kv a weights b"] if says else [])

@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 from amoeba_sglang.adapters.messages import TransformOrder
+from amoeba_sglang.adapters.model.kv_pool import ElasticKVPool
 from amoeba_sglang.adapters.worker.requests import Requests
 from amoeba_sglang.adapters.worker.scheduler import ElasticScheduler
 from amoeba_sglang.adapters.worker.slots import live_slots
@@ -13,6 +14,7 @@ from amoeba_sglang.control.shares.news import SlotNews
 from amoeba_sglang.control.worker import protocol
 from amoeba_sglang.planes.transformation import Transformation
 from tests.serving.audited.audit import RequestEvents, audit
+from tests.serving.audited.digest import digest
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +97,9 @@ def log_digest(when: str, scheduler: Any) -> None:
     """Say what KV and weights are; only idle: under load the KV changes anyway, and hashing all
     weights takes a second."""
     if scheduler.runtime.degree == 1 and scheduler.is_fully_idle():
-        live = live_slots(scheduler.token_to_kv_pool_allocator)
-        digests = scheduler.runtime.plane.digest(live)
-        if digests is not None:
+        allocator = scheduler.token_to_kv_pool_allocator
+        pool, live = allocator.get_kvcache(), live_slots(allocator)
+        # An emulated worker has none.
+        if isinstance(pool, ElasticKVPool):
+            digests = digest(scheduler.runtime.plane.executor.layers, pool, live)
             logger.info("digest %s: %d slots kv %s weights %s", when, len(live), *digests)
