@@ -42,23 +42,29 @@ class DeviceKVMover(KVMover):
         self._group, self._device, self._settle = group, device, settle
 
     def _move(self, layers: Sequence[int], runs: RunMoves) -> None:
-        launches = list(plan_launches(self._pools, self._worker, layers, runs))
+        # All tables first: a copy from the host waits for what was launched before it.
+        launches = [
+            (launch, torch.from_numpy(launch.table).to(self._device))
+            for launch in plan_launches(self._pools, self._worker, layers, runs)
+        ]
         self._settle()
         self._group.barrier()
-        for launch in launches:
-            self._launch(launch)
+        for launch, table in launches:
+            _run(launch, table)
         self._settle()
         self._group.barrier()
 
-    def _launch(self, launch: Launch) -> None:
-        blocks = -(-launch.run_bytes // (4 * BLOCK))
-        turn_cycle[launch.slots, launch.tensors, blocks](
-            torch.from_numpy(launch.table).to(self._device),
-            launch.slots,
-            launch.tensors,
-            launch.run_bytes // ALIGNMENT,
-            launch.row_bytes // ALIGNMENT,
-            MEMBERS=launch.members,
-            BLOCK=BLOCK,
-            num_warps=WARPS,
-        )
+
+def _run(launch: Launch, table: torch.Tensor) -> None:
+    """Start it on the current stream; `table` is that of `launch`, on the device."""
+    blocks = -(-launch.run_bytes // (4 * BLOCK))
+    turn_cycle[launch.slots, launch.tensors, blocks](
+        table,
+        launch.slots,
+        launch.tensors,
+        launch.run_bytes // ALIGNMENT,
+        launch.row_bytes // ALIGNMENT,
+        MEMBERS=launch.members,
+        BLOCK=BLOCK,
+        num_warps=WARPS,
+    )

@@ -13,11 +13,18 @@ from amoeba_sglang.control.transform.moves import UnitMove, find_cycles, units_p
 class PoolShape(Protocol):
     """A worker's pool as far as it says which units move: rows of `finest` units each."""
 
-    finest: int
-    rows: int
-    """Slots and padding; the row index is the local slot."""
-    unit_bytes: tuple[int, ...]
-    """Bytes of a unit of K and of V, the same in every layer."""
+    @property
+    def finest(self) -> int: ...
+
+    @property
+    def rows(self) -> int:
+        """Slots and padding; the row index is the local slot."""
+        ...
+
+    @property
+    def unit_bytes(self) -> tuple[int, ...]:
+        """Bytes of a unit of K and of V, the same in every layer."""
+        ...
 
 
 class UnitBuffers:
