@@ -29,8 +29,13 @@ class Waiting:
             rid, since = self._blocked.setdefault(worker.rank, (head.rid, now))
             if rid != head.rid:
                 self._blocked[worker.rank] = head.rid, now
-            elif now - since > max(_BLOCKED_S, 2 * self._play.faults.longest_step):
+            elif now - since > self._bound():
                 raise Violation("a request waits although it fits", self.describe(worker, head))
+
+    def _bound(self) -> float:
+        """What weights take is no step: a worker that got both in one turn begins after that."""
+        play = self._play
+        return max(_BLOCKED_S, 2 * play.faults.longest_step) + play.operator.weights_s
 
     def _fits(self, worker: Any, head: Any) -> bool:
         busy = worker.chunked_req is not None or worker.runtime.transformation is not None
