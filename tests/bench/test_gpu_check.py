@@ -14,6 +14,7 @@ from amoeba_sglang.control.layout.slots import DegreeChain
 from bench.gpu_check import __main__ as gpu_check
 from bench.gpu_check import check, movers, workers
 from tests.bench.stand_in_gpu import StandInGpu
+from tests.planes.memory.driver_stand_in import open_files
 
 ROOT = Path(__file__).parents[2]
 # What torch, triton and cuda-python bring; everything else is SGLang's.
@@ -27,6 +28,7 @@ def test_the_driver_check_passes_and_withholds_figures_that_mean_nothing():
     line = check.run("driver", StandInGpu())
     assert line["ok"], line
     assert line["contract"] == "as asked for" and line["us_a_page"] == "withheld"
+    assert open_files() == 0
 
 
 def test_all_calls_are_timed_where_that_means_something():
@@ -38,7 +40,17 @@ def test_all_calls_are_timed_where_that_means_something():
 
 
 def test_memory_that_does_something_else_is_found():
-    line = check.run("driver", StandInGpu(broken=True))
+    """In a process of its own: a check that fails leaves what it has open."""
+    program = (
+        "import json\n"
+        "from bench.gpu_check import check\n"
+        "from tests.bench.stand_in_gpu import StandInGpu\n"
+        "print(json.dumps(check.run('driver', StandInGpu(broken=True))))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    line = json.loads(said.stdout)
     assert not line["ok"]
     assert line["problem"].startswith("AssertionError: "), line
 
@@ -68,6 +80,7 @@ def test_one_wrong_word_of_a_unit_is_found():
     with pytest.raises(AssertionError, match=r"worker 0: 1 of 3 units at place 1 of layout \(1,\)"):
         pool.expect((1,), live)
     pool.close()
+    assert open_files() == 0
 
 
 def test_stages_that_are_not_built_are_refused_by_name(capsys):
