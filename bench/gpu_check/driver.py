@@ -4,22 +4,21 @@ The contract first, in this process and between two that share the GPU; then the
 call by page size and number of pages, which decide the default page size.
 """
 
-import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from amoeba_sglang.planes.memory.base import AddressRange, Memory, MemoryHandle
 from bench.gpu_check.device import Device
+from bench.gpu_check.workers import Group, Workers
 
 MIB = 1 << 20
 _PAGE = 2 * MIB
 _ROUNDS = 5
-_PEER_S = 60.0
 
 
 def check(
@@ -61,111 +60,82 @@ def _fill(device: Device, where: AddressRange, values: dict[int, int]) -> None:
     device.synchronize()
 
 
+@contextmanager
+def _room(device: Device, pages: int) -> Iterator[tuple[Memory, AddressRange]]:
+    """A memory and a range of so many pages of it, given back whatever a check finds."""
+    memory = device.memory(_PAGE)
+    where = memory.reserve(pages * _PAGE)
+    try:
+        yield memory, where
+    finally:
+        where.close()
+        memory.close()
+
+
 def _keep_bytes(device: Device) -> None:
     """Pages keep what is in them wherever they are mapped, and while they are not."""
-    memory = device.memory(_PAGE)
-    where, pages = memory.reserve(8 * _PAGE), memory.create(4)
-    memory.map(where, 0, pages)
-    _fill(device, where, {0: 10, 1: 11, 2: 12, 3: 13})
-    memory.unmap(where, _PAGE, 2)
-    _expect(device, where, {0: 10, 3: 13})
-    memory.map(where, 5 * _PAGE, [pages[2], pages[1]])
-    _expect(device, where, {0: 10, 3: 13, 5: 12, 6: 11})
-    memory.unmap(where, 5 * _PAGE, 2)
-    memory.map(where, _PAGE, pages[1:3])
-    _expect(device, where, {0: 10, 1: 11, 2: 12, 3: 13})
-    where.close()
-    memory.close()
+    with _room(device, 8) as (memory, where):
+        pages = memory.create(4)
+        memory.map(where, 0, pages)
+        _fill(device, where, {0: 10, 1: 11, 2: 12, 3: 13})
+        memory.unmap(where, _PAGE, 2)
+        _expect(device, where, {0: 10, 3: 13})
+        memory.map(where, 5 * _PAGE, [pages[2], pages[1]])
+        _expect(device, where, {0: 10, 3: 13, 5: 12, 6: 11})
+        memory.unmap(where, 5 * _PAGE, 2)
+        memory.map(where, _PAGE, pages[1:3])
+        _expect(device, where, {0: 10, 1: 11, 2: 12, 3: 13})
 
 
 def _move_extents(device: Device) -> None:
     """An extent goes from place to place whole, beside pages."""
-    memory = device.memory(_PAGE)
-    where = memory.reserve(8 * _PAGE)
-    extent, pages = memory.create(3, as_extent=True), memory.create(2)
-    memory.map(where, 0, extent)
-    memory.map(where, 3 * _PAGE, pages)
-    _fill(device, where, {0: 1, 2: 3, 3: 4, 4: 5})
-    memory.unmap(where, 0, 3)
-    memory.map(where, 5 * _PAGE, extent)
-    _expect(device, where, {5: 1, 7: 3, 3: 4, 4: 5})
-    where.close()
-    memory.close()
+    with _room(device, 8) as (memory, where):
+        extent, pages = memory.create(3, as_extent=True), memory.create(2)
+        memory.map(where, 0, extent)
+        memory.map(where, 3 * _PAGE, pages)
+        _fill(device, where, {0: 1, 2: 3, 3: 4, 4: 5})
+        memory.unmap(where, 0, 3)
+        memory.map(where, 5 * _PAGE, extent)
+        _expect(device, where, {5: 1, 7: 3, 3: 4, 4: 5})
 
 
 def _share(device: Device) -> None:
     """A peer process reads and writes our pages, extents among them, in the order of their ids."""
-    memory = device.memory(_PAGE)
-    where = memory.reserve(6 * _PAGE)
-    for at, count, as_extent in ((0, 2, False), (2, 3, True), (5, 1, False)):
-        memory.map(where, at * _PAGE, memory.create(count, as_extent=as_extent))
-    _fill(device, where, {position: 20 + position for position in range(6)})
-    with _Peer(device, memory.export(), writable=True) as peer:
-        peer.ask("expect", {position: 20 + position for position in range(6)})
-        peer.ask("fill", {1: 31, 3: 33})
-        _expect(device, where, {0: 20, 1: 31, 2: 22, 3: 33, 4: 24, 5: 25})
-    where.close()
-    memory.close()
+    with _room(device, 6) as (memory, where):
+        for at, count, as_extent in ((0, 2, False), (2, 3, True), (5, 1, False)):
+            memory.map(where, at * _PAGE, memory.create(count, as_extent=as_extent))
+        _fill(device, where, {position: 20 + position for position in range(6)})
+        with Workers(1, _Peer, device, memory.export(), True) as peer:
+            peer.ask("expect", {position: 20 + position for position in range(6)})
+            peer.ask("fill", {1: 31, 3: 33})
+            _expect(device, where, {0: 20, 1: 31, 2: 22, 3: 33, 4: 24, 5: 25})
 
 
 def _outlive(device: Device) -> None:
     """A peer still has pages that their owner has dropped."""
-    memory = device.memory(_PAGE)
-    where = memory.reserve(2 * _PAGE)
-    memory.map(where, 0, memory.create(2))
-    _fill(device, where, {0: 40, 1: 41})
-    with _Peer(device, memory.export(), writable=False) as peer:
-        peer.ask("expect", {0: 40, 1: 41})
-        where.close()
-        memory.close()
-        peer.ask("expect", {0: 40, 1: 41})
+    with _room(device, 2) as (memory, where):
+        memory.map(where, 0, memory.create(2))
+        _fill(device, where, {0: 40, 1: 41})
+        with Workers(1, _Peer, device, memory.export(), False) as peer:
+            peer.ask("expect", {0: 40, 1: 41})
+            where.close()
+            memory.close()
+            peer.ask("expect", {0: 40, 1: 41})
 
 
 class _Peer:
-    """A process that has opened the memory of this one."""
+    """In a process of its own: it has opened the memory of the one that checks."""
 
-    def __init__(self, device: Device, handle: MemoryHandle, writable: bool) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, device, handle, writable))
-        self._process.start()
-        theirs.close()
-
-    def __enter__(self) -> "_Peer":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pipe.close()
-        self._process.join(_PEER_S)
-        if self._process.exitcode is None:
-            self._process.kill()
-            self._process.join()
-
-    def ask(self, what: str, values: dict[int, int]) -> None:
-        self._pipe.send((what, values))
-        assert self._pipe.poll(_PEER_S), f"the peer process did not {what} within {_PEER_S:.0f} s"
-        problem = self._pipe.recv()
-        assert not problem, f"the peer process: {problem}"
-
-
-def _serve(pipe: Connection, device: Device, handle: MemoryHandle, writable: bool) -> None:
-    problem = ""
-    try:
+    def __init__(self, group: Group, device: Device, handle: MemoryHandle, writable: bool) -> None:
         device.open()
-        where = device.memory(_PAGE).open_peer(handle, writable)
-    except Exception as error:
-        problem = f"{type(error).__name__}: {error}"
-    while True:
-        try:
-            what, values = pipe.recv()
-        except EOFError:
-            break
-        try:
-            if not problem:
-                (_expect if what == "expect" else _fill)(device, where, values)
-        except Exception as error:
-            problem = f"{type(error).__name__}: {error}"
-        pipe.send(problem)
+        self._device = device
+        self._where = device.memory(_PAGE).open_peer(handle, writable)
+
+    def expect(self, values: dict[int, int]) -> None:
+        _expect(self._device, self._where, values)
+
+    def fill(self, values: dict[int, int]) -> None:
+        _fill(self._device, self._where, values)
 
 
 # Seconds

@@ -7,7 +7,6 @@ all beside those of a plain copy of as many bytes.
 
 import time
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,10 @@ from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.transform.moves import unit_moves
 from amoeba_sglang.planes.kernels.device_mover import DeviceKVMover
 from amoeba_sglang.planes.kernels.launches import UnitAddresses
+from amoeba_sglang.planes.memory.base import MemoryHandle
 from amoeba_sglang.planes.pages.ranges import KVRanges
 from bench.gpu_check.device import Device
-from bench.gpu_check.workers import Shape, Workers
+from bench.gpu_check.workers import Group, Shape, Workers
 
 # 16 tokens of 2 heads of 128 values of 2 bytes: a quarter of 8 heads.
 LARGE = Shape(layers=16, slots=4096, unit_bytes=8192, page_bytes=2 << 20)
@@ -34,7 +34,8 @@ def check(device: Device, sizes: Sequence[int] = (2, 4)) -> dict[str, Any]:
     found = {}
     for count in sizes:
         chain = DegreeChain(tuple(2**n for n in range(count.bit_length())))
-        with Workers(count, _serve, device, chain, shape) as workers:
+        with Workers(count, Pool, device, chain, shape) as workers:
+            workers.ask("meet", workers.ask("export"))
             steps = _walk(workers, chain, count, shape)
             rate = _time(workers, count, shape) if device.figures else "withheld"
         found[f"N={count}"] = {"changes": steps, "bits": "as they were", "gb_s": rate}
@@ -93,35 +94,39 @@ def _time(workers: Workers, count: int, shape: Shape) -> dict[str, float]:
 class Pool:
     """One worker's pool and mover."""
 
-    def __init__(
-        self, rank: int, group: Any, pipe: Connection, *, device: Device, chain: DegreeChain,
-        shape: Shape,
-    ) -> None:  # fmt: skip
+    def __init__(self, group: Group, device: Device, chain: DegreeChain, shape: Shape) -> None:
         device.open()
-        self._device, self._chain, self._rank, self._shape = device, chain, rank, shape
-        rows = shape.slots + 1
+        self._group, self._device, self._chain, self._shape = group, device, chain, shape
         self._memory = device.memory(shape.page_bytes)
-        ranges = KVRanges(
-            self._memory, shape.layers, rows, chain.finest * shape.unit_bytes, most_grown=0
-        )
-        view = (rows, chain.finest, shape.unit_bytes // 4)
-        self.tensors = [ranges.layer(layer, view, torch.int32) for layer in range(shape.layers)]
-        pipe.send(self._memory.export())
-        handles = pipe.recv()
+        row_bytes = chain.finest * shape.unit_bytes
+        rows = shape.slots + 1
+        self._ranges = KVRanges(self._memory, shape.layers, rows, row_bytes, most_grown=0)
+        self._view = (rows, chain.finest, shape.unit_bytes // 4)
+        self.tensors = [
+            self._ranges.layer(layer, self._view, torch.int32) for layer in range(shape.layers)
+        ]
+
+    def export(self) -> MemoryHandle:
+        return self._memory.export()
+
+    def meet(self, handles: Sequence[MemoryHandle]) -> None:
+        """Open the memory of the others, by rank, and have a mover."""
         self._opened = {
             peer: self._memory.open_peer(handle, writable=True)
             for peer, handle in enumerate(handles)
-            if peer != rank
+            if peer != self._group.rank
         }
         peers = [
-            self._addresses(ranges.peer_layers(self._opened[i], handles[i], view, torch.int32))
+            self._addresses(
+                self._ranges.peer_layers(self._opened[i], handles[i], self._view, torch.int32)
+            )
             if i in self._opened
             else None
-            for i in range(group.size)
+            for i in range(self._group.size)
         ]
         self._mover = DeviceKVMover(
-            self._addresses(self.tensors), peers, group,
-            device=self.tensors[0][0].device, settle=device.synchronize,
+            self._addresses(self.tensors), peers, self._group,
+            device=self.tensors[0][0].device, settle=self._device.synchronize,
         )  # fmt: skip
 
     def _addresses(self, tensors: list[tuple[torch.Tensor, torch.Tensor]]) -> UnitAddresses:
@@ -136,7 +141,7 @@ class Pool:
         for home, slots in enumerate(live):
             for unit in range(self._chain.finest):
                 holder, place = self._chain.place(degrees[home], home, unit)
-                if holder != self._rank:
+                if holder != self._group.rank:
                     continue
                 for number, half in enumerate(half for pair in self.tensors for half in pair):
                     at = torch.from_numpy(slots).to(half.device)
@@ -152,8 +157,8 @@ class Pool:
         for half, slots, place, marks in self._units(degrees, live):
             wrong = (half[slots, place] != marks[:, None]).any(dim=1)
             assert not bool(wrong.any()), (
-                f"worker {self._rank}: {int(wrong.sum())} of {len(slots)} units at place {place} "
-                f"of layout {tuple(degrees)} are others"
+                f"worker {self._group.rank}: {int(wrong.sum())} of {len(slots)} units at place "
+                f"{place} of layout {tuple(degrees)} are others"
             )
 
     def move(
@@ -181,9 +186,3 @@ class Pool:
         for opened in self._opened.values():
             opened.close()
         self._memory.close()
-
-
-def _serve(
-    rank: int, group: Any, pipe: Connection, device: Device, chain: DegreeChain, shape: Shape
-) -> Any:
-    return Pool(rank, group, pipe, device=device, chain=chain, shape=shape)

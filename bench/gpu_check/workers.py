@@ -34,8 +34,8 @@ class Group:
 
 
 class Workers:
-    """`count` processes; each has the object that `make(rank, group, pipe, *args)` returns, which
-    tells and hears one message of its own first: what it tells goes to all, by rank."""
+    """`count` processes; each has the object that `make(group, *args)` returns, and calls what it
+    is asked for."""
 
     def __init__(self, count: int, make: Callable[..., Any], *args: Any) -> None:
         context = multiprocessing.get_context("spawn")
@@ -54,9 +54,6 @@ class Workers:
             theirs.close()
 
     def __enter__(self) -> "Workers":
-        told = [self._hear(rank, START_S) for rank in range(len(self._pipes))]
-        for pipe in self._pipes:
-            pipe.send(told)
         for rank in range(len(self._pipes)):
             self._hear(rank, START_S)
         return self
@@ -94,7 +91,7 @@ class _Problem:
 
 def _run(group: Group, pipe: Connection, make: Callable[..., Any], args: tuple[Any, ...]) -> None:
     try:
-        found = make(group.rank, group, pipe, *args)
+        found = make(group, *args)
         pipe.send(None)
         while True:
             what, given = pipe.recv()

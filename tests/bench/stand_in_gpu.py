@@ -9,7 +9,7 @@ from tests.planes.memory.driver_stand_in import DriverStandIn, view_bytes
 
 
 class Forgetful(CudaMemory):
-    """The pages of a block come back in another order."""
+    """Few pages that are mapped together come back in another order."""
 
     def map(self, where: Any, offset: int, pages: Any, populate: bool = False) -> None:
         super().map(where, offset, pages if len(pages) > 3 else list(pages)[::-1], populate)

@@ -117,17 +117,21 @@ class Driver:
 
     def _call(self, name: str, *arguments: Any, what: str = "") -> Any:
         what = f"{name} of {what or f'pages of {self.page_size} bytes'} on GPU {self._device}"
-        try:
-            result, *values = getattr(self._module, name)(*arguments)
-        except RuntimeError as error:
-            # The bindings raise this when they do not find the library or the function in it.
-            reason = " ".join(str(error).split())
-            raise MemoryFault(
-                f"{what}: no usable NVIDIA driver (libcuda.so.1): {reason}"
-            ) from error
-        if result != self._module.CUresult.CUDA_SUCCESS:
-            raise MemoryFault(f"{what} failed: {result.name}; {_ADVICE.get(result.name, _UNKNOWN)}")
-        return values[0] if values else None
+        return call_driver(self._module, name, *arguments, what=what)
+
+
+def call_driver(module: ModuleType, name: str, *arguments: Any, what: str) -> Any:
+    """What a function of the driver returns, None for nothing. MemoryFault, which begins with
+    `what`, if it refuses or there is no driver."""
+    try:
+        result, *values = getattr(module, name)(*arguments)
+    except RuntimeError as error:
+        # The bindings raise this when they do not find the library or the function in it.
+        reason = " ".join(str(error).split())
+        raise MemoryFault(f"{what}: no usable NVIDIA driver (libcuda.so.1): {reason}") from error
+    if result != module.CUresult.CUDA_SUCCESS:
+        raise MemoryFault(f"{what} failed: {result.name}; {_ADVICE.get(result.name, _UNKNOWN)}")
+    return values[0] if values else None
 
 
 def load_bindings() -> ModuleType:

@@ -6,7 +6,7 @@ Not yet run on a GPU; tested through a stand-in for the driver.
 from types import ModuleType
 from typing import Any
 
-from amoeba_sglang.planes.memory.base import MemoryFault
+from amoeba_sglang.planes.memory.driver import call_driver
 
 
 def read_reach(module: ModuleType) -> list[list[bool]]:
@@ -17,16 +17,7 @@ def read_reach(module: ModuleType) -> list[list[bool]]:
     """
 
     def call(name: str, *arguments: Any) -> Any:
-        try:
-            result, *values = getattr(module, name)(*arguments)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise MemoryFault(
-                f"{name}: no usable NVIDIA driver (libcuda.so.1): {reason}"
-            ) from error
-        if result != module.CUresult.CUDA_SUCCESS:
-            raise MemoryFault(f"{name} failed: {result.name}; check `nvidia-smi topo -p2p rw`")
-        return values[0] if values else None
+        return call_driver(module, name, *arguments, what=name)
 
     call("cuInit", 0)
     devices = [call("cuDeviceGet", number) for number in range(call("cuDeviceGetCount"))]
