@@ -107,6 +107,11 @@ class Operator:
         self._play.front_end.unlock()
 
     @property
+    def touches(self) -> bool:
+        """Whether some worker has yet to update or read its weights."""
+        return self._touched is not None and len(self._touched) < self._play.config.workers
+
+    @property
     def waits(self) -> str:
         """What else than an order was asked for and is not answered yet; empty: nothing."""
         flush = "a flush" if self._flushes is not None else ""

@@ -29,16 +29,13 @@ class Waiting:
             rid, since = self._blocked.setdefault(worker.rank, (head.rid, now))
             if rid != head.rid:
                 self._blocked[worker.rank] = head.rid, now
-            elif now - since > self._bound():
+            elif now - since > max(_BLOCKED_S, 2 * self._play.faults.longest_step):
                 raise Violation("a request waits although it fits", self.describe(worker, head))
-
-    def _bound(self) -> float:
-        """What weights take is no step: a worker that got both in one turn begins after that."""
-        play = self._play
-        return max(_BLOCKED_S, 2 * play.faults.longest_step) + play.operator.weights_s
 
     def _fits(self, worker: Any, head: Any) -> bool:
         busy = worker.chunked_req is not None or worker.runtime.transformation is not None
+        # What weights take is no step: a worker that got both in one turn begins after that.
+        busy |= self._play.operator.touches
         if busy or self._play.router.operations.running is not None or worker._engine_paused:
             return False
         allocator = worker.token_to_kv_pool_allocator
