@@ -57,9 +57,12 @@ class Checks:
     def _require_content(self, worker: Any, batch: Any) -> None:
         """What the step reads is what was written for its prefix."""
         table, shadow = worker.req_to_token_pool.req_to_token, self._play.shadow
+        of_device = worker.tp_worker.model_runner.req_to_token_pool.req_to_token
         rows = batch.req_pool_indices_cpu.tolist()
         for req, row, (length, new) in zip(batch.reqs, rows, lengths_of_batch(batch), strict=True):
             at, known = table[row, :length].numpy().astype(np.int64), content_of(req)[:length]
+            if not np.array_equal(at, of_device[row, :length].numpy()):
+                raise Violation("wrong rows on the device", f"rank {worker.rank} {req.rid}")
             shadow.write(worker.rank, at[length - new :], known[length - new :])
             self._play.counts["tokens"] += new
             wrong = np.flatnonzero(shadow.read(worker.rank, at) != known)

@@ -2,6 +2,9 @@
 
 A slot is a KV page of `page_size` tokens, as in the layout; upstream's name for it is a page, and a
 token's location is slot * page_size + offset.
+
+Slots and locations are on the host on every device: what is given is taken from there, and what
+comes back are rows and prefixes of HostRows. Nothing here waits for the device.
 """
 
 from typing import Any
@@ -9,7 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from sglang.srt.mem_cache.allocator.paged import PagedTokenToKVPoolAllocator
+from sglang.srt.mem_cache.memory_pool import ReqToTokenPool
+from sglang.srt.utils.common import is_pin_memory_available
 
+from amoeba_sglang.adapters.model.host_rows import rows_for_scheduler
 from amoeba_sglang.adapters.model.prefill_budget import ElasticPrefillBudget
 from amoeba_sglang.control.layout.locations import missing_slots, next_locations
 from amoeba_sglang.control.shares.claims import Claim, Row
@@ -38,17 +44,20 @@ class ElasticAllocator(PagedTokenToKVPoolAllocator):
     ) -> None:
         # Before upstream's constructor, which clears.
         self.ledger = Ledger(size // page_size)
-        super().__init__(size, page_size, dtype, device, kvcache, need_sort=need_sort)
+        # SGLang takes the device of the prefix cache from here, too.
+        super().__init__(size, page_size, dtype, "cpu", kvcache, need_sort=need_sort)
+        self._pins = is_pin_memory_available(device)
 
     def clear(self) -> None:
         """Free every slot, as a flush does; the lent stay away."""
         super().clear()
         self.ledger.clear()
-        away = self._tensor(self.ledger.lent)
+        away = torch.from_numpy(self.ledger.lent)
         self.free_pages = self.free_pages[~torch.isin(self.free_pages, away)]
 
-    def _tensor(self, slots: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(slots).to(self.device)
+    def rows_of_scheduler(self, req_to_token_pool: ReqToTokenPool) -> ReqToTokenPool:
+        """See HostRows."""
+        return rows_for_scheduler(req_to_token_pool)
 
     # Requests
 
@@ -75,15 +84,15 @@ class ElasticAllocator(PagedTokenToKVPoolAllocator):
     # Allocation
 
     def alloc_for_requests(
-        self, tree_cache: Any, reqs: list, tokens_per_req: list[int], last_locs: torch.Tensor
+        self, tree_cache: Any, reqs: list, tokens_per_req: list[int], last_locs: list[int]
     ) -> torch.Tensor | None:
         """Locations for each request in turn, [sum(tokens_per_req)] int64; None if memory is short.
 
         `last_locs`: location of each request's last token so far, -1 before the first; the rest of
-        its slot is filled first.
+        its slot is filled first. Pinned where that lets a device copy it without a wait.
         """
         page, left = self.page_size, self.ledger.extra.free_count
-        ends = (last_locs + 1).tolist()
+        ends = [last + 1 for last in last_locs]
         counts, extra = [], []
         for req, tokens, end in zip(reqs, tokens_per_req, ends, strict=True):
             counts.append(missing_slots(end, tokens, page))
@@ -95,37 +104,38 @@ class ElasticAllocator(PagedTokenToKVPoolAllocator):
         if own is None:
             return None
         slots = own if not any(extra) else self._mix(own, counts, extra)
-        if page == 1:
-            return slots
-        each = np.split(slots.cpu().numpy(), np.cumsum(counts)[:-1])
-        locations = [
-            next_locations(end, tokens, part, page)
-            for end, tokens, part in zip(ends, tokens_per_req, each, strict=True)
-        ]
-        return self._tensor(np.concatenate(locations))
+        if page > 1:
+            each = np.split(slots, np.cumsum(counts)[:-1])
+            locations = [
+                next_locations(end, tokens, part, page)
+                for end, tokens, part in zip(ends, tokens_per_req, each, strict=True)
+            ]
+            slots = np.concatenate(locations)
+        found = torch.from_numpy(slots)
+        return found.pin_memory() if self._pins else found
 
-    def take_own(self, count: int) -> torch.Tensor | None:
-        """`count` of the free own slots; None if there are fewer."""
+    def take_own(self, count: int) -> np.ndarray | None:
+        """`count` of the free own slots, int64; None if there are fewer."""
         if count > len(self.free_pages):
             self.merge_and_sort_free()
         if count > len(self.free_pages):
             return None
         slots, self.free_pages = self.free_pages[:count], self.free_pages[count:]
-        return slots
+        return slots.numpy()
 
-    def _mix(self, own: torch.Tensor, counts: list[int], extra: list[int]) -> torch.Tensor:
+    def _mix(self, own: np.ndarray, counts: list[int], extra: list[int]) -> np.ndarray:
         """The slots of each request in turn, the first of them extra ones."""
         parts = []
         for count, more in zip(counts, extra, strict=True):
-            parts += [self._tensor(self.ledger.extra.take(more)), own[: count - more]]
+            parts += [self.ledger.extra.take(more), own[: count - more]]
             own = own[count - more :]
-        return torch.cat(parts)
+        return np.concatenate(parts)
 
     def _release_page_ids(self, *page_ids: torch.Tensor) -> None:
         # All that upstream frees comes through here.
         if self.ledger.extra.count:
-            slots = torch.cat(page_ids).to("cpu", torch.int64).numpy()
-            page_ids = (self._tensor(self.ledger.release(slots)),)
+            slots = torch.cat(page_ids).to(torch.int64).numpy()
+            page_ids = (torch.from_numpy(self.ledger.release(slots)),)
         super()._release_page_ids(*page_ids)
 
     def check_decode_capacity(
@@ -159,7 +169,8 @@ class ElasticAllocator(PagedTokenToKVPoolAllocator):
 
     def prepare_checkpoint(self, req: Any, kv_row: torch.Tensor) -> int:
         """How many tokens of `kv_row` the tree may own: of a long request that has ended as many
-        full slots as fit into the free own ones, to which they move."""
+        full slots as fit into the free own ones, to which they move. The device's row does not
+        follow, since the request does not run again."""
         if not self.is_long(req):
             return len(kv_row)
         if not req.finished():
@@ -169,14 +180,14 @@ class ElasticAllocator(PagedTokenToKVPoolAllocator):
         room = self.ledger.room_to_move(self.available_size() // page)
         kept = int(strays[room]) * page if len(strays) > room else len(kv_row)
         strays = strays[:room]
-        targets = self.take_own(len(strays)).cpu().numpy()
+        targets = self.take_own(len(strays))
         self.ledger.moves.note(slots[strays], targets)
         replace_slots(kv_row, strays, targets, page)
         return kept
 
     def finish_moves(self) -> None:
         """All workers of the instance have copied what moved."""
-        self.free_page_ids(self._tensor(self.ledger.moves.finish()))
+        self.free_page_ids(torch.from_numpy(self.ledger.moves.finish()))
 
 
 class OwnPool:
@@ -195,7 +206,7 @@ class OwnPool:
         allocator.merge_and_sort_free()
         slots = allocator.take_own(count)
         assert slots is not None, f"{allocator.available_size()} tokens of own slots, not {count}"
-        return slots.cpu().numpy()
+        return slots
 
     def put(self, slots: np.ndarray) -> None:
-        self._allocator.free_page_ids(torch.from_numpy(slots).to(self._allocator.device))
+        self._allocator.free_page_ids(torch.from_numpy(slots))

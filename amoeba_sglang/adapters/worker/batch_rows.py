@@ -3,18 +3,18 @@
 from collections.abc import Iterable
 from typing import Any
 
-import torch
+import numpy as np
 
 from amoeba_sglang.control.worker.mirror import RowLedger
 from amoeba_sglang.control.worker.step_record import Row
 
 
 def rows_of_batch(batch: Any, requests: Any, ledger: RowLedger, page: int) -> tuple[Row, ...]:
-    """Of upstream's ScheduleBatch and ReqToTokenPool, with those slots that the peers do not know
-    yet; they do from now on. `page`: tokens of a slot."""
+    """Of upstream's ScheduleBatch, with those slots that the peers do not know yet; they do from
+    now on. `requests`: the scheduler's ReqToTokenPool, on the host; `page`: tokens of a slot."""
     row_numbers = batch.req_pool_indices_cpu.tolist()
     assert len(batch.reqs) == len(row_numbers), "rows without a request are not served"
-    table, generations = requests.req_to_token, requests.req_generation
+    table, generations = requests.req_to_token.numpy(), requests.req_generation
     rows = []
     for req, row, (seq_len, extend) in zip(
         batch.reqs, row_numbers, lengths_of_batch(batch), strict=True
@@ -27,8 +27,8 @@ def rows_of_batch(batch: Any, requests: Any, ledger: RowLedger, page: int) -> tu
             seq_len,
         )
         first = known // page
-        slots = table[row, first * page : seq_len : page].to("cpu", torch.int64) // page
-        rows.append(Row(row, seq_len, extend, first, slots.numpy()))
+        slots = table[row, first * page : seq_len : page].astype(np.int64) // page
+        rows.append(Row(row, seq_len, extend, first, slots))
     return tuple(rows)
 
 

@@ -111,7 +111,7 @@ class ElasticRuntime:
         self.slots.stand_down(self.own)
 
     def _claims(self, requests: Requests) -> Claims:
-        return claims_of(requests, self.allocator, self.requests.req_to_token, self.ledger.forget)
+        return claims_of(requests, self.allocator, self.requests, self.ledger.forget)
 
     def slots_beyond(self, *degrees: int) -> int:
         """Slots beyond its own that a request of this worker may have at all of these degrees."""

@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
-import torch
-
 from amoeba_sglang.adapters.model.kv_allocator import ElasticAllocator
 from amoeba_sglang.control.shares.claims import Claims
 from amoeba_sglang.planes.kv.kv_row import KVRow
@@ -64,13 +62,13 @@ def batched_requests(scheduler: Any, planned: Iterable[Any] = ()) -> list[Any]:
 def claims_of(
     requests: Requests,
     allocator: ElasticAllocator,
-    table: torch.Tensor,
+    rows: Any,
     forget: Callable[[int], None],
 ) -> Claims:
     """What these requests have of the worker's slots, and were promised; see KVRow."""
     page = allocator.page_size
     live = []
     for req in requests.live:
-        row = KVRow(table, req, page, forget)
+        row = KVRow(rows, req, page, forget)
         live.append(allocator.claim(req, req.kv.kv_allocated_len, requests.is_ending(req), row))
     return Claims(page, live, [allocator.claim(req, held=0) for req in requests.waiting])

@@ -19,5 +19,5 @@ def live_slots(allocator: Any) -> np.ndarray:
     """
     live = torch.ones(allocator.num_pages + 1, dtype=torch.bool)
     live[0] = False
-    live[free_slots(allocator).cpu()] = False
+    live[free_slots(allocator)] = False
     return live.nonzero().flatten().numpy()

@@ -12,14 +12,16 @@ from amoeba_sglang.control.layout.locations import locations_at, slots_of
 class KVRow:
     """The tokens of a request that the tree does not own.
 
-    `table`: `req_to_token`, [rows, positions]; `forget(row)`: peers must be told this row again.
+    `rows`: the scheduler's ReqToTokenPool; `forget(row)`: peers must be told this row again.
     """
 
-    def __init__(
-        self, table: torch.Tensor, req: Any, page: int, forget: Callable[[int], None]
-    ) -> None:
-        self._number, self._page, self._forget = req.kv.req_pool_idx, page, forget
-        self._locations = table[self._number, req.kv.cache_protected_len : req.kv.kv_allocated_len]
+    def __init__(self, rows: Any, req: Any, page: int, forget: Callable[[int], None]) -> None:
+        self._rows, self._number, self._page, self._forget = rows, req.kv.req_pool_idx, page, forget
+        self._tokens = slice(req.kv.cache_protected_len, req.kv.kv_allocated_len)
+
+    @property
+    def _locations(self) -> torch.Tensor:
+        return self._rows.req_to_token[self._number, self._tokens]
 
     def slots(self) -> np.ndarray:
         """Their slots in order, int64."""
@@ -27,13 +29,15 @@ class KVRow:
 
     def replace(self, numbers: np.ndarray, targets: np.ndarray) -> None:
         """Let the `numbers`-th of them be `targets` from now on; int64 each."""
-        replace_slots(self._locations, numbers, targets, self._page)
+        locations = self._locations.clone()
+        replace_slots(locations, numbers, targets, self._page)
+        self._rows.write((self._number, self._tokens), locations)
         self._forget(self._number)
 
 
 def row_slots(locations: torch.Tensor, page: int) -> np.ndarray:
     """The slots of tokens from the start of a slot on, int64."""
-    return slots_of(locations.cpu().numpy(), page)
+    return slots_of(locations.numpy(), page)
 
 
 def replace_slots(

@@ -100,6 +100,6 @@ def take(allocator, *wanted, tree=None, last=None):
     `last`: location of the last token of each, -1 without one.
     """
     reqs, tokens = zip(*wanted, strict=True)
-    last = torch.tensor([-1] * len(reqs) if last is None else last)
+    last = [-1] * len(reqs) if last is None else last
     found = allocator.alloc_for_requests(tree or Tree(allocator), list(reqs), list(tokens), last)
     return None if found is None else [part.tolist() for part in found.split(list(tokens))]

@@ -133,7 +133,7 @@ def test_without_grown_slots_everything_is_upstreams(page):
         if page == 1:
             tokens = [min(tokens), 1]
         lengths = (ends, ends, ends + torch.tensor(tokens), ends + torch.tensor(tokens))
-        mine = ours.alloc_for_requests(Tree(ours), [LONG, SHORT], tokens, locations)
+        mine = ours.alloc_for_requests(Tree(ours), [LONG, SHORT], tokens, locations.tolist())
         others = theirs.alloc_extend(*lengths, locations, sum(tokens))
         assert mine.tolist() == others.tolist()
         ends, locations = lengths[2], torch.stack([part[-1] for part in mine.split(tokens)])

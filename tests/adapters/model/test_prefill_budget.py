@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sglang.srt.managers import schedule_policy
@@ -11,7 +10,7 @@ from sglang.srt.managers import schedule_policy
 from tests.adapters.model.allocators import GROWN, LONG, SHORT, SIZE, Tree, make, request
 
 # Where the last token of a request without any lies.
-FIRST = torch.tensor([-1])
+FIRST = [-1]
 
 
 def budget_of(allocator, running=()):

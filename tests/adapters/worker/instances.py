@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
-import torch
+from sglang.srt.mem_cache.memory_pool import ReqToTokenPool
 
 from amoeba_sglang.adapters.model.kv_allocator import OwnPool
 from amoeba_sglang.adapters.worker.requests import Requests, claims_of
@@ -27,7 +27,8 @@ class Instance:
         self.ledgers = [allocator.ledger for allocator in self.allocators]
         self.trees = [Tree(allocator) for allocator in self.allocators]
         self.pools = [OwnPool(*both) for both in zip(self.allocators, self.trees, strict=True)]
-        self.table = torch.zeros((8, MOST * page), dtype=torch.int32)
+        self.rows = ReqToTokenPool(7, MOST * page, "cpu", enable_memory_saver=False)
+        self.table = self.rows.req_to_token
         self.told = []
         self.waiting = [[] for _ in range(degree)]
         self.live = [[] for _ in range(degree)]
@@ -47,7 +48,7 @@ class Instance:
         for req in self.live[place]:
             req.to_finish = "aborted" if req in self.ending else None
         allocator = self.allocators[place]
-        return claims_of(self.requests(place), allocator, self.table, self.told.append)
+        return claims_of(self.requests(place), allocator, self.rows, self.told.append)
 
     def step(self, leaving=False):
         """One exchange of records; whether it had to take place."""

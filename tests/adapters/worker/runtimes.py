@@ -201,7 +201,7 @@ class Scheduler:
         req.kv.holds_kv = False
         allocator, pool = self.token_to_kv_pool_allocator, self.req_to_token_pool
         pool.alloc([req])
-        found = allocator.alloc_for_requests(self.tree_cache, [req], [prompt], torch.tensor([-1]))
+        found = allocator.alloc_for_requests(self.tree_cache, [req], [prompt], [-1])
         assert found is not None
         pool.req_to_token[req.kv.req_pool_idx, :prompt] = found.int()
         req.kv.kv_allocated_len, req.kv.holds_kv = prompt, True

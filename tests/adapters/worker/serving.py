@@ -21,7 +21,7 @@ class Serving(Instance):
     def grow(self, req, tokens):
         """The anchor computes so many tokens of a request, if it has slots."""
         start = req.kv.kv_allocated_len
-        last = self.row(req)[-1:] if start else torch.tensor([-1])
+        last = self.row(req)[-1:].tolist() if start else [-1]
         slots = self.allocators[0].alloc_for_requests(self.trees[0], [req], [tokens], last)
         if slots is None:
             return False

@@ -1,6 +1,7 @@
 """Between PREPARE and the vote every token leaves the slots that go away, and none is lost."""
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,7 @@ def test_after_a_yes_all_tokens_are_where_they_stay(page, change, wanted, peers,
     degree, first, after = change
     world = Serving(degree, first, page)
     anchor = world.allocators[0]
-    world.trees[0].slots = anchor.take_own(cached)
+    world.trees[0].slots = torch.from_numpy(anchor.take_own(cached))
     world.used = lambda place, used=world.used: (
         [*used(place), world.trees[0].slots] if place == 0 else used(place)
     )

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-import torch
+from sglang.srt.mem_cache.memory_pool import ReqToTokenPool
 
 from amoeba_sglang.adapters.messages import TransformOrder
 from amoeba_sglang.adapters.worker.requests import Requests, claims_of
@@ -62,7 +62,8 @@ def test_their_claims_are_in_tokens_and_in_the_order_of_admission():
     live.kv.kv_allocated_len = 6
     waits, compiles = long_request(4 * SIZE), long_request(5)
     here = scheduler(running_batch=batch(live), waiting_queue=[waits], compiling=[compiles])
-    claims = claims_of(Requests(here), allocator, torch.zeros(1, 99), print)
+    rows = ReqToTokenPool(1, 99, "cpu", enable_memory_saver=False)
+    claims = claims_of(Requests(here), allocator, rows, print)
     [claim] = claims.live
     assert (claim.held, claim.fill, claim.promised, claim.long) == (6, 9, 4 * SIZE, True)
     assert claim.rest(4) == SIZE - 2 and claim.coming(2, 4) == 1

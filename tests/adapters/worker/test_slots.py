@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from amoeba_sglang.adapters.worker.slots import free_slots, live_slots
 from tests.adapters.model.allocators import SIZE, make
@@ -6,7 +7,7 @@ from tests.adapters.model.allocators import SIZE, make
 
 def test_live_and_free_slots_are_all_own_ones_but_the_padding():
     allocator = make(need_sort=True)
-    taken = allocator.take_own(4)
+    taken = torch.from_numpy(allocator.take_own(4))
     allocator.free(taken[1:2])
     live, free = live_slots(allocator), free_slots(allocator)
     assert live.tolist() == sorted(taken[[0, 2, 3]].tolist())

@@ -27,7 +27,7 @@ def anchor():
     pair.change((1, 1), (2, 2))
     scheduler = pair[0]
     tree = scheduler.tree_cache
-    tree.slots = scheduler.token_to_kv_pool_allocator.take_own(2)
+    tree.slots = torch.from_numpy(scheduler.token_to_kv_pool_allocator.take_own(2))
     tree.all_values_flatten = lambda: tree.slots
     scheduler.short, scheduler.long = scheduler.admit(4, prompt=2), scheduler.admit(14, prompt=8)
     return scheduler

@@ -147,6 +147,14 @@ OWN = {
         "tardy",
         workers=4,
     ),
+    "mirror-in-place": one(
+        "A row whose tokens move changes on the host only.",
+        "planes/kv/kv_row.py",
+        "self._rows.write((self._number, self._tokens), locations)",
+        "self._locations.copy_(locations)",
+        "tardy",
+        workers=4,
+    ),
     # Boundary
     "boundary-split": one(
         "b does not move in a split.",
