@@ -119,7 +119,13 @@ class WorldExecutor(EmulatedExecutor):
             at = self.index % len(records) // degree * degree
             members, mirrors = records[at : at + degree], self.mirrors[at : at + degree]
             union = build_union(
-                members, mirrors, self._chain, degree, size=self._size, page=self._page
+                members,
+                mirrors,
+                self._chain,
+                degree,
+                size=self._size,
+                page=self._page,
+                device="cpu",
             )
             if union is not None:
                 first = self.rank // degree * degree

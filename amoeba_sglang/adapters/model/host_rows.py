@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 from sglang.srt.mem_cache.memory_pool import ReqToTokenPool
-from sglang.srt.utils.common import is_pin_memory_available
+
+from amoeba_sglang.adapters.model.device_copy import copy_to
 
 
 class HostRows(ReqToTokenPool):
@@ -18,7 +19,6 @@ class HostRows(ReqToTokenPool):
     def __init__(self, model: ReqToTokenPool) -> None:
         super().__init__(model.size, model.max_context_len, "cpu", enable_memory_saver=False)
         self._model = model.req_to_token
-        self._pins = is_pin_memory_available(model.device)
 
     def write(self, indices: Any, values: torch.Tensor) -> None:
         """`indices`: a row and a slice of its positions, or int64 vectors of rows and positions;
@@ -29,9 +29,7 @@ class HostRows(ReqToTokenPool):
             positions = torch.arange(positions.start, positions.start + len(values))
             row = torch.full_like(positions, row)
         packed = torch.stack([row, positions, values.to(torch.int64)])
-        if self._pins:
-            packed = packed.pin_memory()
-        rows, positions, locations = packed.to(self._model.device, non_blocking=True)
+        rows, positions, locations = copy_to(self._model.device, packed)
         self._model[rows, positions] = locations.to(self._model.dtype)
 
 

@@ -26,7 +26,7 @@ from amoeba_sglang.planes.transport import TransportGroup
 
 
 class JointExecutor(StepExecutor):
-    """Runs the joint steps of one worker on a CPU.
+    """Runs the joint steps of one worker, on the device of its model.
 
     `size`: slots of a worker's own pool; `page`: tokens of a slot. `attention`: backend that takes
     explicit slots per row.
@@ -55,7 +55,7 @@ class JointExecutor(StepExecutor):
             assert self.degree == 1, "a worker of an instance must not run alone"
             return None
         records, move = self._take_expected()
-        hidden = self._run(own, records, move, self.stack.embed_tokens(own.input_ids))
+        hidden = self._run(own, records, move, own.input_ids.to(torch.int64))
         residual_width = hidden.shape[1] // 2
         last = PPProxyTensors(
             {
@@ -73,11 +73,10 @@ class JointExecutor(StepExecutor):
     def follow(self) -> None:
         records, move = self._take_expected()
         weight = self.stack.embed_tokens.weight
-        nothing = torch.zeros(0, weight.shape[1], dtype=weight.dtype)
-        self._run(None, records, move, nothing)
+        self._run(None, records, move, weight.new_zeros(0, dtype=torch.int64))
         head = self._joint_head(records)
         if head is not None:
-            head.apply(None, nothing)
+            head.apply(None, weight.new_zeros(0, weight.shape[1]))
 
     def synchronize(self) -> None:
         """Nothing: a forward returns when it has run."""
@@ -98,7 +97,10 @@ class JointExecutor(StepExecutor):
         move: LayerMove | None,
         x: torch.Tensor,
     ) -> torch.Tensor:
-        """Own embeddings [tokens, H] -> hidden states beside residual [tokens, 2 H]."""
+        """Own token ids [tokens] int64 -> hidden states beside residual [tokens, 2 H].
+
+        What the workers gather first are ids, of which each embeds all: a few bytes a token.
+        """
         present, union, mine = 0, None, slice(None)
         for degree, first, end in self._segments(move):
             if degree != present:
@@ -111,10 +113,11 @@ class JointExecutor(StepExecutor):
                 mine = slice(start, start + len(x))
                 if degree > 1 and union is not None:
                     x = self.transports[degree].all_gather_rows(x, tokens)
+            embed = self.stack.embed_tokens
             if union is None:
-                x = x.new_zeros(0, 2 * self.stack.embed_tokens.weight.shape[1])
+                x = embed.weight.new_zeros(0, 2 * embed.weight.shape[1])
             else:
-                x = self._run_layers(union, degree, first, end, x)
+                x = self._run_layers(union, degree, first, end, x if first else embed(x))
         return x[mine]
 
     def _join(
@@ -132,6 +135,7 @@ class JointExecutor(StepExecutor):
             degree,
             size=self.size,
             page=self.page,
+            device=self.stack.embed_tokens.weight.device,
         )
 
     def _run_layers(

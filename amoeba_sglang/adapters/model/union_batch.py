@@ -11,6 +11,7 @@ from sglang.srt.model_executor.forward_batch_info import (
 )
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
+from amoeba_sglang.adapters.model.device_copy import copy_to
 from amoeba_sglang.control.layout.locations import locations_at
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.worker.mirror import RowMirror
@@ -32,16 +33,19 @@ def build_union(
     mirrors: list[RowMirror],
     chain: DegreeChain,
     degree: int,
+    *,
     size: int,
     page: int,
+    device: torch.device | str,
 ) -> UnionBatch | None:
     """Build the union of one instance from its workers' records (rank order), or None if empty.
 
     `mirrors`: of the same workers; they have heard these records (StepExecutor.hear).
-    `size`: slots of a worker's own pool; `page`: tokens of a slot.
+    `size`: slots of a worker's own pool; `page`: tokens of a slot. `device`: of the batch; its
+    `_cpu` fields and the slots are on the host.
 
     Decode rows beside prefill rows run as one-token extends. Sampling fields stay with the
-    owners' own batches; `input_ids` has the right length only, since embeddings are gathered.
+    owners' own batches; `input_ids` has the right length only, since the layers get embeddings.
     """
     slots: list[np.ndarray] = []
     seq_lens: list[int] = []
@@ -56,41 +60,54 @@ def build_union(
     if not slots:
         return None
     extend = any(record.extend for record in records)
-    batch = _make_batch(slots, seq_lens, extend_lens, extend, page)
+    batch = _make_batch(slots, seq_lens, extend_lens, extend=extend, page=page, device=device)
     return UnionBatch(batch, [torch.from_numpy(s) for s in slots], tokens)
 
 
 def _make_batch(
-    slots: list[np.ndarray], seq_lens: list[int], extend_lens: list[int], extend: bool, page: int
+    slots: list[np.ndarray],
+    seq_lens: list[int],
+    extend_lens: list[int],
+    *,
+    extend: bool,
+    page: int,
+    device: torch.device | str,
 ) -> ForwardBatch:
     """By row its slots, its tokens after the step and those that are new in it."""
-    prefix_lens = [s - e for s, e in zip(seq_lens, extend_lens, strict=True)]
-    spans = list(zip(prefix_lens, seq_lens, strict=True))
-    new_locations = np.concatenate(
-        [locations_at(row, *span, page) for row, span in zip(slots, spans, strict=True)]
+    rows, tokens = len(slots), sum(extend_lens)
+    ends, new = np.array(seq_lens), np.array(extend_lens)
+    begins = ends - new
+    spans = list(zip(begins.tolist(), seq_lens, strict=True))
+    locations = [locations_at(row, *span, page) for row, span in zip(slots, spans, strict=True)]
+    # One copy to the device: each costs as much as a small kernel.
+    lengths = [ends, np.arange(rows), new, begins, new.cumsum() - new]
+    packed = torch.from_numpy(
+        np.concatenate([*lengths, *locations, *(np.arange(*span) for span in spans)])
     )
-    positions = np.concatenate([np.arange(*span) for span in spans])
-    seq_lens_cpu = torch.tensor(seq_lens, dtype=torch.int64)
+    on_device = copy_to(device, packed)
+    seq_lens_device, row_numbers, new_device, begins_device, starts = on_device[
+        : len(lengths) * rows
+    ].view(len(lengths), rows)
+    locations_device, positions = on_device[len(lengths) * rows :].view(2, tokens)
     batch = ForwardBatch(
         forward_mode=ForwardMode.EXTEND if extend else ForwardMode.DECODE,
-        batch_size=len(slots),
-        input_ids=torch.zeros(sum(extend_lens), dtype=torch.int64),
-        req_pool_indices=torch.arange(len(slots)),
-        seq_lens=seq_lens_cpu,
-        seq_lens_cpu=seq_lens_cpu,
-        orig_seq_lens=seq_lens_cpu,
+        batch_size=rows,
+        input_ids=torch.zeros(tokens, dtype=torch.int64, device=device),
+        req_pool_indices=row_numbers,
+        seq_lens=seq_lens_device,
+        seq_lens_cpu=packed[:rows],
+        orig_seq_lens=seq_lens_device,
         seq_lens_sum=sum(seq_lens),
-        out_cache_loc=torch.from_numpy(new_locations),
-        positions=torch.from_numpy(positions),
+        out_cache_loc=locations_device,
+        positions=positions,
         spec_algorithm=SpeculativeAlgorithm.NONE,
         capture_hidden_mode=CaptureHiddenMode.NULL,
     )
     if extend:
-        lens = torch.tensor(extend_lens, dtype=torch.int64)
-        batch.extend_num_tokens = sum(extend_lens)
-        batch.extend_seq_lens = lens
+        batch.extend_num_tokens = tokens
+        batch.extend_seq_lens = new_device
         batch.extend_seq_lens_cpu = extend_lens
-        batch.extend_prefix_lens = torch.tensor(prefix_lens, dtype=torch.int64)
-        batch.extend_prefix_lens_cpu = prefix_lens
-        batch.extend_start_loc = lens.cumsum(0) - lens
+        batch.extend_prefix_lens = begins_device
+        batch.extend_prefix_lens_cpu = begins.tolist()
+        batch.extend_start_loc = starts
     return batch

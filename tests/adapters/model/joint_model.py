@@ -39,7 +39,7 @@ from tests.adapters.threads import AtOnce, Circle
 LAYERS, HIDDEN, HEADS, HEAD_DIM, VOCABULARY = 4, 32, 4, 8, 64
 # Tokens that a request may have.
 CONTEXT = 20
-_MODEL = LlamaConfig(
+MODEL = LlamaConfig(
     vocab_size=VOCABULARY,
     hidden_size=HIDDEN,
     intermediate_size=48,
@@ -76,7 +76,7 @@ class Worker:
                 tp_rank=0, pp_rank=0, attn_tp_rank=0, attn_dp_rank=0,
                 tp_group=alone, attn_tp_group=alone, pp_group=alone,
             )  # fmt: skip
-            self.model = LlamaForCausalLM(_MODEL)
+            self.model = LlamaForCausalLM(MODEL)
             _fill(self.model)
             self.slots = 40
             self.pool = ElasticKVPool(

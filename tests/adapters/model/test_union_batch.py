@@ -40,7 +40,7 @@ def test_every_new_token_is_computed_once_and_stored_where_its_home_says(data, d
     rows = [data.draw(st.lists(ROW, max_size=3)) for _ in range(degree)]
     parts = [told(mine, page, seed) for seed, mine in enumerate(rows)]
     records, mirrors, slots = (list(part) for part in zip(*parts, strict=True))
-    union = build_union(records, mirrors, CHAIN, degree, size=SIZE, page=page)
+    union = build_union(records, mirrors, CHAIN, degree, size=SIZE, page=page, device="cpu")
     if not any(rows):
         assert union is None
         return
@@ -70,4 +70,6 @@ def test_every_new_token_is_computed_once_and_stored_where_its_home_says(data, d
 def test_a_row_that_was_never_told_is_a_bug():
     record, _, _ = told([(3, 1)], 1, 0)
     with pytest.raises(KeyError):
-        build_union([record, record], [RowMirror(), RowMirror()], CHAIN, 2, size=SIZE, page=1)
+        build_union(
+            [record, record], [RowMirror(), RowMirror()], CHAIN, 2, size=SIZE, page=1, device="cpu"
+        )

@@ -171,5 +171,7 @@ def test_a_step_that_is_not_computed_together_is_heard_all_the_same():
     executor.hear([nothing, told(3, 2, [7])])
     executor.hear([nothing, told(3, 3, [9])])
     chain = DegreeChain((1, 2))
-    union = build_union([nothing, told(3, 3, [9])], executor.mirrors, chain, 2, size=64, page=1)
+    union = build_union(
+        [nothing, told(3, 3, [9])], executor.mirrors, chain, 2, size=64, page=1, device="cpu"
+    )
     assert union.slots[0].tolist() == chain.joint_slots(2, 1, np.array([11, 12, 7, 9])).tolist()

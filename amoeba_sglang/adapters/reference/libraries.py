@@ -1,0 +1,67 @@
+"""What SGLang takes from FlashInfer, for a process without a GPU.
+
+SGLang's modules leave these names undefined where there is no GPU; what is given here checks every
+call against the installed library (planes/reference) and computes it by torch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import flashinfer
+import flashinfer.decode
+import flashinfer.prefill
+import torch
+from sglang.srt.layers.attention import flashinfer_backend, trtllm_mha_backend
+
+from amoeba_sglang.planes.reference.trtllm_calls import TrtllmCalls
+
+
+class NeverPlanned:
+    """A FlashInfer wrapper that upstream's `trtllm_mha` makes and does not use."""
+
+    real: type
+    is_cuda_graph_enabled = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        inspect.signature(self.real).bind(*args, **kwargs)
+
+
+def reference_calls() -> TrtllmCalls:
+    """The attention calls, held against the installed library."""
+    return TrtllmCalls(
+        flashinfer.decode.trtllm_batch_decode_with_kv_cache,
+        flashinfer.prefill.trtllm_fmha_v2_prefill,
+        flashinfer.prefill.trtllm_batch_context_with_kv_cache,
+    )
+
+
+def trtllm_names(calls: TrtllmCalls) -> Mapping[ModuleType, Mapping[str, Any]]:
+    """By module of SGLang, the names that `trtllm_mha` needs."""
+    wrappers = {
+        name: type(name, (NeverPlanned,), {"real": getattr(flashinfer, name)})
+        for name in (
+            "BatchDecodeWithPagedKVCacheWrapper",
+            "BatchPrefillWithPagedKVCacheWrapper",
+            "BatchPrefillWithRaggedKVCacheWrapper",
+        )
+    }
+    return {
+        flashinfer_backend: wrappers,
+        trtllm_mha_backend: {
+            "flashinfer": SimpleNamespace(
+                decode=SimpleNamespace(trtllm_batch_decode_with_kv_cache=calls.decode),
+                prefill=SimpleNamespace(
+                    trtllm_fmha_v2_prefill=calls.prefill,
+                    trtllm_batch_context_with_kv_cache=calls.context,
+                ),
+            ),
+            # Sized by the processors of the GPU.
+            "make_persistent_multi_ctas_kv_counter_buffer": lambda device, **_: torch.zeros(
+                1, dtype=torch.uint8, device=device
+            ),
+        },
+    }
