@@ -31,8 +31,8 @@ class AmoebaConfig:
     seconds. run_directory: where the sockets are, closed to other users. freeze_timeout_s: how long
     a process may be stopped; watchdog_timeout_s: how long it may make no progress, SGLang's
     --watchdog-timeout. dilation: real seconds of a second of the server's clock. emulation: what
-    its workers pretend to be, if anything. throughput_table: a saved one, from throughput_file or
-    still to be measured and written there.
+    its workers pretend to be, if anything. reference: the GPU that the host stands for.
+    throughput_table: a saved one, from throughput_file or still to be measured and written there.
     """
 
     group_size: int
@@ -53,6 +53,7 @@ class AmoebaConfig:
     watchdog_timeout_s: float = 300.0
     dilation: float = 1.0
     emulation: Emulation | None = None
+    reference: str | None = None
     throughput_table: ThroughputTable | None = None
     throughput_file: str | None = None
 
@@ -147,6 +148,7 @@ def build_config(
         emulation=emulation,
         throughput_table=throughput_table,
         throughput_file=options.amoeba_throughput_table,
+        reference=options.amoeba_reference_device,
     )
 
 

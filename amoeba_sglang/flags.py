@@ -101,6 +101,12 @@ def _add_measurement_flags(group: argparse._ArgumentGroup) -> None:
         help="real seconds in which one emulated second passes (with --amoeba-emulate, no default)",
     )
     group.add_argument(
+        "--amoeba-reference-device",
+        choices=("sm80", "sm90", "sm100"),
+        help="with --device cuda and no GPU: the REFERENCE of a kind of GPU, which makes all calls "
+        "to its libraries and computes them on the host",
+    )
+    group.add_argument(
         "--amoeba-throughput-table",
         metavar="FILE",
         help="what steps cost at every degree, to start from; if there is no such file, measure it "

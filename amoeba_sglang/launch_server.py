@@ -11,6 +11,7 @@ import sys
 from amoeba_sglang.adapters.cpu import NAME as CPU_PLATFORM
 from amoeba_sglang.adapters.cpu import VARIABLE as PLATFORM_VARIABLE
 from amoeba_sglang.adapters.launch import parse_server_args, prepare, serve
+from amoeba_sglang.adapters.reference import NAME as REFERENCE_PLATFORM
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.flags import make_parser
 from amoeba_sglang.host.ports import require_free
@@ -24,7 +25,7 @@ def main(argv: list[str]) -> int:
     options, rest = parser.parse_known_args(argv)
     try:
         require_patched()
-        rest = choose_device(rest)
+        rest = choose_device(rest, options.amoeba_reference_device)
         if "-h" in rest or "--help" in rest:
             parser.print_help()
         server_args = parse_server_args(rest)
@@ -39,11 +40,23 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def choose_device(rest: list[str]) -> list[str]:
-    """SGLang's flags with the device said, and its platform chosen, which importing it settles."""
+def choose_device(rest: list[str], reference: str | None) -> list[str]:
+    """SGLang's flags with the device said, and its platform chosen, which importing it settles.
+    `reference`: the GPU that the host is to stand for."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--device")
-    device = parser.parse_known_args(rest)[0].device
+    known, others = parser.parse_known_args(rest)
+    device = known.device
+    if reference is not None:
+        if device != "cuda":
+            raise ConfigError(
+                f"--amoeba-reference-device {reference}: it stands for --device cuda, not for "
+                f"{device or 'what is found'}; add --device cuda"
+            )
+        os.environ[PLATFORM_VARIABLE] = REFERENCE_PLATFORM
+        # Read when Triton is imported, here and in the workers.
+        os.environ["TRITON_INTERPRET"] = "1"
+        return [*others, "--device", "cpu"]
     if device is None:
         import torch
 

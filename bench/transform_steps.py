@@ -9,11 +9,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from amoeba_sglang.adapters.cpu.plane import CpuPlane
 from amoeba_sglang.adapters.emulated.executor import EmulatedLayer
 from amoeba_sglang.adapters.messages import TransformOrder
+from amoeba_sglang.adapters.model.plane import ModelPlane
 from amoeba_sglang.adapters.worker.connections import Movers
 from amoeba_sglang.control.transform.pace import Pace
+from amoeba_sglang.planes.device.cpu import CpuDevice
 from amoeba_sglang.planes.transformation import Transformation, TransformReport
 from bench.page_worker import STAGING, PageWorker
 
@@ -35,10 +36,11 @@ class Steps:
     def __init__(self, worker: PageWorker, rows: int, helper: Executor) -> None:
         self._worker, self._rows, self._helper = worker, rows, helper
         self._layers = [EmulatedLayer() for _ in range(worker.shape.layers)]
-        self._plane = CpuPlane(
+        self._plane = ModelPlane(
             SimpleNamespace(layers=self._layers),
             Unseen(),
             Movers({worker.n: worker.mover}, worker.pages),
+            device=CpuDevice(),
             degrees=worker.chain.degrees,
             staging_bytes=STAGING,
             crowding=max(1.0, worker.n / len(os.sched_getaffinity(0))),

@@ -39,7 +39,7 @@ def environment(monkeypatch):
 
 
 def test_a_cpu_gets_the_cpu_platform(environment):
-    assert launch_server.choose_device(["--device", "cpu", "--port", "1"]) == [
+    assert launch_server.choose_device(["--device", "cpu", "--port", "1"], None) == [
         "--device",
         "cpu",
         "--port",
@@ -51,12 +51,12 @@ def test_a_cpu_gets_the_cpu_platform(environment):
 @pytest.mark.parametrize(("set_to", "kept"), [("", NAME), ("another_platform", "another_platform")])
 def test_a_platform_that_the_user_named_stays(environment, set_to, kept):
     environment["SGLANG_PLATFORM"] = set_to
-    launch_server.choose_device(["--device", "cpu"])
+    launch_server.choose_device(["--device", "cpu"], None)
     assert environment["SGLANG_PLATFORM"] == kept
 
 
 def test_a_gpu_keeps_sglang_s_own_platform(environment):
-    assert launch_server.choose_device(["--device=cuda"]) == ["--device=cuda"]
+    assert launch_server.choose_device(["--device=cuda"], None) == ["--device=cuda"]
     assert "SGLANG_PLATFORM" not in environment
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from amoeba_sglang.config import ModelHeads
 from amoeba_sglang.control.device.emulation import Emulation
 from amoeba_sglang.planes.contract import Plane
+from amoeba_sglang.planes.device.base import Device
 
 if TYPE_CHECKING:
     # Imports SGLang, whose platform the launcher has yet to choose.
@@ -19,6 +20,10 @@ class Backend(ABC):
     """`adapters.choice.choose_backend` takes one in every process of a server, and nobody else asks
     which it is."""
 
+    device: Device | None = None
+    """What a worker computes on, if it computes."""
+    heads_first = False
+    """Whether SGLang stores new KV itself, in pools of [pages, heads, page, D]."""
     emulation: Emulation | None = None
     """What the configuration carries to the other processes."""
     dilation = 1.0

@@ -3,13 +3,18 @@
 from amoeba_sglang.adapters.backend import Backend
 from amoeba_sglang.adapters.cpu.backend import CpuBackend
 from amoeba_sglang.adapters.emulated.backend import EmulatedBackend
+from amoeba_sglang.adapters.reference.backend import ReferenceBackend
 from amoeba_sglang.control.device.emulation import Emulation
 from amoeba_sglang.errors import ConfigError
 
 
-def choose_backend(device: str, emulation: Emulation | None) -> Backend:
+def choose_backend(
+    device: str, emulation: Emulation | None = None, reference: str | None = None
+) -> Backend:
     """The backend for SGLang's --device, or for what it is to pretend; ConfigError if there is
-    none."""
+    none. `reference`: the GPU that the host stands for."""
+    if reference is not None:
+        return ReferenceBackend(reference)
     if device != "cpu":
         raise ConfigError(
             f"--device {device}: joint steps run only on the CPU yet, use --device cpu"

@@ -35,7 +35,8 @@ def prepare(server_args: Any, options: argparse.Namespace, run_directory: str) -
     from amoeba_sglang.adapters.emulated.backend import read_emulation
     from amoeba_sglang.frontend.ending import end_start
 
-    backend = choose_backend(server_args.device, read_emulation(options))
+    reference = options.amoeba_reference_device
+    backend = choose_backend(server_args.device, read_emulation(options), reference)
     config = check(server_args, options, backend, run_directory)
     server_args.tp_size, server_args.dp_size = 1, config.workers
     server_args.max_total_tokens = backend.own_tokens(server_args.max_total_tokens, config.degrees)

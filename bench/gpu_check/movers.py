@@ -117,7 +117,7 @@ class Pool:
             if peer != self._group.rank
         }
         peers = [
-            self._addresses(
+            self._pool(
                 self._ranges.peer_layers(self._opened[i], handles[i], self._view, torch.int32)
             )
             if i in self._opened
@@ -125,16 +125,12 @@ class Pool:
             for i in range(self._group.size)
         ]
         self._mover = DeviceKVMover(
-            self._addresses(self.tensors), peers, self._group,
+            self._pool(self.tensors), peers, self._group,
             device=self.tensors[0][0].device, settle=self._device.synchronize,
         )  # fmt: skip
 
-    def _addresses(self, tensors: list[tuple[torch.Tensor, torch.Tensor]]) -> UnitAddresses:
-        addresses = np.array([[half.data_ptr() for half in pair] for pair in tensors])
-        size = self._shape.unit_bytes
-        return UnitAddresses(
-            addresses.astype(np.int64), self._chain.finest, self._shape.slots + 1, (size, size)
-        )
+    def _pool(self, tensors: list[tuple[torch.Tensor, torch.Tensor]]) -> UnitAddresses:
+        return UnitAddresses.of(tensors, self._chain.finest)
 
     def _units(self, degrees: Sequence[int], live: Sequence[np.ndarray]) -> Any:
         """(half of a layer, slots, place, what is there) of the live units that are here."""

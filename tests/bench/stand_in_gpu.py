@@ -5,7 +5,7 @@ from typing import Any
 
 from amoeba_sglang.planes.memory.base import Memory
 from amoeba_sglang.planes.memory.cuda import CudaMemory
-from tests.planes.memory.driver_stand_in import DriverStandIn, view_bytes
+from amoeba_sglang.planes.reference.driver import ReferenceDriver, view_bytes
 
 
 class Forgetful(CudaMemory):
@@ -27,7 +27,7 @@ class StandInGpu:
 
     def memory(self, page_size: int) -> Memory:
         kind = Forgetful if self.broken else CudaMemory
-        return kind(page_size, 0, DriverStandIn(), view_bytes)
+        return kind(page_size, 0, ReferenceDriver(), view_bytes)
 
     def synchronize(self) -> None:
         """Nothing is ever launched."""

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.planes.reference.driver import open_files
 from bench.gpu_check import __main__ as gpu_check
 from bench.gpu_check import check, movers, workers
 from tests.bench.stand_in_gpu import StandInGpu
-from tests.planes.memory.driver_stand_in import open_files
 
 ROOT = Path(__file__).parents[2]
 # What torch, triton and cuda-python bring; everything else is SGLang's.

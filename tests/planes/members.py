@@ -12,13 +12,14 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from amoeba_sglang.adapters.cpu.plane import CpuPlane
 from amoeba_sglang.adapters.emulated.executor import EmulatedLayer
 from amoeba_sglang.adapters.messages import TransformOrder
+from amoeba_sglang.adapters.model.plane import ModelPlane
 from amoeba_sglang.adapters.worker.connections import Movers
 from amoeba_sglang.control.layout.capacity import growth_pages
 from amoeba_sglang.control.layout.weight_pages import layer_matrices
 from amoeba_sglang.control.transform.pace import Pace
+from amoeba_sglang.planes.device.cpu import CpuDevice
 from amoeba_sglang.planes.kv.peer_mover import PeerKVMover
 from amoeba_sglang.planes.kv.units import UnitBuffers
 from amoeba_sglang.planes.memory.base import MemoryFault
@@ -61,7 +62,7 @@ class Pool:
         self.viewed[number] = degree
 
 
-class ReluctantPlane(CpuPlane):
+class ReluctantPlane(ModelPlane):
     """Refuses one move of layers, before which it counts down."""
 
     moves_until_fault = None
@@ -92,6 +93,7 @@ class Member(ElasticWorker):
             SimpleNamespace(layers=self.layers),
             self.pool,
             Movers({CHAIN.finest: PeerKVMover(own, pools, moving_group, 1 << 14)}, self.exchange),
+            device=CpuDevice(),
             degrees=CHAIN.degrees,
             staging_bytes=1 << 14,
             crowding=1.0,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from amoeba_sglang.adapters.backend import Backend
 from amoeba_sglang.planes.contract import Plane
+from amoeba_sglang.planes.device.cpu import CpuDevice
 
 if TYPE_CHECKING:
     from amoeba_sglang.adapters.worker.connections import Groups
@@ -16,6 +17,7 @@ KV_PAGE = 16
 class CpuBackend(Backend):
     """The model itself, on this host's cores."""
 
+    device = CpuDevice()
     # Tested with emulated steps only.
     unsupported = {"mixed prefill and decode batches": ("enable_mixed_chunk",)}
 
@@ -33,7 +35,8 @@ class CpuBackend(Backend):
 
     def make_plane(self, scheduler: Any, rank: int, groups: Groups) -> Plane:
         # Imports SGLang, see Backend.
-        from amoeba_sglang.adapters.cpu.plane import make_cpu_plane
+        from amoeba_sglang.adapters.cpu.attention import CpuAttention
+        from amoeba_sglang.adapters.model.plane import make_plane
 
-        runner, allocator = scheduler.tp_worker.model_runner, scheduler.token_to_kv_pool_allocator
-        return make_cpu_plane(runner, allocator, scheduler.server_args._amoeba, rank, groups)
+        attention = CpuAttention(scheduler.tp_worker.model_runner)
+        return make_plane(scheduler, rank, groups, device=self.device, attention=attention)

@@ -53,7 +53,9 @@ class ElasticTokenizerManager(ControlCalls, TokenizerManager):
 
     def __init__(self, server_args: Any, port_args: Any, **kwargs: Any) -> None:
         self.config: AmoebaConfig = server_args._amoeba
-        self.backend = choose_backend(server_args.device, self.config.emulation)
+        self.backend = choose_backend(
+            server_args.device, self.config.emulation, self.config.reference
+        )
         self.failure: str | None = None
         self.changed_limits: RequestLimits | None = None
         self.pending: dict[str, asyncio.Future[AdminReply]] = {}

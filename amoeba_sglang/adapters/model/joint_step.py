@@ -21,6 +21,7 @@ from amoeba_sglang.adapters.model.union_batch import UnionBatch, build_union
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.worker.mirror import RowMirror
 from amoeba_sglang.control.worker.step_record import StepRecord
+from amoeba_sglang.planes.device.base import Device
 from amoeba_sglang.planes.step_executor import LayerMove, StepExecutor
 from amoeba_sglang.planes.transport import TransportGroup
 
@@ -43,11 +44,13 @@ class JointExecutor(StepExecutor):
         groups: dict[int, Any],
         transports: dict[int, TransportGroup],
         attention: Any,
+        device: Device,
     ) -> None:
         super().__init__(layers, layers[0].index)
         self.model, self.stack = model, model.model
         self.chain, self.size, self.page = chain, size, page
         self.groups, self.transports, self.attention = groups, transports, attention
+        self._device = device
         self.mirrors = [RowMirror() for _ in range(chain.finest)]
 
     def forward(self, own: ForwardBatch) -> Any | None:
@@ -79,7 +82,7 @@ class JointExecutor(StepExecutor):
             head.apply(None, weight.new_zeros(0, weight.shape[1]))
 
     def synchronize(self) -> None:
-        """Nothing: a forward returns when it has run."""
+        self._device.synchronize()
 
     def _joint_head(self, records: list[StepRecord]) -> JointHead | None:
         """The head that the workers who ran the last layer together share, if they do."""

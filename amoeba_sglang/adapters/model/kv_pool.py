@@ -4,9 +4,9 @@ import torch
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 from sglang.srt.runtime_context import get_server_args
 
+from amoeba_sglang.adapters.choice import choose_backend
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.planes.memory.base import AddressRange, MemoryHandle
-from amoeba_sglang.planes.memory.host import HostMemory
 from amoeba_sglang.planes.pages.ranges import KVRanges
 
 
@@ -24,13 +24,15 @@ class ElasticKVPool(MHATokenToKVPool):
     def _create_buffers_normal(self) -> None:
         assert self.kv_cache_layout == "nhd" and self.head_dim == self.v_head_dim
         assert self.size % self.page_size == 0, (self.size, self.page_size)
-        # Upstream's name of these shapes; its switch would also have them stored by its own code.
+        # Upstream's name of these shapes; its switch `use_hnd` also has them stored by its code.
         self.kv_cache_layout = "hnd"
-        assert self.device == "cpu", f"no memory backend of --device {self.device} is in use yet"
         slots = self.size // self.page_size + 1
         self._shape = (slots, self.head_num, self.page_size, self.head_dim)
         config: AmoebaConfig = get_server_args()._amoeba
-        self.memory = HostMemory(config.page_size_kib << 10)
+        backend = choose_backend(self.device, config.emulation, config.reference)
+        assert backend.device is not None, "whoever computes nothing has no pool"
+        self.use_hnd = backend.heads_first
+        self.memory = backend.device.make_memory(config.page_size_kib << 10)
         self.ranges = KVRanges(
             self.memory,
             self.layer_num,

@@ -54,7 +54,7 @@ class ElasticController(DataParallelController):
         # when a request came would see no load ever.
         self.load_snapshot_reader.read_all()
         truncates = get_serving().allow_auto_truncate
-        backend = choose_backend(server_args.device, config.emulation)
+        backend = choose_backend(server_args.device, config.emulation, config.reference)
         terms = translation.to_terms(config, backend, self._scheduler_init_infos[0], truncates)
         self.desk = Desk(terms, Layout.uniform(config.workers, 1), self.clock.now())
         self.metrics = (

@@ -14,12 +14,12 @@ from sglang.srt.distributed.parallel_state import get_world_group, init_model_pa
 from amoeba_sglang.adapters.model.kv_pool import ElasticKVPool
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.planes.device.base import Blocks, Device
 from amoeba_sglang.planes.kv.collective_mover import CollectiveKVMover
 from amoeba_sglang.planes.kv.mover import KVMover
-from amoeba_sglang.planes.kv.peer_mover import PeerKVMover
 from amoeba_sglang.planes.kv.units import UnitBuffers
 from amoeba_sglang.planes.memory.base import AddressRange, MemoryHandle
-from amoeba_sglang.planes.pages.page_exchange import PageExchange, describe_waste
+from amoeba_sglang.planes.pages.page_exchange import NoExchange, PageExchange, describe_waste
 from amoeba_sglang.planes.pages.weight_store import WeightStore
 from amoeba_sglang.planes.transport import TransportGroup, create_group
 from amoeba_sglang.planes.transport.gather import gather_values
@@ -75,11 +75,11 @@ def share_words(config: AmoebaConfig) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Movers:
-    """`kv`: by block width, moves KV over the pools of the block. `pages`: weights and pages, None
-    without peers' pages to refill weights from, so that they stay."""
+    """`kv`: by block width, moves KV over the pools of the block. `pages`: weights and pages, which
+    stay where no peer's can be read."""
 
     kv: dict[int, KVMover]
-    pages: PageExchange | None
+    pages: PageExchange | NoExchange
 
     @classmethod
     def create(
@@ -89,39 +89,45 @@ class Movers:
         pool: ElasticKVPool,
         store: WeightStore,
         groups: Groups,
+        *,
+        device: Device,
     ) -> Movers:
         """Collective over all workers of the world."""
         chain = store.pages.chain
-        own = UnitBuffers(pool.blocks, chain.finest)
         staging = config.staging_mib << 20
         if config.transport == "collective":
+            own = UnitBuffers(pool.blocks, chain.finest)
             kv: dict[int, KVMover] = {
                 width: CollectiveKVMover(own, group, staging)
                 for width, (group, _) in groups.moving.items()
             }
-            return cls(kv, None)
+            return cls(kv, NoExchange())
         index = rank % config.group_size
-        peers, units = _open_peers(config, chain, rank, pool)
-        waste = describe_waste(store.pages, pool.layer_num)
+        peers, blocks = _open_peers(config, rank, pool)
+        waste = describe_waste(store.pages, pool.layer_num, pool.memory.smallest_page)
         if waste is not None and rank == 0:
             logger.warning(waste)
         kv = {}
         for width, (_, group) in groups.moving.items():
             first = index // width * width
-            block = [units.get(peer) for peer in range(first, first + width)]
-            kv[width] = PeerKVMover(own, block, group, staging)
+            kv[width] = device.make_mover(
+                blocks[first : first + width], group, finest=chain.finest, staging_bytes=staging
+            )
         return cls(kv, PageExchange(pool.ranges, store, peers))
 
 
 def _open_peers(
-    config: AmoebaConfig, chain: DegreeChain, rank: int, pool: ElasticKVPool
-) -> tuple[dict[int, AddressRange], dict[int, UnitBuffers]]:
-    """The pages of the other workers of this group and the pools in them, by index. Writable: the
+    config: AmoebaConfig, rank: int, pool: ElasticKVPool
+) -> tuple[dict[int, AddressRange], list[Blocks]]:
+    """The pages of the other workers of this group, and the pools of all, by index. Writable: the
     units of two pools change places."""
     memory, index = pool.memory, rank % config.group_size
     offers = gather_values(get_world_group().cpu_group, astuple(memory.export()))
     first = rank - index
     handles = {i: MemoryHandle(*offers[first + i]) for i in range(config.group_size) if i != index}
     peers = {i: memory.open_peer(handle, writable=True) for i, handle in handles.items()}
-    units = {i: UnitBuffers(pool.peer_blocks(peers[i], handles[i]), chain.finest) for i in peers}
-    return peers, units
+    blocks = [
+        pool.blocks if i == index else pool.peer_blocks(peers[i], handles[i])
+        for i in range(config.group_size)
+    ]
+    return peers, blocks

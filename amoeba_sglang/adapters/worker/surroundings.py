@@ -81,7 +81,9 @@ class LiveSurroundings:
         return Groups.create(self._config, chain, device, progress)
 
     def plane(self, scheduler: Any, rank: int, groups: Groups) -> Plane:
-        backend = choose_backend(scheduler.server_args.device, self._config.emulation)
+        backend = choose_backend(
+            scheduler.server_args.device, self._config.emulation, self._config.reference
+        )
         return backend.make_plane(scheduler, rank, groups)
 
     def bell(self, rank: int) -> PeerBell:

@@ -1,7 +1,10 @@
 """What a worker launches for its share of a change: addresses, super-slots and who is live."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +35,18 @@ class UnitAddresses:
         assert self.addresses.shape[1:] == (len(self.unit_bytes),), self.addresses.shape
         assert not (self.addresses % ALIGNMENT).any(), "a pool is not aligned to 16 bytes"
         assert not any(size % ALIGNMENT for size in self.unit_bytes), self.unit_bytes
+
+    @classmethod
+    def of(cls, layers: Sequence[Sequence[Any]], finest: int) -> UnitAddresses:
+        """Of the tensors (K, V) of every layer, each [rows, ...] and contiguous."""
+        first = layers[0]
+        assert all(tensor.is_contiguous() for pair in layers for tensor in pair)
+        return cls(
+            np.array([[tensor.data_ptr() for tensor in pair] for pair in layers], dtype=np.int64),
+            finest=finest,
+            rows=len(first[0]),
+            unit_bytes=tuple(tensor[0].nbytes // finest for tensor in first),
+        )
 
     def places(self, layers: Sequence[int], which: Sequence[int], place: int) -> np.ndarray:
         """Where unit `place` of super-slot 0 lies in K (0) or V (1) of the layers: int64 [n]."""

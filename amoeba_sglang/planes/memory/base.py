@@ -71,6 +71,8 @@ class Memory(ABC):
     """Physical pages of one worker and where it maps them. Sizes and offsets are bytes."""
 
     page_size: int
+    smallest_page: int
+    """Bytes of the smallest page that the machine has."""
 
     @abstractmethod
     def reserve(self, size: int) -> AddressRange:
@@ -100,6 +102,13 @@ class Memory(ABC):
         """Take `count` pages from `offset` on out of the range; the range stays reserved, the bytes
         stay.
         """
+
+    def refusal(self, pages: Sequence[int]) -> str | None:
+        """Why this process cannot map `pages`, in this order, beside what it has; None if it can.
+
+        To be asked before the first unmap of a change.
+        """
+        return None
 
     @abstractmethod
     def physical_bytes(self) -> int:

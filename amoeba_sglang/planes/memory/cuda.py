@@ -38,7 +38,7 @@ class CudaMemory(Memory):
         view_bytes: ViewBytes | None = None,
     ) -> None:
         self._driver = Driver(page_size, device, bindings or load_bindings())
-        self.page_size = page_size
+        self.page_size, self.smallest_page = page_size, self._driver.smallest_page
         self._view_bytes = view_bytes or functools.partial(view_device_bytes, device)
         self._extents: list[Extent] = []
         # By page id, the extent that it is a part of.

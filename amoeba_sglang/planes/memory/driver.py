@@ -44,6 +44,7 @@ class Driver:
             self._properties,
             module.CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM,
         )
+        self.smallest_page = unit
         if page_size <= 0 or page_size & (page_size - 1) or page_size % unit:
             raise ConfigError(
                 f"--amoeba-page-size-kib {page_size / 1024:g}: must be a power of two and a "

@@ -32,6 +32,8 @@ class HostMemory(Memory):
     has no name and vanishes with the last process that has it open or mapped.
     """
 
+    smallest_page = mmap.PAGESIZE
+
     def __init__(self, page_size: int) -> None:
         if page_size & (page_size - 1) or not mmap.PAGESIZE <= page_size <= _LARGEST_PAGE:
             raise ConfigError(
@@ -143,24 +145,21 @@ class HostMemory(Memory):
         for start, stop in itertools.pairwise(cuts):
             yield first + start, stop - start, bool(parked[start])
 
+    def refusal(self, pages: Sequence[int]) -> str | None:
+        """See Memory. At the limit even an unmap can fail, so a change that runs into it half way
+        could not be undone."""
+        needed = sum(1 for _ in find_runs(pages))
+        used, limit = mapping.mappings_in_use(), mapping.mapping_limit()
+        if used + needed <= MAPPING_SHARE * limit:
+            return None
+        return (
+            f"{len(pages)} pages of {self.page_size // 1024} KiB need {needed} mappings beside "
+            f"{used} in use, more than {MAPPING_SHARE:.0%} of vm.max_map_count ({limit}): "
+            f"raise --amoeba-page-size-kib, or `sysctl vm.max_map_count`"
+        )
+
     def _address(self, where: mapping.MappedRange, offset: int, count: int) -> int:
         size = count * self.page_size
         assert offset % self.page_size == 0, (offset, self.page_size)
         assert 0 <= offset <= where.size - size, (offset, size, where.size)
         return where.address + offset
-
-
-def check_mappings(pages: Sequence[int], page_size: int) -> None:
-    """Raise MemoryFault unless this process can map `pages`, in this order, beside what it has.
-
-    To be called before the first unmap of a change: at the limit even an unmap can fail, so a
-    change that runs into it half way cannot be undone.
-    """
-    needed = sum(1 for _ in find_runs(pages))
-    used, limit = mapping.mappings_in_use(), mapping.mapping_limit()
-    if used + needed > MAPPING_SHARE * limit:
-        raise MemoryFault(
-            f"{len(pages)} pages of {page_size // 1024} KiB need {needed} mappings beside "
-            f"{used} in use, more than {MAPPING_SHARE:.0%} of vm.max_map_count ({limit}): "
-            f"raise --amoeba-page-size-kib, or `sysctl vm.max_map_count`"
-        )

@@ -1,6 +1,5 @@
 """Turns a worker's spare weight pages into KV rows and back, as its degree changes."""
 
-import mmap
 from collections.abc import Iterable
 
 from amoeba_sglang.control.layout.capacity import (
@@ -10,23 +9,42 @@ from amoeba_sglang.control.layout.capacity import (
     wasted_share,
 )
 from amoeba_sglang.control.layout.weight_pages import WeightPages, layer_matrices
-from amoeba_sglang.planes.memory.base import AddressRange, MemoryFault
-from amoeba_sglang.planes.memory.host import check_mappings
+from amoeba_sglang.planes.memory.base import AddressRange
 from amoeba_sglang.planes.pages.ranges import KVRanges
 from amoeba_sglang.planes.pages.weight_store import WeightStore
 
 
-def describe_waste(pages: WeightPages, layers: int) -> str | None:
-    """What to tell a user whose page size keeps too much memory from weights and KV, or None."""
+def describe_waste(pages: WeightPages, layers: int, smallest: int) -> str | None:
+    """What to tell a user whose page size keeps too much memory from weights and KV, or None.
+    `smallest`: bytes of the smallest page that there is."""
     waste = wasted_share(pages, layers)
     if waste <= MOST_WASTE:
         return None
-    better = largest_frugal_page(pages, layers, MOST_WASTE, mmap.PAGESIZE)
+    better = largest_frugal_page(pages, layers, MOST_WASTE, smallest)
     advice = "no page size does" if better is None else f"use {better >> 10}"
     return (
         f"--amoeba-page-size-kib {pages.page_size >> 10}: {waste:.0%} of the weight memory that a "
         f"merge frees does not become KV memory; to waste less than {MOST_WASTE:.0%}, {advice}"
     )
+
+
+class NoExchange:
+    """Weights stay, and no KV pool grows."""
+
+    def grown_slots(self, degree: int) -> int:
+        return 0
+
+    def refusal(self, before: int, after: int) -> str | None:
+        return None
+
+    def shrink(self) -> None:
+        """Nothing."""
+
+    def grow(self, degree: int) -> None:
+        """Nothing."""
+
+    def move_layers(self, layers: Iterable[int], degree: int) -> int:
+        return 0
 
 
 class PageExchange:
@@ -54,11 +72,7 @@ class PageExchange:
     def refusal(self, before: int, after: int) -> str | None:
         """Why this worker's limits do not allow the change, or None; nothing has changed."""
         lent = self._lent(after) if after > before else range(self._store.pages.total_pages)
-        try:
-            check_mappings(lent, self._ranges.memory.page_size)
-        except MemoryFault as fault:
-            return str(fault)
-        return None
+        return self._ranges.memory.refusal(lent)
 
     def shrink(self) -> None:
         """Take all grown KV pages back, before any layer of this worker moves."""

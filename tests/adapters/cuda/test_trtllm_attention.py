@@ -67,7 +67,9 @@ def calls(request):
     """The kernels of a kind of GPU."""
     context = runtime_context.RuntimeContext(runtime_context.ParallelContext())
     calls = reference_calls()
-    config = SimpleNamespace(page_size_kib=4, mlp_elements=3 * 64 * 48, group_size=4)
+    config = SimpleNamespace(
+        page_size_kib=4, mlp_elements=3 * 64 * 48, group_size=4, emulation=None, reference=None
+    )
     facts = {"is_sm90": False, "is_sm100": False, "is_sm120": False, f"is_{request.param}": True}
     with ExitStack() as stack:
         stack.enter_context(runtime_context.use_context(context))

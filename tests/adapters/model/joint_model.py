@@ -18,20 +18,22 @@ from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 from transformers import LlamaConfig
 
 from amoeba_sglang.adapters.cpu.attention import CpuAttention
-from amoeba_sglang.adapters.cpu.plane import CpuPlane
 from amoeba_sglang.adapters.messages import TransformOrder
 from amoeba_sglang.adapters.model.joint_step import JointExecutor
 from amoeba_sglang.adapters.model.kv_pool import ElasticKVPool
 from amoeba_sglang.adapters.model.layer_shards import LayerShards
 from amoeba_sglang.adapters.model.mlp_shards import elastic_matrices
+from amoeba_sglang.adapters.model.plane import ModelPlane
 from amoeba_sglang.adapters.worker.connections import Movers
 from amoeba_sglang.control.layout.locations import locations_at, slots_filled
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.control.transform.pace import Pace
 from amoeba_sglang.control.worker.step_record import Row, StepRecord
+from amoeba_sglang.planes.device.cpu import CpuDevice
 from amoeba_sglang.planes.kv.peer_mover import PeerKVMover
 from amoeba_sglang.planes.kv.units import UnitBuffers
+from amoeba_sglang.planes.pages.page_exchange import NoExchange
 from amoeba_sglang.planes.pages.weight_store import WeightStore
 from amoeba_sglang.planes.transformation import Transformation
 from tests.adapters.threads import AtOnce, Circle
@@ -66,7 +68,13 @@ class Worker:
         self.index, self.chain, self.page = index, chain, page
         self.circle = circles.get(chain.finest)
         self.context = runtime_context.RuntimeContext(runtime_context.ParallelContext())
-        config = SimpleNamespace(page_size_kib=4, mlp_elements=3 * HIDDEN * 48, group_size=4)
+        config = SimpleNamespace(
+            page_size_kib=4,
+            mlp_elements=3 * HIDDEN * 48,
+            group_size=4,
+            emulation=None,
+            reference=None,
+        )
         alone = SimpleNamespace(
             world_size=1, rank_in_group=0, is_first_rank=True, is_last_rank=True
         )
@@ -106,6 +114,7 @@ class Worker:
             groups=circles,
             transports=circles,
             attention=self.attention,
+            device=CpuDevice(),
         )
         # Slots of a request are scattered.
         order = np.random.default_rng(index).permutation(self.slots) + 1
@@ -216,10 +225,11 @@ class Worker:
         """Its part of an order for the whole group; weights stay, `pools`: the KV of all."""
         peers = [None if index == self.index else pool for index, pool in enumerate(pools)]
         mover = PeerKVMover(pools[self.index], peers, circle, 1 << 10)
-        plane = CpuPlane(
+        plane = ModelPlane(
             self.executor,
             self.pool,
-            Movers({len(pools): mover}, None),
+            Movers({len(pools): mover}, NoExchange()),
+            device=CpuDevice(),
             degrees=self.chain.degrees,
             staging_bytes=1 << 10,
             crowding=1.0,

@@ -25,6 +25,7 @@ from amoeba_sglang.adapters.model.mlp_shards import elastic_matrices
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.control.worker.step_record import Row, StepRecord
+from amoeba_sglang.planes.device.cpu import CpuDevice
 from amoeba_sglang.planes.pages.weight_store import WeightStore
 from tests.adapters.model.joint_model import LAYERS, MODEL, VOCABULARY
 
@@ -133,7 +134,7 @@ def make_executor(index=0):
     ]
     return JointExecutor(
         model, layers, CHAIN, size=SLOTS, page=PAGE,
-        groups=circles, transports=circles, attention=Attention(),
+        groups=circles, transports=circles, attention=Attention(), device=CpuDevice(),
     )  # fmt: skip
 
 

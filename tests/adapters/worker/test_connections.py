@@ -18,8 +18,10 @@ from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.reports import IdleAnswer
 from amoeba_sglang.control.transform.moves import unit_moves
+from amoeba_sglang.planes.device.cpu import CpuDevice
 from amoeba_sglang.planes.kv.collective_mover import CollectiveKVMover
 from amoeba_sglang.planes.kv.peer_mover import PeerKVMover
+from amoeba_sglang.planes.pages.page_exchange import NoExchange
 from tests.adapters.model.joint_group import Group
 from tests.adapters.model.joint_model import LAYERS
 from tests.adapters.threads import Circle, Turns
@@ -45,7 +47,14 @@ def movers_of(workers, turns, config=CONFIG):
     """By rank."""
     circles = [circle for _ in range(2) for circle in Circle.of(2, turns)]
     return [
-        Movers.create(config, rank, worker.pool, worker.store, Groups({}, {}, {2: (None, circle)}))
+        Movers.create(
+            config,
+            rank,
+            worker.pool,
+            worker.store,
+            Groups({}, {}, {2: (None, circle)}),
+            device=CpuDevice(),
+        )
         for rank, (worker, circle) in enumerate(zip(workers, circles, strict=True))
     ]
 
@@ -79,7 +88,7 @@ def test_weights_are_refilled_from_the_pages_of_the_peer(workers):
 
 
 def test_a_page_size_that_wastes_is_told_once(workers, caplog, monkeypatch):
-    monkeypatch.setattr(connections, "describe_waste", lambda pages, layers: "80% is wasted")
+    monkeypatch.setattr(connections, "describe_waste", lambda *_: "80% is wasted")
     with caplog.at_level(logging.WARNING):
         movers_of(workers, Turns())
     assert caplog.messages == ["80% is wasted"]
@@ -88,7 +97,7 @@ def test_a_page_size_that_wastes_is_told_once(workers, caplog, monkeypatch):
 def test_without_the_pages_of_peers_weights_stay(workers, monkeypatch):
     monkeypatch.setattr(dist, "get_rank", lambda group: 0)
     for made in movers_of(workers, Turns(), COLLECTIVE):
-        assert made.pages is None and isinstance(made.kv[2], CollectiveKVMover)
+        assert isinstance(made.pages, NoExchange) and isinstance(made.kv[2], CollectiveKVMover)
     for made in movers_of(workers, Turns()):
         assert isinstance(made.kv[2], PeerKVMover)
 

@@ -4,14 +4,14 @@ import torch
 
 from amoeba_sglang.planes.memory.cuda import CudaMemory
 from amoeba_sglang.planes.memory.host import HostMemory
-from tests.planes.memory.driver_stand_in import GRANULARITY, DriverStandIn, view_bytes
+from amoeba_sglang.planes.reference.driver import GRANULARITY, ReferenceDriver, view_bytes
 
 
 def make_memory(backend):
     """A "host" memory, or a "cuda" one on the stand-in (its attribute `stand_in`)."""
     if backend == "host":
         return HostMemory(65536)
-    stand_in = DriverStandIn(device=1)
+    stand_in = ReferenceDriver(device=1)
     memory = CudaMemory(GRANULARITY, 1, stand_in, view_bytes)
     memory.stand_in = stand_in
     return memory

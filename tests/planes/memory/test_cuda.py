@@ -14,8 +14,8 @@ from amoeba_sglang.planes.memory import cuda, cuda_range
 from amoeba_sglang.planes.memory.base import MemoryFault
 from amoeba_sglang.planes.memory.cuda import CudaMemory
 from amoeba_sglang.planes.memory.driver import Driver
-from tests.planes.memory.driver_stand_in import GRANULARITY as PAGE
-from tests.planes.memory.driver_stand_in import DriverStandIn, view_bytes
+from amoeba_sglang.planes.reference.driver import GRANULARITY as PAGE
+from amoeba_sglang.planes.reference.driver import ReferenceDriver, view_bytes
 from tests.planes.memory.pages import make_memory, mapped, page_view, permissions
 
 
@@ -62,7 +62,7 @@ def test_a_page_is_mapped_once_in_a_call(memory):
 
 
 def test_more_pages_than_fit_in_one_message():
-    stand_in = DriverStandIn(granularity=4096)
+    stand_in = ReferenceDriver(granularity=4096)
     memory = CudaMemory(4096, 0, stand_in, view_bytes)
     where, pages = mapped(memory, 2 * cuda.BATCH + 3)
     for page in pages:
@@ -76,7 +76,7 @@ def test_more_pages_than_fit_in_one_message():
 
 
 def test_an_extent_is_one_allocation_that_peers_open_as_one():
-    stand_in = DriverStandIn(granularity=4096)
+    stand_in = ReferenceDriver(granularity=4096)
     memory = CudaMemory(4096, 0, stand_in, view_bytes)
     where = memory.reserve(300 * 4096)
     single = memory.create(2)
@@ -104,7 +104,7 @@ def test_an_extent_is_one_allocation_that_peers_open_as_one():
 
 @pytest.mark.parametrize("change", ["map a part", "map in another order", "unmap a part"])
 def test_an_extent_goes_whole_or_not_at_all(change):
-    stand_in = DriverStandIn(granularity=4096)
+    stand_in = ReferenceDriver(granularity=4096)
     memory = CudaMemory(4096, 0, stand_in, view_bytes)
     where, extent = memory.reserve(8 * 4096), memory.create(3, as_extent=True)
     memory.map(where, 0, extent)
@@ -121,7 +121,7 @@ def test_an_extent_goes_whole_or_not_at_all(change):
 
 
 def test_an_extent_that_cannot_be_mapped_leaves_what_was_there():
-    stand_in = DriverStandIn(granularity=4096)
+    stand_in = ReferenceDriver(granularity=4096)
     memory = CudaMemory(4096, 0, stand_in, view_bytes)
     where, old = memory.reserve(4 * 4096), memory.create(4)
     memory.map(where, 0, old)
@@ -154,7 +154,7 @@ def test_page_sizes_the_gpu_cannot_have_are_refused(size):
     with pytest.raises(
         ConfigError, match=rf"--amoeba-page-size-kib {size / 1024:g}: .* multiple of 2048"
     ):
-        CudaMemory(size, 0, DriverStandIn(), view_bytes)
+        CudaMemory(size, 0, ReferenceDriver(), view_bytes)
 
 
 def test_a_missing_driver_is_one_line():

@@ -7,8 +7,8 @@ from cuda.bindings import driver as real
 
 from amoeba_sglang.planes.memory.base import MemoryFault
 from amoeba_sglang.planes.memory.cuda import CudaMemory
-from tests.planes.memory.driver_stand_in import GRANULARITY as PAGE
-from tests.planes.memory.driver_stand_in import DriverStandIn, open_files, view_bytes
+from amoeba_sglang.planes.reference.driver import GRANULARITY as PAGE
+from amoeba_sglang.planes.reference.driver import ReferenceDriver, open_files, view_bytes
 from tests.planes.memory.pages import make_memory, page_view, permissions
 
 REFUSED = real.CUresult.CUDA_ERROR_NOT_PERMITTED
@@ -117,7 +117,7 @@ def test_any_refused_call_changes_nothing_and_names_itself(operation):
 def test_the_failures_reach_every_call():
     found = {name for operation in OPERATIONS.values() for name, _ in calls_of(operation)}
     assert found | {"cuMemGetAllocationGranularity"} == {
-        name for name in dir(DriverStandIn) if name.startswith("cu")
+        name for name in dir(ReferenceDriver) if name.startswith("cu")
     }
 
 
@@ -165,7 +165,7 @@ def test_a_failure_that_cannot_be_undone_says_so_and_can_be_mended():
 
 @pytest.mark.parametrize("error", documented_errors("cuMemGetAllocationGranularity"))
 def test_a_gpu_that_does_not_answer_is_named(error):
-    stand_in = DriverStandIn()
+    stand_in = ReferenceDriver()
     stand_in.fail("cuMemGetAllocationGranularity", 1, error)
     with pytest.raises(MemoryFault, match=f"cuMemGetAllocationGranularity .* {error.name}"):
         CudaMemory(PAGE, 0, stand_in, view_bytes)

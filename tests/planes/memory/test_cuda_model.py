@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from amoeba_sglang.planes.memory.base import MemoryFault
 from amoeba_sglang.planes.memory.cuda import CudaMemory
-from tests.planes.memory.driver_stand_in import DriverStandIn, view_bytes
+from amoeba_sglang.planes.reference.driver import ReferenceDriver, view_bytes
 from tests.planes.memory.pages import page_view, permissions
 
 PAGE = 4096
@@ -18,7 +18,7 @@ CALLS = ["cuMemCreate", "cuMemMap", "cuMemSetAccess", "cuMemUnmap"]
 class CudaModel(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
-        self.stand_in = DriverStandIn(granularity=PAGE)
+        self.stand_in = ReferenceDriver(granularity=PAGE)
         self.memory = CudaMemory(PAGE, 0, self.stand_in, view_bytes)
         self.where = self.memory.reserve(PLACES * PAGE)
         self.places = [None] * PLACES

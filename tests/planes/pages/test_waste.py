@@ -9,7 +9,7 @@ MATRICES = (2 * 1536 * 576 * 4, 1536 * 576 * 4) * LAYERS
 
 def waste(page_kib):
     pages = WeightPages(DegreeChain((1, 2, 4)), page_kib << 10, MATRICES)
-    return describe_waste(pages, LAYERS)
+    return describe_waste(pages, LAYERS, 4096)
 
 
 def test_pages_that_waste_little_are_not_mentioned():

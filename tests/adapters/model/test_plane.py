@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from amoeba_sglang.adapters.cpu.plane import CpuPlane
+from amoeba_sglang.adapters.model.plane import ModelPlane
 from amoeba_sglang.adapters.worker.connections import Movers
+from amoeba_sglang.planes.device.cpu import CpuDevice
+from amoeba_sglang.planes.pages.page_exchange import NoExchange
 from tests.adapters.model.joint_group import Group
 
 
@@ -16,10 +18,11 @@ def worker():
 
 
 def plane_of(worker, pages=None, kv=None):
-    return CpuPlane(
+    return ModelPlane(
         worker.executor,
         worker.pool,
-        Movers(kv or {}, pages),
+        Movers(kv or {}, pages or NoExchange()),
+        device=CpuDevice(),
         degrees=(1, 2),
         staging_bytes=1 << 20,
         crowding=2.0,

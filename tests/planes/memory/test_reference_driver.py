@@ -5,8 +5,8 @@ import os
 import pytest
 from cuda.bindings import driver as real
 
-from tests.planes.memory.driver_stand_in import GRANULARITY as UNIT
-from tests.planes.memory.driver_stand_in import DriverStandIn, Misuse
+from amoeba_sglang.planes.reference.driver import GRANULARITY as UNIT
+from amoeba_sglang.planes.reference.driver import Misuse, ReferenceDriver
 
 POSIX = real.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
 FABRIC = real.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_FABRIC
@@ -37,7 +37,7 @@ class Machine:
     """Four reserved pages, two handles, the first mapped at the first page."""
 
     def __init__(self):
-        self.cuda = DriverStandIn()
+        self.cuda = ReferenceDriver()
         _, base = self.cuda.cuMemAddressReserve(4 * UNIT, UNIT, 0, 0)
         self.base = int(base)
         _, self.page = self.cuda.cuMemCreate(UNIT, properties(), 0)
@@ -126,7 +126,7 @@ def test_leaks_are_named():
 
 
 def test_a_planned_failure_comes_once_at_its_call():
-    cuda = DriverStandIn()
+    cuda = ReferenceDriver()
     refused = real.CUresult.CUDA_ERROR_NOT_PERMITTED
     cuda.fail("cuMemGetAllocationGranularity", 2, refused)
     with pytest.raises(AssertionError, match="never came"):

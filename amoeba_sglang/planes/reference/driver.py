@@ -1,4 +1,4 @@
-"""A stand-in for cuda.bindings.driver over host memory, stricter than the driver.
+"""cuda.bindings.driver of the REFERENCE device, over host memory, stricter than the driver.
 
 It takes and gives the real structs, enums and handles. What the driver documents as wrong or
 undefined raises Misuse here, and is kept for assert_nothing_leaked(), because a finaliser that
@@ -10,7 +10,9 @@ import ctypes
 import functools
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from cuda.bindings import driver as real
@@ -19,7 +21,7 @@ from amoeba_sglang.planes.memory import mapping
 from amoeba_sglang.planes.memory.base import MemoryFault
 
 GRANULARITY = 2 << 20
-_FILE_NAME = "driver-stand-in"
+_FILE_NAME = "reference-driver"
 _SHARED_AS = real.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
 _DEVICE_MEMORY = real.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
 _PROTECTIONS = {
@@ -42,16 +44,16 @@ class Allocation:
     size: int
 
 
-def _require(condition, *what):
+def _require(condition: object, *what: object) -> None:
     if not condition:
         raise Misuse(*what)
 
 
-def _driver_call(function):
+def _driver_call(function: Callable[..., Any]) -> Callable[..., Any]:
     """Count the call, return a planned failure, and the result as the bindings return it."""
 
     @functools.wraps(function)
-    def call(self, *arguments):
+    def call(self: Any, *arguments: Any) -> tuple[Any, ...]:
         name = function.__name__
         self.calls.append(name)
         self._counts[name] += 1
@@ -69,7 +71,7 @@ def _driver_call(function):
     return call
 
 
-class DriverStandIn:
+class ReferenceDriver:
     """`device` is the only GPU of this process; `granularity` bytes is its smallest page."""
 
     def __init__(self, device: int = 0, granularity: int = GRANULARITY) -> None:
@@ -85,8 +87,8 @@ class DriverStandIn:
         self._failures: dict[tuple[str, int], real.CUresult] = {}
         self._last_handle = 0
 
-    def __getattr__(self, name):
-        assert name.startswith("CU"), f"the stand-in has no {name}"
+    def __getattr__(self, name: str) -> Any:
+        assert name.startswith("CU"), f"the reference driver has no {name}"
         return getattr(real, name)
 
     def fail(self, name: str, number: int, result: real.CUresult) -> None:
@@ -106,13 +108,13 @@ class DriverStandIn:
         assert open_files() == 0, "exported descriptors are still open"
 
     @_driver_call
-    def cuMemGetAllocationGranularity(self, properties, option):
+    def cuMemGetAllocationGranularity(self, properties: Any, option: Any) -> Any:
         self._check_properties(properties)
         _require(isinstance(option, real.CUmemAllocationGranularity_flags), option)
         return self.granularity
 
     @_driver_call
-    def cuMemAddressReserve(self, size, alignment, address, flags):
+    def cuMemAddressReserve(self, size: Any, alignment: Any, address: Any, flags: Any) -> Any:
         self._check_multiple(size)
         self._check_multiple(alignment)
         _require(not alignment & (alignment - 1), "alignment", alignment)
@@ -122,14 +124,14 @@ class DriverStandIn:
         return real.CUdeviceptr(reserved.address)
 
     @_driver_call
-    def cuMemAddressFree(self, address, size):
+    def cuMemAddressFree(self, address: Any, size: Any) -> Any:
         reserved = self.reservations.get(int(address))
         _require(reserved is not None and reserved.size == size, "not reserved so")
         _require(not self._mapped_in(int(address), size), "pages are mapped there")
         self.reservations.pop(int(address)).close()
 
     @_driver_call
-    def cuMemCreate(self, size, properties, flags):
+    def cuMemCreate(self, size: Any, properties: Any, flags: Any) -> Any:
         self._check_multiple(size)
         self._check_properties(properties)
         _require(flags == 0, flags)
@@ -138,12 +140,12 @@ class DriverStandIn:
         return self._new_handle(descriptor, size)
 
     @_driver_call
-    def cuMemRelease(self, handle):
+    def cuMemRelease(self, handle: Any) -> Any:
         os.close(self._allocation(handle).descriptor)
         del self.allocations[int(handle)]
 
     @_driver_call
-    def cuMemMap(self, address, size, offset, handle, flags):
+    def cuMemMap(self, address: Any, size: Any, offset: Any, handle: Any, flags: Any) -> Any:
         address = int(address)
         self._check_multiple(address)
         allocation = self._allocation(handle)
@@ -161,13 +163,13 @@ class DriverStandIn:
         self.mappings[address] = size
 
     @_driver_call
-    def cuMemUnmap(self, address, size):
+    def cuMemUnmap(self, address: Any, size: Any) -> Any:
         _require(self.mappings.get(int(address)) == size, "not one whole mapping", address, size)
         mapping.block_at(int(address), size)
         del self.mappings[int(address)]
 
     @_driver_call
-    def cuMemSetAccess(self, address, size, descriptions, count):
+    def cuMemSetAccess(self, address: Any, size: Any, descriptions: Any, count: Any) -> Any:
         address = int(address)
         _require(isinstance(descriptions, list) and len(descriptions) == count == 1, descriptions)
         (access,) = descriptions
@@ -183,28 +185,28 @@ class DriverStandIn:
         _protect(address, size, _PROTECTIONS[access.flags])
 
     @_driver_call
-    def cuMemExportToShareableHandle(self, handle, kind, flags):
+    def cuMemExportToShareableHandle(self, handle: Any, kind: Any, flags: Any) -> Any:
         _require(kind == _SHARED_AS and flags == 0, kind, flags)
         return os.dup(self._allocation(handle).descriptor)
 
     @_driver_call
-    def cuMemImportFromShareableHandle(self, descriptor, kind):
+    def cuMemImportFromShareableHandle(self, descriptor: Any, kind: Any) -> Any:
         _require(kind == _SHARED_AS, kind)
         _require(isinstance(descriptor, int), descriptor)
         _require(_FILE_NAME in os.readlink(f"/proc/self/fd/{descriptor}"), "no exported page")
         return self._new_handle(os.dup(descriptor), os.fstat(descriptor).st_size)
 
-    def _new_handle(self, descriptor, size):
+    def _new_handle(self, descriptor: int, size: int) -> Any:
         self._last_handle += 1
         self.allocations[self._last_handle] = Allocation(descriptor, size)
         return real.CUmemGenericAllocationHandle(self._last_handle)
 
-    def _allocation(self, handle):
+    def _allocation(self, handle: Any) -> Allocation:
         _require(isinstance(handle, real.CUmemGenericAllocationHandle), handle)
         _require(int(handle) in self.allocations, "released, or never made", int(handle))
         return self.allocations[int(handle)]
 
-    def _mapped_in(self, address, size):
+    def _mapped_in(self, address: int, size: int) -> list[int]:
         """Where the mappings start that share a byte with the range, in order."""
         return sorted(
             start
@@ -212,10 +214,10 @@ class DriverStandIn:
             if start < address + size and address < start + length
         )
 
-    def _check_multiple(self, number):
+    def _check_multiple(self, number: int) -> None:
         _require(number > 0 and number % self.granularity == 0, "granularity", number)
 
-    def _check_properties(self, properties):
+    def _check_properties(self, properties: Any) -> None:
         kind = real.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
         _require(isinstance(properties, real.CUmemAllocationProp), properties)
         _require(properties.type == kind, properties.type)
@@ -225,7 +227,7 @@ class DriverStandIn:
 
 
 def open_files() -> int:
-    """Memory files of stand-ins that this process has open."""
+    """Memory files of reference drivers that this process has open."""
     found = 0
     for entry in os.scandir("/proc/self/fd"):
         try:
@@ -242,5 +244,5 @@ def view_bytes(address: int, nbytes: int, owner: object) -> torch.Tensor:
     return torch.frombuffer(buffer, dtype=torch.uint8)
 
 
-def _protect(address, size, protection):
+def _protect(address: int, size: int, protection: int) -> None:
     assert _libc.mprotect(address, size, protection) == 0, os.strerror(ctypes.get_errno())

@@ -1,14 +1,10 @@
-"""The plane of a CPU worker: the model's own layers, real pages, real copies."""
+"""The plane of a worker that computes: the model's own layers, real pages, real copies."""
 
-import os
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from amoeba_sglang.adapters.cpu.attention import CpuAttention
 from amoeba_sglang.adapters.model.joint_step import JointExecutor
 from amoeba_sglang.adapters.model.kv_allocator import ElasticAllocator
 from amoeba_sglang.adapters.model.kv_pool import ElasticKVPool
@@ -20,12 +16,12 @@ from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.control.transform.moves import UnitMove
 from amoeba_sglang.planes.contract import Plane
-from amoeba_sglang.planes.memory.mapping import return_freed_memory
+from amoeba_sglang.planes.device.base import Device
 from amoeba_sglang.planes.pages.weight_store import WeightStore
 
 
-class CpuPlane(Plane):
-    """Over the pool of a ModelRunner. Weights stay where they are if `movers` has no pages."""
+class ModelPlane(Plane):
+    """Over the pool of a ModelRunner, on its device."""
 
     def __init__(
         self,
@@ -33,30 +29,28 @@ class CpuPlane(Plane):
         pool: ElasticKVPool,
         movers: Movers,
         *,
+        device: Device,
         degrees: Sequence[int],
         staging_bytes: int,
         crowding: float,
     ) -> None:
         self._pool, self._kv, self._pages = pool, movers.kv, movers.pages
-        self._staging_bytes = staging_bytes
-        grown = {d: 0 if movers.pages is None else movers.pages.grown_slots(d) for d in degrees}
-        super().__init__(executor, grown, crowding)
+        self._device, self._staging_bytes = device, staging_bytes
+        super().__init__(executor, {d: movers.pages.grown_slots(d) for d in degrees}, crowding)
 
     def refusal(self, before: int, after: int) -> str | None:
-        return None if self._pages is None else self._pages.refusal(before, after)
+        return self._pages.refusal(before, after)
 
     def shrink(self) -> None:
-        if self._pages is not None:
-            self._pages.shrink()
-            self._view_all()
+        self._pages.shrink()
+        self._view_all()
 
     def grow(self, degree: int) -> None:
-        if self._pages is not None:
-            self._pages.grow(degree)
-            self._view_all()
+        self._pages.grow(degree)
+        self._view_all()
 
     def move_weights(self, layers: range, degree: int) -> int:
-        return 0 if self._pages is None else self._pages.move_layers(layers, degree)
+        return self._pages.move_layers(layers, degree)
 
     def move_units(
         self, layers: range, moves: tuple[UnitMove, ...], live: Sequence[np.ndarray]
@@ -64,7 +58,7 @@ class CpuPlane(Plane):
         return self._kv[len(live)].move(layers, moves, live)
 
     def copy_slots(self, source: np.ndarray, target: np.ndarray) -> None:
-        slots = torch.from_numpy(source), torch.from_numpy(target)
+        slots = self._device.ids(source), self._device.ids(target)
         self._pool.copy_slots(*slots, self._staging_bytes)
 
     def switch(self, layers: range, degree: int) -> None:
@@ -73,22 +67,24 @@ class CpuPlane(Plane):
             self._pool.view_layer(number, degree)
 
     def copy_seconds(self) -> float:
-        """Not the time on the clock, most of which is computation on the same core."""
-        return time.thread_time()
+        return self._device.copy_seconds()
 
     def rest(self) -> None:
-        """Nothing: a step has run when it returns."""
+        """Nothing: what has been launched runs by itself."""
 
     def _view_all(self) -> None:
         for number, layer in enumerate(self.executor.layers):
             self._pool.view_layer(number, layer.degree)
 
 
-def make_cpu_plane(
-    runner: Any, allocator: ElasticAllocator, config: AmoebaConfig, rank: int, groups: Groups
-) -> CpuPlane:
-    """The plane of the model and pool of a ModelRunner; collective over all workers of the
-    world."""
+def make_plane(
+    scheduler: Any, rank: int, groups: Groups, *, device: Device, attention: Any
+) -> ModelPlane:
+    """The plane of the model and pool of an ElasticScheduler; collective over all workers of the
+    world. `attention`: backend that takes explicit slots per row."""
+    runner = scheduler.tp_worker.model_runner
+    allocator: ElasticAllocator = scheduler.token_to_kv_pool_allocator
+    config: AmoebaConfig = scheduler.server_args._amoeba
     chain, index = DegreeChain(config.degrees), rank % config.group_size
     pool, model = runner.token_to_kv_pool, runner.model
     stack = list(model.model.layers)
@@ -99,7 +95,7 @@ def make_cpu_plane(
         LayerShards(layer, number, chain, index, groups=groups.coordinators, store=store)
         for number, layer in enumerate(stack)
     ]
-    return_freed_memory()
+    device.return_freed_memory()
     executor = JointExecutor(
         model,
         layers,
@@ -108,13 +104,15 @@ def make_cpu_plane(
         page=allocator.page_size,
         groups=groups.coordinators,
         transports=groups.transports,
-        attention=CpuAttention(runner),
+        attention=attention,
+        device=device,
     )
-    return CpuPlane(
+    return ModelPlane(
         executor,
         pool,
-        Movers.create(config, rank, pool, store, groups),
+        Movers.create(config, rank, pool, store, groups, device=device),
+        device=device,
         degrees=chain.degrees,
         staging_bytes=config.staging_mib << 20,
-        crowding=max(1.0, config.workers / len(os.sched_getaffinity(0))),
+        crowding=device.crowding(config.workers),
     )

@@ -1,0 +1,1 @@
+"""What a worker computes on and copies with; `base.Device` is the contract."""

@@ -1,0 +1,62 @@
+"""The contract of a device: memory, copies and order of one worker, as its plane needs them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from amoeba_sglang.planes.kv.mover import KVMover
+from amoeba_sglang.planes.memory.base import Memory
+from amoeba_sglang.planes.transport.base import TransportGroup
+
+Blocks = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""K and V of every layer of a pool."""
+
+
+class Device(ABC):
+    """One process's part of a machine.
+
+    The scheduler's thread launches steps on it, and a helper copies beside them: `copy_seconds` and
+    what a mover does are the helper's, everything else is the scheduler's thread's.
+    """
+
+    @abstractmethod
+    def make_memory(self, page_size: int) -> Memory:
+        """Pages of this many bytes, for weights and KV; ConfigError if it cannot have such."""
+
+    @abstractmethod
+    def make_mover(
+        self,
+        blocks: Sequence[Blocks],
+        group: TransportGroup,
+        *,
+        finest: int,
+        staging_bytes: int,
+    ) -> KVMover:
+        """What moves KV units between pools of a block, whose workers all reach them.
+
+        `blocks`: by worker index of the block, its pool as this process has it mapped, K and V
+        [rows, ...] of every layer. `group`: the workers of the block. `finest`: units of a row.
+        `staging_bytes`: memory to put units aside, if that is done.
+        """
+
+    @abstractmethod
+    def ids(self, numbers: np.ndarray) -> torch.Tensor:
+        """int64 indices, where they can index its tensors."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Return when all that was launched has run."""
+
+    @abstractmethod
+    def copy_seconds(self) -> float:
+        """A clock that runs while the calling thread copies."""
+
+    @abstractmethod
+    def return_freed_memory(self) -> None:
+        """Give back what the allocators keep of what was freed."""
+
+    @abstractmethod
+    def crowding(self, workers: int) -> float:
+        """Workers whose copies take turns on a part of the machine, of so many that copy."""

@@ -1,0 +1,64 @@
+"""A worker's GPU. Not yet run on one; tested through stand-ins for torch.cuda and the driver."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from amoeba_sglang.planes.device.base import Blocks, Device
+from amoeba_sglang.planes.kernels.device_mover import DeviceKVMover
+from amoeba_sglang.planes.kernels.launches import UnitAddresses
+from amoeba_sglang.planes.memory.cuda import CudaMemory
+from amoeba_sglang.planes.transport.base import TransportGroup
+
+
+class CudaDevice(Device):
+    """GPU `number` as CUDA numbers it in this process, which has initialised CUDA on it.
+
+    `cuda` stands for torch.cuda.
+    """
+
+    def __init__(self, number: int, cuda: Any = torch.cuda) -> None:
+        self._number, self._cuda = number, cuda
+        self._device = torch.device("cuda", number)
+
+    def make_memory(self, page_size: int) -> CudaMemory:
+        return CudaMemory(page_size, self._number)
+
+    def make_mover(
+        self,
+        blocks: Sequence[Blocks],
+        group: TransportGroup,
+        *,
+        finest: int,
+        staging_bytes: int,
+    ) -> DeviceKVMover:
+        """Units change places in registers: nothing is put aside."""
+        pools = [UnitAddresses.of(block, finest) for block in blocks]
+        peers = [None if index == group.rank else pool for index, pool in enumerate(pools)]
+        return DeviceKVMover(
+            pools[group.rank],
+            peers,
+            group,
+            device=self._device,
+            settle=lambda: self._cuda.current_stream(self._device).synchronize(),
+        )
+
+    def ids(self, numbers: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(numbers).to(self._device)
+
+    def synchronize(self) -> None:
+        self._cuda.synchronize(self._device)
+
+    def copy_seconds(self) -> float:
+        """Of the clock: `SideStream` waits for each move's copies, which run beside computation."""
+        return time.perf_counter()
+
+    def return_freed_memory(self) -> None:
+        self._cuda.empty_cache()
+
+    def crowding(self, workers: int) -> float:
+        """Each has a GPU of its own."""
+        return 1.0

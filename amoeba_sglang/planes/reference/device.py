@@ -1,0 +1,52 @@
+"""One worker's part of the REFERENCE device."""
+
+import functools
+from collections.abc import Sequence
+
+import torch
+
+from amoeba_sglang.planes.device.base import Blocks
+from amoeba_sglang.planes.device.cpu import CpuDevice
+from amoeba_sglang.planes.kernels.device_mover import DeviceKVMover
+from amoeba_sglang.planes.kernels.launches import UnitAddresses
+from amoeba_sglang.planes.memory.cuda import CudaMemory
+from amoeba_sglang.planes.reference.driver import ReferenceDriver, view_bytes
+from amoeba_sglang.planes.transport.base import TransportGroup
+
+GRANULARITY = 64 << 10
+"""A GPU has pages of 2 MiB; of such the small models that a host can run would free none."""
+
+
+class ReferenceDevice(CpuDevice):
+    """Memory through the driver's calls, KV by the GPU's kernel in Triton's interpreter, which
+    TRITON_INTERPRET=1 turns on; the rest as on the host."""
+
+    def __init__(self) -> None:
+        self.driver = ReferenceDriver(device=0, granularity=GRANULARITY)
+
+    def make_memory(self, page_size: int) -> CudaMemory:
+        return CudaMemory(page_size, 0, self.driver, view_bytes)
+
+    def make_mover(
+        self,
+        blocks: Sequence[Blocks],
+        group: TransportGroup,
+        *,
+        finest: int,
+        staging_bytes: int,
+    ) -> DeviceKVMover:
+        pools = [UnitAddresses.of(block, finest) for block in blocks]
+        peers = [None if index == group.rank else pool for index, pool in enumerate(pools)]
+        return DeviceKVMover(
+            pools[group.rank],
+            peers,
+            group,
+            device=torch.device("cpu"),
+            settle=self.synchronize,
+        )
+
+
+@functools.cache
+def device_of_process() -> ReferenceDevice:
+    """The one that all of this process share."""
+    return ReferenceDevice()
