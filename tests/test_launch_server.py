@@ -60,6 +60,20 @@ def test_a_gpu_keeps_sglang_s_own_platform(environment):
     assert "SGLANG_PLATFORM" not in environment
 
 
+def test_a_reference_device_stands_for_a_gpu_and_computes_on_the_host(environment):
+    rest = launch_server.choose_device(["--device", "cuda", "--port", "1"], "sm90")
+    assert rest == ["--port", "1", "--device", "cpu"]
+    assert environment["SGLANG_PLATFORM"] == "amoeba_reference"
+    assert environment["TRITON_INTERPRET"] == "1"
+
+
+@pytest.mark.parametrize("rest", [[], ["--device", "cpu"]])
+def test_a_reference_device_without_the_device_it_stands_for_is_refused(environment, rest):
+    with pytest.raises(ConfigError, match="--amoeba-reference-device sm90: .* add --device cuda"):
+        launch_server.choose_device(rest, "sm90")
+    assert "SGLANG_PLATFORM" not in environment
+
+
 def test_the_environment_of_the_children(environment):
     config = config_of()
     launch.prepare_environment(config)

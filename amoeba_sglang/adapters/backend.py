@@ -20,6 +20,8 @@ class Backend(ABC):
     """`adapters.choice.choose_backend` takes one in every process of a server, and nobody else asks
     which it is."""
 
+    name: str
+    """What the state calls its plane."""
     device: Device | None = None
     """What a worker computes on, if it computes."""
     heads_first = False

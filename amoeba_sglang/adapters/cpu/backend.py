@@ -17,6 +17,7 @@ KV_PAGE = 16
 class CpuBackend(Backend):
     """The model itself, on this host's cores."""
 
+    name = "cpu"
     device = CpuDevice()
     # Tested with emulated steps only.
     unsupported = {"mixed prefill and decode batches": ("enable_mixed_chunk",)}

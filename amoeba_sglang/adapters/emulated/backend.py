@@ -58,6 +58,7 @@ def read_emulation(options: Namespace) -> Emulation | None:
 class EmulatedBackend(Backend):
     """A stub with the vocabulary of the model on disk, and all else of the device's model."""
 
+    name = "emulated"
     no_weights = "an emulated server has none"
     classes = {"mha_kv_pool": "amoeba_sglang.adapters.emulated.kv_pool.EmulatedKVPool"}
 

@@ -21,7 +21,8 @@ _TYPES = ("auto", "bfloat16", "half", "float16")
 class ReferenceBackend(Backend):
     """What a server on GPUs of a kind does, call for call, with nothing of their speed."""
 
-    # As on a CPU, and what needs a GPU of one's own.
+    name = "reference"
+    # Tested with emulated steps only.
     unsupported = {"mixed prefill and decode batches": ("enable_mixed_chunk",)}
     heads_first = True
 
@@ -45,6 +46,12 @@ class ReferenceBackend(Backend):
         return device_of_process()
 
     def adjust(self, server_args: Any) -> None:
+        page = server_args.page_size
+        if page not in (None, *KV_PAGES):
+            raise ConfigError(
+                f"--page-size {page}: trtllm_mha, the attention of {self.kind}, has kernels for "
+                f"{', '.join(map(str, KV_PAGES))}"
+            )
         if server_args.dtype not in _TYPES:
             raise ConfigError(
                 f"--dtype {server_args.dtype}: trtllm_mha, the attention of "

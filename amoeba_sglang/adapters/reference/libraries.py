@@ -7,7 +7,7 @@ call against the installed library (planes/reference) and computes it by torch.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -15,8 +15,10 @@ import flashinfer
 import flashinfer.decode
 import flashinfer.prefill
 import torch
+from sglang.kernels.ops.attention.trtllm_mha_page_table import build_trtllm_mha_page_table
 from sglang.srt.layers.attention import flashinfer_backend, trtllm_mha_backend
 
+from amoeba_sglang.planes.reference.device import INTERPRETER
 from amoeba_sglang.planes.reference.trtllm_calls import TrtllmCalls
 
 
@@ -39,6 +41,14 @@ def reference_calls() -> TrtllmCalls:
     )
 
 
+def _one_at_a_time(launch: Callable[..., Any]) -> Callable[..., Any]:
+    def launch_alone(*args: Any, **kwargs: Any) -> Any:
+        with INTERPRETER:
+            return launch(*args, **kwargs)
+
+    return launch_alone
+
+
 def trtllm_names(calls: TrtllmCalls) -> Mapping[ModuleType, Mapping[str, Any]]:
     """By module of SGLang, the names that `trtllm_mha` needs."""
     wrappers = {
@@ -59,6 +69,7 @@ def trtllm_names(calls: TrtllmCalls) -> Mapping[ModuleType, Mapping[str, Any]]:
                     trtllm_batch_context_with_kv_cache=calls.context,
                 ),
             ),
+            "build_trtllm_mha_page_table": _one_at_a_time(build_trtllm_mha_page_table),
             # Sized by the processors of the GPU.
             "make_persistent_multi_ctas_kv_counter_buffer": lambda device, **_: torch.zeros(
                 1, dtype=torch.uint8, device=device

@@ -59,6 +59,7 @@ def to_terms(
         finish_timeout_s=config.finish_timeout_s,
         truncates=truncates,
         saved_table=config.throughput_table,
+        plane=backend.name,
         emulated=backend.description,
         no_weights=backend.no_weights,
     )

@@ -36,6 +36,7 @@ def describe_server(
         )
     return {
         "schema": SCHEMA,
+        "plane": terms.plane,
         "EMULATED": terms.emulated and {**terms.emulated, "late_share": late_share(device_times)},
         "workers": terms.workers,
         "degrees": list(terms.chain.degrees),

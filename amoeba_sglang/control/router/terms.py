@@ -17,8 +17,9 @@ class Terms:
     desk opens. max_rows: requests that one worker may run at a time. prepare_timeout_s: for the
     votes about an order; finish_timeout_s: from COMMIT or a sign of progress to the next.
     truncates: whether workers cut what they cannot hold, so that any can have any request.
-    saved_table: what steps cost until they are measured. emulated: what the state says of a server
-    that only pretends to compute. no_weights: why weights can be neither read nor updated.
+    saved_table: what steps cost until they are measured. plane: what computes, a word. emulated:
+    what the state says of a server that only pretends to compute. no_weights: why weights can be
+    neither read nor updated.
     """
 
     policy: Policy
@@ -33,5 +34,6 @@ class Terms:
     finish_timeout_s: float
     truncates: bool = False
     saved_table: ThroughputTable | None = None
+    plane: str = "cpu"
     emulated: Mapping[str, Any] | None = None
     no_weights: str = ""

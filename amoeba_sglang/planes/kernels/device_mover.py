@@ -50,21 +50,20 @@ class DeviceKVMover(KVMover):
         self._settle()
         self._group.barrier()
         for launch, table in launches:
-            _run(launch, table)
+            self._launch(launch, table)
         self._settle()
         self._group.barrier()
 
-
-def _run(launch: Launch, table: torch.Tensor) -> None:
-    """Start it on the current stream; `table` is that of `launch`, on the device."""
-    blocks = -(-launch.run_bytes // (4 * BLOCK))
-    turn_cycle[launch.slots, launch.tensors, blocks](
-        table,
-        launch.slots,
-        launch.tensors,
-        launch.run_bytes // ALIGNMENT,
-        launch.row_bytes // ALIGNMENT,
-        MEMBERS=launch.members,
-        BLOCK=BLOCK,
-        num_warps=WARPS,
-    )
+    def _launch(self, launch: Launch, table: torch.Tensor) -> None:
+        """Start it on the current stream; `table` is that of `launch`, on the device."""
+        blocks = -(-launch.run_bytes // (4 * BLOCK))
+        turn_cycle[launch.slots, launch.tensors, blocks](
+            table,
+            launch.slots,
+            launch.tensors,
+            launch.run_bytes // ALIGNMENT,
+            launch.row_bytes // ALIGNMENT,
+            MEMBERS=launch.members,
+            BLOCK=BLOCK,
+            num_warps=WARPS,
+        )

@@ -1,6 +1,7 @@
 """One worker's part of the REFERENCE device."""
 
 import functools
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -8,13 +9,26 @@ import torch
 from amoeba_sglang.planes.device.base import Blocks
 from amoeba_sglang.planes.device.cpu import CpuDevice
 from amoeba_sglang.planes.kernels.device_mover import DeviceKVMover
-from amoeba_sglang.planes.kernels.launches import UnitAddresses
+from amoeba_sglang.planes.kernels.launches import Launch, UnitAddresses
 from amoeba_sglang.planes.memory.cuda import CudaMemory
 from amoeba_sglang.planes.reference.driver import ReferenceDriver, view_bytes
 from amoeba_sglang.planes.transport.base import TransportGroup
 
 GRANULARITY = 64 << 10
 """A GPU has pages of 2 MiB; of such the small models that a host can run would free none."""
+
+
+INTERPRETER = threading.Lock()
+"""Held by whoever launches a kernel: Triton's interpreter takes the place of the language that
+kernels are written in while one runs, for all threads."""
+
+
+class InterpretedMover(DeviceKVMover):
+    """Beside steps whose kernels are interpreted, too."""
+
+    def _launch(self, launch: Launch, table: torch.Tensor) -> None:
+        with INTERPRETER:
+            super()._launch(launch, table)
 
 
 class ReferenceDevice(CpuDevice):
@@ -37,7 +51,7 @@ class ReferenceDevice(CpuDevice):
     ) -> DeviceKVMover:
         pools = [UnitAddresses.of(block, finest) for block in blocks]
         peers = [None if index == group.rank else pool for index, pool in enumerate(pools)]
-        return DeviceKVMover(
+        return InterpretedMover(
             pools[group.rank],
             peers,
             group,

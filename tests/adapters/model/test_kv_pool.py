@@ -18,7 +18,9 @@ def page(request):
 
 @pytest.fixture
 def pools(monkeypatch, page):
-    config = SimpleNamespace(page_size_kib=4, mlp_elements=4096, group_size=4, emulation=None, reference=None)
+    config = SimpleNamespace(
+        page_size_kib=4, mlp_elements=4096, group_size=4, emulation=None, reference=None
+    )
     monkeypatch.setattr(kv_pool, "get_server_args", lambda: SimpleNamespace(_amoeba=config))
     return [
         ElasticKVPool(SLOTS * page, page, torch.float32, HEADS, HEAD_DIM, LAYERS, "cpu", False)

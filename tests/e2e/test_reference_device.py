@@ -1,0 +1,81 @@
+"""A server on the REFERENCE device: a GPU's memory, mover and attention calls through changes of
+the layout. It says nothing of a GPU's arithmetic or speed."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.serving.load import chat_prompts
+from tests.serving.servers import Server
+
+POOL, PROMPTS = 768, chat_prompts(6)
+
+
+@pytest.fixture(scope="module")
+def server(shallow_model):
+    with Server(
+        "--tp-size", "2", "--device", "cuda", "--amoeba-reference-device", "sm90",
+        "--dtype", "bfloat16", "--max-total-tokens", str(POOL), "--chunked-prefill-size", "128",
+        "--max-running-requests", "16", "--amoeba-policy", "static", "--skip-server-warmup",
+        model=shallow_model, module="tests.serving.audited",
+    ) as running:  # fmt: skip
+        yield running
+
+
+def change(server, degree):
+    status, reply = server.transform([0, 1], degree)
+    assert status == 200 and reply["outcome"] == "done", reply
+    return reply
+
+
+def likelihood(server, ids):
+    """Mean log-probability of each of these tokens after those before it."""
+    body = {"return_logprob": True, "logprob_start_len": 0}
+    reply = server.generate(ids, 1, **body)
+    found = [value for value, *_ in reply["meta_info"]["input_token_logprobs"][1:]]
+    assert len(found) == len(ids) - 1
+    return math.fsum(found) / len(found)
+
+
+def answers(server):
+    """Greedy ones, each alone and without a cached prefix."""
+    assert server.post("/flush_cache", {})[0] == 200
+    return [server.generate(prompt, 24)["output_ids"] for prompt in PROMPTS[:4]]
+
+
+def test_it_says_what_it_is(server):
+    assert "REFERENCE device sm90" in server.log.read_text()
+    assert server.state()["plane"] == "reference"
+
+
+def test_streams_go_through_changes_and_nothing_is_different_afterwards(server):
+    ids = server.generate(PROMPTS[0], 120, return_logprob=True)["output_ids"]
+    before = answers(server)
+    alone = likelihood(server, ids)
+    merged = []
+    with ThreadPoolExecutor(6) as pool:
+        streams = [pool.submit(server.generate, prompt, 160) for prompt in PROMPTS]
+        moved = [change(server, degree)["bytes_moved"] for degree in (2, 1) * 4]
+        change(server, 2)
+        merged.append(likelihood(server, ids))
+        replies = [stream.result() for stream in streams]
+    assert all(len(reply["output_ids"]) == 160 for reply in replies)
+    assert all(one["kv"] > 0 for one in moved), moved
+    assert all(one["weights"] > 0 for one in moved[1::2]), moved
+    change(server, 1)
+    # Weights and KV came home bit for bit; sums of halves are rounded otherwise.
+    assert answers(server) == before
+    assert likelihood(server, ids) == alone
+    assert merged == [pytest.approx(alone, abs=0.05)]
+
+
+def test_a_long_request_has_the_memory_that_a_merge_frees(server):
+    prompt = list(range(1000, 1000 + 2 * POOL + 100))
+    status, reply = server.post("/generate", {"input_ids": prompt})
+    assert status == 400 and "tokens" in str(reply)
+    change(server, 2)
+    try:
+        assert len(server.generate(prompt, 8)["output_ids"]) == 8
+    finally:
+        change(server, 1)
