@@ -24,8 +24,9 @@ class Backend(ABC):
     """What the state calls its plane."""
     device: Device | None = None
     """What a worker computes on, if it computes."""
-    heads_first = False
-    """Whether SGLang stores new KV itself, in pools of [pages, heads, page, D]."""
+    kv_layout = "own"
+    """How the attention takes a layer's K or V: "own" and "hnd" as [slots, heads, page, D], which
+    SGLang itself stores in the latter; "nhd" as its [slots, heads, D], slots of a token."""
     emulation: Emulation | None = None
     """What the configuration carries to the other processes."""
     dilation = 1.0

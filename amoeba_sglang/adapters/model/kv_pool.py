@@ -31,7 +31,10 @@ class ElasticKVPool(MHATokenToKVPool):
         config: AmoebaConfig = get_server_args()._amoeba
         backend = choose_backend(self.device, config.emulation, config.reference)
         assert backend.device is not None, "whoever computes nothing has no pool"
-        self.use_hnd = backend.heads_first
+        self.use_hnd = backend.kv_layout == "hnd"
+        if backend.kv_layout == "nhd":
+            assert self.page_size == 1, self.page_size
+            self.kv_cache_layout, self._shape = "nhd", (slots, self.head_num, self.head_dim)
         self.memory = backend.device.make_memory(config.page_size_kib << 10)
         self.ranges = KVRanges(
             self.memory,
@@ -56,10 +59,17 @@ class ElasticKVPool(MHATokenToKVPool):
 
     def view_layer(self, layer: int, degree: int) -> None:
         """Re-view one layer's memory at `degree`: d times the slots, 1/d of the heads."""
-        _, heads, page, head_dim = self._shape
-        shape = (self.ranges.rows * degree, heads // degree, page, head_dim)
+        _, heads, *rest = self._shape
+        shape = (self.ranges.rows * degree, heads // degree, *rest)
         views = self.ranges.layer(layer, shape, self.store_dtype)
         self.k_buffer[layer], self.v_buffer[layer] = views
+
+    def _store_kv_layer(
+        self, layer_idx: int, loc: torch.Tensor, cache_k: torch.Tensor, cache_v: torch.Tensor
+    ) -> None:
+        # Upstream has one width for all layers.
+        self.row_dim = self.v_row_dim = self.k_buffer[layer_idx][0].numel()
+        super()._store_kv_layer(layer_idx, loc, cache_k, cache_v)
 
     def copy_slots(self, source: torch.Tensor, target: torch.Tensor, staging_bytes: int) -> None:
         """Copy the KV of joint slots in all layers, which are at one degree; [n] int64 each, no

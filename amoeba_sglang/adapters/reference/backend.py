@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amoeba_sglang.adapters.backend import Backend
@@ -11,11 +12,29 @@ from amoeba_sglang.planes.contract import Plane
 if TYPE_CHECKING:
     from amoeba_sglang.adapters.worker.connections import Groups
 
-KINDS = ("sm90", "sm100")
-"""GPUs whose attention is there."""
-KV_PAGES = (16, 32, 64, 128)
-"""Tokens of a KV page that `trtllm_mha` has kernels for."""
-_TYPES = ("auto", "bfloat16", "half", "float16")
+
+@dataclass(frozen=True)
+class Row:
+    """Of the table of attentions: what SGLang takes on a kind of GPU.
+
+    types: --dtype; pages: tokens of a KV page; layout: see Backend.kv_layout.
+    """
+
+    attention: str
+    types: tuple[str, ...]
+    pages: tuple[int, ...]
+    layout: str
+
+
+_TRTLLM = Row(
+    "trtllm_mha", ("auto", "bfloat16", "half", "float16"), pages=(16, 32, 64, 128), layout="hnd"
+)
+ROWS = {
+    # In float32; what SGLang takes there for other types, FlashInfer, is not there yet.
+    "sm80": Row("triton", ("float32", "float"), pages=(1,), layout="nhd"),
+    "sm90": _TRTLLM,
+    "sm100": _TRTLLM,
+}
 
 
 class ReferenceBackend(Backend):
@@ -24,15 +43,10 @@ class ReferenceBackend(Backend):
     name = "reference"
     # Tested with emulated steps only.
     unsupported = {"mixed prefill and decode batches": ("enable_mixed_chunk",)}
-    heads_first = True
 
     def __init__(self, kind: str) -> None:
-        if kind not in KINDS:
-            raise ConfigError(
-                f"--amoeba-reference-device {kind}: its attention (FlashInfer and Triton) is not "
-                f"there yet, use {' or '.join(KINDS)}"
-            )
-        self.kind = kind
+        self.kind, self._row = kind, ROWS[kind]
+        self.kv_layout = self._row.layout
         self.sentence = (
             f"REFERENCE device {kind}: the calls of a GPU computed on the host, no figure of it "
             "says anything of a GPU"
@@ -46,23 +60,20 @@ class ReferenceBackend(Backend):
         return device_of_process()
 
     def adjust(self, server_args: Any) -> None:
-        page = server_args.page_size
-        if page not in (None, *KV_PAGES):
-            raise ConfigError(
-                f"--page-size {page}: trtllm_mha, the attention of {self.kind}, has kernels for "
-                f"{', '.join(map(str, KV_PAGES))}"
-            )
-        if server_args.dtype not in _TYPES:
-            raise ConfigError(
-                f"--dtype {server_args.dtype}: trtllm_mha, the attention of "
-                f"{self.kind}, computes in bfloat16 or float16"
-            )
+        row, what = self._row, f"the attention of {self.kind} that is there, {self._row.attention},"
+        for flag, value, allowed in (
+            ("--page-size", server_args.page_size, (None, *row.pages)),
+            ("--dtype", server_args.dtype, row.types),
+        ):
+            if value not in allowed:
+                takes = ", ".join(str(one) for one in allowed if one is not None)
+                raise ConfigError(f"{flag} {value}: {what} takes {takes}")
 
     def require_degrees(self, degrees: tuple[int, ...]) -> None:
         """Nothing: the heads of the model limit them."""
 
     def kv_page(self, chunk: int | None) -> int:
-        return KV_PAGES[0]
+        return self._row.pages[0]
 
     def make_plane(self, scheduler: Any, rank: int, groups: Groups) -> Plane:
         # Imports SGLang, see Backend.

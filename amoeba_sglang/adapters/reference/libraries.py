@@ -17,6 +17,7 @@ import flashinfer.prefill
 import torch
 from sglang.kernels.ops.attention.trtllm_mha_page_table import build_trtllm_mha_page_table
 from sglang.srt.layers.attention import flashinfer_backend, trtllm_mha_backend
+from sglang.srt.mem_cache import kv_index_translator
 
 from amoeba_sglang.planes.reference.device import INTERPRETER
 from amoeba_sglang.planes.reference.trtllm_calls import TrtllmCalls
@@ -47,6 +48,23 @@ def _one_at_a_time(launch: Callable[..., Any]) -> Callable[..., Any]:
             return launch(*args, **kwargs)
 
     return launch_alone
+
+
+class OneAtATime:
+    """A kernel that is launched as `kernel[grid](...)`."""
+
+    def __init__(self, kernel: Any) -> None:
+        self._kernel = kernel
+
+    def __getitem__(self, grid: Any) -> Callable[..., Any]:
+        return _one_at_a_time(self._kernel[grid])
+
+
+def triton_names() -> Mapping[ModuleType, Mapping[str, Any]]:
+    """By module of SGLang, the kernels that `triton` launches in `init_forward_metadata`."""
+    name = "create_flashinfer_kv_indices_triton"
+    kernel = getattr(kv_index_translator, name)
+    return {kv_index_translator: {name: OneAtATime(kernel)}}
 
 
 def trtllm_names(calls: TrtllmCalls) -> Mapping[ModuleType, Mapping[str, Any]]:

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from sglang.srt.runtime_context import get_server_args, override_platform
-
 from amoeba_sglang.adapters.cpu.platform import CpuPlatform
 from amoeba_sglang.adapters.reference import NAME
 
@@ -21,18 +19,6 @@ class ReferencePlatform(CpuPlatform):
         super().init_backend()
         from sglang.srt.layers.attention.attention_registry import register_attention_backend
 
-        from amoeba_sglang.adapters.reference.libraries import reference_calls, trtllm_names
+        from amoeba_sglang.adapters.reference.attention import make_attention
 
-        for module, names in trtllm_names(reference_calls()).items():
-            for name, value in names.items():
-                setattr(module, name, value)
-        register_attention_backend(NAME)(_create_attention)
-
-
-def _create_attention(model_runner: Any) -> Any:
-    from amoeba_sglang.adapters.cuda.trtllm_attention import TrtllmAttention
-
-    kind = get_server_args()._amoeba.reference
-    kinds = {f"is_{one}": one == kind for one in ("sm90", "sm100", "sm120")}
-    with override_platform(**kinds):
-        return TrtllmAttention(model_runner)
+        register_attention_backend(NAME)(make_attention)

@@ -18,22 +18,25 @@ def test_it_says_that_nothing_of_it_is_a_figure(kind):
     backend = choose_backend("cpu", None, kind)
     assert backend.name == "reference" and backend.sentence.startswith(f"REFERENCE device {kind}")
     assert backend.device is device_of_process()
-    assert backend.heads_first and backend.kv_page(8192) == 16
+    assert backend.kv_layout == "hnd" and backend.kv_page(8192) == 16
     backend.adjust(arguments())
     backend.adjust(arguments(dtype="bfloat16", page_size=64))
 
 
-def test_a_gpu_whose_attention_is_not_there_is_refused_by_name():
-    with pytest.raises(ConfigError, match="--amoeba-reference-device sm80: .* use sm90 or sm100"):
-        choose_backend("cpu", None, "sm80")
+def test_an_older_gpu_computes_in_float32_by_triton():
+    backend = choose_backend("cpu", None, "sm80")
+    assert backend.kv_layout == "nhd" and backend.kv_page(8192) == 1
+    backend.adjust(arguments(dtype="float32", page_size=1))
+    with pytest.raises(ConfigError, match="--dtype bfloat16: .* sm80 .*, triton, takes float32"):
+        backend.adjust(arguments(dtype="bfloat16"))
 
 
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"dtype": "float32"}, "--dtype float32: .* computes in bfloat16 or float16"),
-        ({"page_size": 1}, "--page-size 1: .* has kernels for 16, 32, 64, 128"),
-        ({"page_size": 48}, "--page-size 48: .* has kernels for 16, 32, 64, 128"),
+        ({"dtype": "float32"}, "--dtype float32: .* sm90 .* takes auto, bfloat16"),
+        ({"page_size": 1}, "--page-size 1: .* takes 16, 32, 64, 128"),
+        ({"page_size": 48}, "--page-size 48: .* takes 16, 32, 64, 128"),
     ],
 )
 def test_what_the_attention_of_the_gpu_does_not_have_is_refused(given, line):

@@ -1,0 +1,46 @@
+"""The attention that SGLang takes on the GPU for which the host stands."""
+
+from typing import Any
+
+from sglang.srt.runtime_context import get_server_args, override_platform
+
+from amoeba_sglang.adapters.reference.backend import ROWS
+from amoeba_sglang.adapters.reference.libraries import (
+    reference_calls,
+    triton_names,
+    trtllm_names,
+)
+from amoeba_sglang.planes.reference.triton_calls import TritonCalls
+
+
+def make_attention(model_runner: Any) -> Any:
+    """Upstream's backend for the kind of GPU that the configuration names, with calls that are
+    computed on the host."""
+    kind = get_server_args()._amoeba.reference
+    facts = {f"is_{one}": one == kind for one in ("sm90", "sm100", "sm120")}
+    with override_platform(**facts):
+        return _MAKERS[ROWS[kind].attention](model_runner)
+
+
+def make_trtllm(model_runner: Any) -> Any:
+    from amoeba_sglang.adapters.cuda.trtllm_attention import TrtllmAttention
+
+    for module, names in trtllm_names(reference_calls()).items():
+        for name, value in names.items():
+            setattr(module, name, value)
+    return TrtllmAttention(model_runner)
+
+
+def make_triton(model_runner: Any) -> Any:
+    from amoeba_sglang.adapters.cuda.triton_attention import TritonAttention
+
+    for module, names in triton_names().items():
+        for name, value in names.items():
+            setattr(module, name, value)
+    attention = TritonAttention(model_runner)
+    calls = TritonCalls(attention.decode_attention_fwd, attention.extend_attention_fwd)
+    attention.decode_attention_fwd, attention.extend_attention_fwd = calls.decode, calls.extend
+    return attention
+
+
+_MAKERS = {"trtllm_mha": make_trtllm, "triton": make_triton}

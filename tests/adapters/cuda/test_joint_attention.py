@@ -1,0 +1,171 @@
+"""Upstream's attentions of GPUs over our pools and joint slots, at every degree, by reference
+kernels."""
+
+from contextlib import ExitStack
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sglang.srt import runtime_context
+from sglang.srt.configs.model_config import AttentionArch
+from sglang.srt.layers.radix_attention import RadixAttention
+from sglang.srt.mem_cache.kv_index_translator import KVIndexTranslator
+from sglang.srt.mem_cache.memory_pool import ReqToTokenPool
+from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
+from transformers import LlamaConfig
+
+from amoeba_sglang.adapters.model.kv_pool import ElasticKVPool
+from amoeba_sglang.adapters.model.union_batch import build_union
+from amoeba_sglang.adapters.reference.attention import make_attention
+from amoeba_sglang.control.layout.locations import locations_at
+from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.control.worker.mirror import RowMirror
+from amoeba_sglang.control.worker.step_record import Row, StepRecord
+from amoeba_sglang.planes.reference.trtllm_calls import KernelRefusal
+
+TOKENS, HEADS, KV_HEADS, DIM, CONTEXT = 192, 8, 4, 16, 128
+CHAIN = DegreeChain((1, 2, 4))
+TYPES = {"sm80": torch.float32, "sm90": torch.bfloat16, "sm100": torch.bfloat16}
+PAGES = {"sm80": 1, "sm90": 16, "sm100": 16}
+_MODEL = SimpleNamespace(
+    num_attention_heads=HEADS, get_max_num_attention_heads=lambda: HEADS,
+    get_num_kv_heads=lambda *_: KV_HEADS, head_dim=DIM, v_head_dim=DIM, swa_v_head_dim=DIM,
+    context_len=CONTEXT, hidden_size=HEADS * DIM, is_multimodal=False, is_encoder_decoder=False,
+    attention_arch=AttentionArch.MHA, linear_attn_registry_result=None,
+    hf_config=LlamaConfig(architectures=["LlamaForCausalLM"]), hf_text_config=None,
+)  # fmt: skip
+
+
+@pytest.fixture(params=TYPES)
+def kind(request):
+    """A kind of GPU, as a process knows it that stands for one."""
+    context = runtime_context.RuntimeContext(runtime_context.ParallelContext())
+    config = SimpleNamespace(
+        page_size_kib=64, mlp_elements=1 << 16, emulation=None, reference=request.param
+    )
+    with ExitStack() as stack:
+        stack.enter_context(runtime_context.use_context(context))
+        stack.enter_context(context.override_server_args(device="cpu", _amoeba=config))
+        runtime_context.get_parallel().override_permanently(
+            tp_rank=0,
+            pp_rank=0,
+            attn_tp_rank=0,
+            attn_dp_rank=0,
+            attn_tp_size=1,
+            attn_dcp_size=1,
+            attn_dcp_rank=0,
+        )
+        yield request.param
+
+
+def make(kind, page=None):
+    """A pool of `kind` with random KV in it, and the attention over it."""
+    page, dtype = page or PAGES[kind], TYPES[kind]
+    pool = ElasticKVPool(TOKENS, page, dtype, KV_HEADS, DIM, 1, "cpu", False)
+    rows = ReqToTokenPool(4, CONTEXT, "cpu", enable_memory_saver=False)
+    allocator = SimpleNamespace(get_kvcache=lambda: pool)
+    runner = SimpleNamespace(
+        req_to_token_pool=rows, token_to_kv_pool=pool, page_size=page, device="cpu", gpu_id=0,
+        token_to_kv_pool_allocator=allocator, server_args=runtime_context.get_server_args(),
+        model=torch.nn.Module(), max_running_requests=4, is_draft_worker=False,
+        spec_algorithm=SpeculativeAlgorithm.NONE, sliding_window_size=None, model_config=_MODEL,
+        kv_cache_dtype=dtype, dtype=dtype, decode_num_tokens_per_req=lambda: 1,
+        prefill_attention_backend_str="", decode_attention_backend_str="",
+        kv_index_translator=KVIndexTranslator(
+            req_to_token=rows.req_to_token, token_to_kv_pool_allocator=allocator,
+            token_to_kv_pool=pool, page_size=page, device="cpu",
+        ),
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(1)
+    for buffer in (pool.k_buffer[0], pool.v_buffer[0]):
+        buffer.copy_(torch.randn(buffer.shape, generator=generator))
+    return pool, make_attention(runner)
+
+
+def tell(rows, seed, page):
+    """What a worker tells of rows (tokens, new ones), and its peers' mirror of it."""
+    order = np.random.default_rng(seed).permutation(TOKENS // page) + 1
+    mirror, told = RowMirror(), []
+    for number, (length, new) in enumerate(rows):
+        count = -(-length // page)
+        slots, order = order[:count], order[count:]
+        mirror.apply(number, 0, slots)
+        told.append(Row(number, length, new, 0, slots))
+    extend = any(new > 1 for _, new in rows)
+    return StepRecord(1, 1, 0, -1, bool(rows), extend=extend, rows=tuple(told)), mirror
+
+
+def make_union(rows, page, degree):
+    records, mirrors = zip(*(tell(mine, seed, page) for seed, mine in enumerate(rows)), strict=True)
+    return build_union(
+        list(records), list(mirrors), CHAIN, degree, size=TOKENS // page, page=page, device="cpu"
+    )
+
+
+def attend(attention, union, degree, dtype):
+    """Random new tokens [tokens, H / d, D] through one layer: the queries, and what comes out."""
+    generator, tokens = torch.Generator().manual_seed(2), sum(union.tokens)
+    query, keys, values = (
+        torch.randn(tokens, heads // degree, DIM, generator=generator).to(dtype)
+        for heads in (HEADS, KV_HEADS, KV_HEADS)
+    )
+    layer = RadixAttention(HEADS // degree, DIM, DIM**-0.5, KV_HEADS // degree, layer_id=0)
+    attention.init_ragged_metadata(union.batch, union.slots)
+    decodes = union.batch.forward_mode.is_decode()
+    forward = attention.forward_decode if decodes else attention.forward_extend
+    out = forward(query.flatten(1), keys, values, layer, union.batch)
+    return query, out.view(tokens, -1, DIM)
+
+
+def by_definition(query, pool, slots, length, page):
+    """[new, heads, D] of the last tokens of one row, from the bytes of the pool at `slots`."""
+    where = torch.from_numpy(locations_at(slots.numpy(), 0, length, page))
+    group, seen = HEADS // KV_HEADS, length - len(query)
+    keys, values = (
+        (buffer[where // page, :, where % page] if buffer.dim() == 4 else buffer[where])
+        .float()
+        .repeat_interleave(group, 1)
+        for buffer in (pool.k_buffer[0], pool.v_buffer[0])
+    )
+    out = []
+    for number, token in enumerate(query.float()):
+        scores = torch.einsum("hd,khd->hk", token, keys[: seen + number + 1]) * DIM**-0.5
+        out.append(torch.einsum("hk,khd->hd", scores.softmax(-1), values[: seen + number + 1]))
+    return torch.stack(out)
+
+
+STEPS = {
+    "decode": [[(37, 1), (16, 1)], [], [(5, 1)], [(50, 1)]],
+    "mixed": [[(37, 1)], [(40, 24), (9, 1)], [], [(50, 1)]],
+    "prefill": [[(37, 37)], [(40, 24)], [(16, 16)], []],
+}
+
+
+@pytest.mark.parametrize("degree", [2, 4])
+@pytest.mark.parametrize("step", STEPS)
+def test_joint_rows_see_their_own_tokens_and_no_others(kind, degree, step):
+    (pool, attention), page = make(kind), PAGES[kind]
+    pool.view_layer(0, degree)
+    rows = STEPS[step][:degree]
+    union = make_union(rows, page, degree)
+    query, found = attend(attention, union, degree, TYPES[kind])
+    tolerance = 1e-5 if TYPES[kind] is torch.float32 else 0.02
+    at = 0
+    flat = [row for mine in rows for row in mine]
+    for slots, (length, new) in zip(union.slots, flat, strict=True):
+        expected = by_definition(query[at : at + new], pool, slots, length, page)
+        mine = found[at : at + new].float()
+        torch.testing.assert_close(mine, expected, atol=tolerance, rtol=tolerance)
+        at += new
+
+
+def test_pages_that_the_kernel_has_not_are_refused(kind):
+    if kind == "sm80":
+        with pytest.raises(AssertionError, match="8"):
+            make(kind, page=8)
+        return
+    pool, attention = make(kind, page=8)
+    pool.view_layer(0, 2)
+    with pytest.raises(KernelRefusal, match="pages of 8 tokens"):
+        attend(attention, make_union([[(9, 1)], []], 8, 2), 2, TYPES[kind])
