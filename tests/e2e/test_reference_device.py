@@ -12,14 +12,26 @@ from tests.serving.servers import Server
 POOL, PROMPTS = 768, chat_prompts(6)
 
 
+def start(kind, dtype, model):
+    return Server(
+        "--tp-size", "2", "--device", "cuda", "--amoeba-reference-device", kind,
+        "--dtype", dtype, "--max-total-tokens", str(POOL), "--chunked-prefill-size", "128",
+        "--max-running-requests", "16", "--amoeba-policy", "static", "--skip-server-warmup",
+        model=model, module="tests.serving.audited",
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def server(shallow_model):
-    with Server(
-        "--tp-size", "2", "--device", "cuda", "--amoeba-reference-device", "sm90",
-        "--dtype", "bfloat16", "--max-total-tokens", str(POOL), "--chunked-prefill-size", "128",
-        "--max-running-requests", "16", "--amoeba-policy", "static", "--skip-server-warmup",
-        model=shallow_model, module="tests.serving.audited",
-    ) as running:  # fmt: skip
+    """By trtllm_mha, in pages of 16 tokens."""
+    with start("sm90", "bfloat16", shallow_model) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def older_server(shallow_model):
+    """By Triton, in pages of one token and in float32."""
+    with start("sm80", "float32", shallow_model) as running:
         yield running
 
 
@@ -79,3 +91,13 @@ def test_a_long_request_has_the_memory_that_a_merge_frees(server):
         assert len(server.generate(prompt, 8)["output_ids"]) == 8
     finally:
         change(server, 1)
+
+
+def test_tokens_are_those_of_the_cpu_plane(pair, older_server):
+    prompts = PROMPTS[:4]
+    expected = [pair.generate(prompt, 60)["output_ids"] for prompt in prompts]
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        streams = [pool.submit(older_server.generate, prompt, 60) for prompt in prompts]
+        for degree in (2, 1) * 2:
+            change(older_server, degree)
+        assert [stream.result()["output_ids"] for stream in streams] == expected
