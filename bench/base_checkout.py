@@ -21,7 +21,7 @@ from amoeba_sglang.patch.target import find_target
 
 HERE = Path(__file__).resolve().parents[1]
 CACHE = Path(".cache/ratio")
-_CODE = ("amoeba_sglang", "patches", "bench", "serving")
+_CODE = ("amoeba_sglang", "patches", "bench", "tests/serving")
 _LAUNCHER = """#!/bin/sh
 # Without safe paths `-m` would find the modules of the current directory first.
 export PYTHONSAFEPATH=1 PYTHONPATH="{path}"

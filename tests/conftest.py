@@ -20,6 +20,7 @@ LAST = (
     "test_automatic_layout.py",
     "test_gateway.py",
     # `pair`, at last with `narrow_pair`
+    "test_reference_device.py",
     "test_hostile_requests.py",
     "test_loads.py",
     "test_hostile.py",

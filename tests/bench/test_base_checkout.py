@@ -129,7 +129,7 @@ def test_no_repository_and_no_git_say_so(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "file", ["amoeba_sglang/patch.py", "patches/new", "bench/new.py", "serving/new.py"]
+    "file", ["amoeba_sglang/patch.py", "patches/new", "bench/new.py", "tests/serving/new.py"]
 )
 def test_changes_that_no_commit_names_are_refused(repository, file):
     require_committed(repository)

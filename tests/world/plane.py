@@ -6,12 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, ReqToTokenPool
+from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 
 from amoeba_sglang.adapters.emulated.executor import EmulatedExecutor, EmulatedLayer
 from amoeba_sglang.adapters.emulated.sampler import EmulatedSampler
-from amoeba_sglang.adapters.model.host_rows import HostRows
-from amoeba_sglang.adapters.model.kv_allocator import ElasticAllocator
 from amoeba_sglang.adapters.model.union_batch import build_union
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.worker.mirror import RowMirror
@@ -35,13 +33,6 @@ class WorldPool(MHATokenToKVPool):
         row = torch.zeros(1, *shape[1:], dtype=self.store_dtype)
         self.k_buffer = [row.expand(shape)] * self.layer_num
         self.v_buffer = [row.expand(shape)] * self.layer_num
-
-
-class WorldAllocator(ElasticAllocator):
-    """Its scheduler has a table of rows beside the model's, as beside that of a GPU."""
-
-    def rows_of_scheduler(self, req_to_token_pool: ReqToTokenPool) -> ReqToTokenPool:
-        return HostRows(req_to_token_pool)
 
 
 class StepTime:

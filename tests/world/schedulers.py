@@ -197,6 +197,6 @@ def make_server_args(setting: Setting) -> tuple[Any, AmoebaConfig]:
     server_args._extension_classes = {
         **EXTENSION_CLASSES,
         "mha_kv_pool": "tests.world.plane.WorldPool",
-        "paged_allocator": "tests.world.plane.WorldAllocator",
+        "paged_allocator": "amoeba_sglang.adapters.reference.allocator.ReferenceAllocator",
     }
     return server_args, config

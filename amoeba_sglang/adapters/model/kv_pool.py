@@ -18,7 +18,8 @@ class ElasticKVPool(MHATokenToKVPool):
     must stay upstream's layout and a pool that grows behind two ranges wastes no more than behind
     one of twice the size; a run of P tokens is long enough to copy. At degree 1 a layer's K is
     [slots, H, P, D]; at degree d the same bytes are [slots * d, H / d, P, D]. `blocks`: (K, V) per
-    layer of the base slots, [slots, H, P, D], whatever the degree.
+    layer of the base slots, [slots, H, P, D], whatever the degree. For an attention that takes
+    "nhd" (see Backend) P is 1 and left out of all shapes.
     """
 
     def _create_buffers_normal(self) -> None:

@@ -1,9 +1,13 @@
 """The attention that SGLang takes on the GPU for which the host stands."""
 
+from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from sglang.srt.runtime_context import get_server_args, override_platform
 
+from amoeba_sglang.adapters.cuda.triton_attention import TritonAttention
+from amoeba_sglang.adapters.cuda.trtllm_attention import TrtllmAttention
 from amoeba_sglang.adapters.reference.backend import ROWS
 from amoeba_sglang.adapters.reference.libraries import (
     reference_calls,
@@ -22,25 +26,24 @@ def make_attention(model_runner: Any) -> Any:
         return _MAKERS[ROWS[kind].attention](model_runner)
 
 
-def make_trtllm(model_runner: Any) -> Any:
-    from amoeba_sglang.adapters.cuda.trtllm_attention import TrtllmAttention
-
-    for module, names in trtllm_names(reference_calls()).items():
-        for name, value in names.items():
-            setattr(module, name, value)
+def _make_trtllm(model_runner: Any) -> Any:
+    _give(trtllm_names(reference_calls()))
     return TrtllmAttention(model_runner)
 
 
-def make_triton(model_runner: Any) -> Any:
-    from amoeba_sglang.adapters.cuda.triton_attention import TritonAttention
-
-    for module, names in triton_names().items():
-        for name, value in names.items():
-            setattr(module, name, value)
+def _make_triton(model_runner: Any) -> Any:
+    _give(triton_names())
     attention = TritonAttention(model_runner)
     calls = TritonCalls(attention.decode_attention_fwd, attention.extend_attention_fwd)
     attention.decode_attention_fwd, attention.extend_attention_fwd = calls.decode, calls.extend
     return attention
 
 
-_MAKERS = {"trtllm_mha": make_trtllm, "triton": make_triton}
+def _give(names: Mapping[ModuleType, Mapping[str, Any]]) -> None:
+    """Let SGLang's modules have what they find in a process with a GPU."""
+    for module, values in names.items():
+        for name, value in values.items():
+            setattr(module, name, value)
+
+
+_MAKERS = {"trtllm_mha": _make_trtllm, "triton": _make_triton}

@@ -41,6 +41,7 @@ class ReferenceBackend(Backend):
     """What a server on GPUs of a kind does, call for call, with nothing of their speed."""
 
     name = "reference"
+    classes = {"paged_allocator": "amoeba_sglang.adapters.reference.allocator.ReferenceAllocator"}
     # Tested with emulated steps only.
     unsupported = {"mixed prefill and decode batches": ("enable_mixed_chunk",)}
 
