@@ -40,4 +40,6 @@ class CpuBackend(Backend):
         from amoeba_sglang.adapters.model.plane import make_plane
 
         attention = CpuAttention(scheduler.tp_worker.model_runner)
-        return make_plane(scheduler, rank, groups, device=self.device, attention=attention)
+        return make_plane(
+            scheduler, rank, groups, device=self.device, attention_at=lambda _: attention
+        )

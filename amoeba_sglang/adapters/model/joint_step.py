@@ -4,7 +4,7 @@ The pipeline-parallel seam of upstream's models runs a range of layers without t
 file: `start_layer`, `end_layer`, the first/last-rank flags and PPProxyTensors.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -29,8 +29,8 @@ from amoeba_sglang.planes.transport import TransportGroup
 class JointExecutor(StepExecutor):
     """Runs the joint steps of one worker, on the device of its model.
 
-    `size`: slots of a worker's own pool; `page`: tokens of a slot. `attention`: backend that takes
-    explicit slots per row.
+    `size`: slots of a worker's own pool; `page`: tokens of a slot. `attentions`: by degree,
+    backends that take explicit slots per row.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class JointExecutor(StepExecutor):
         page: int,
         groups: dict[int, Any],
         transports: dict[int, TransportGroup],
-        attention: Any,
+        attentions: Mapping[int, Any],
         device: Device,
     ) -> None:
         super().__init__(layers, layers[0].index)
         self.model, self.stack = model, model.model
         self.chain, self.size, self.page = chain, size, page
-        self.groups, self.transports, self.attention = groups, transports, attention
+        self.groups, self.transports, self.attentions = groups, transports, attentions
         self._device = device
         self.mirrors = [RowMirror() for _ in range(chain.finest)]
 
@@ -151,12 +151,13 @@ class JointExecutor(StepExecutor):
             if degree > 1
             else nullcontext()
         )
-        context = ForwardContext(attn_backend=self.attention)
+        attention = self.attentions[degree]
+        context = ForwardContext(attn_backend=attention)
         with self._stage(first, end, starts), forward_context(context), group:
             if degree > 1:
-                self.attention.init_ragged_metadata(batch, union.slots)
+                attention.init_ragged_metadata(batch, union.slots)
             else:
-                self.attention.init_forward_metadata(batch)
+                attention.init_forward_metadata(batch)
             if starts:
                 out = self.stack(batch.input_ids, batch.positions, batch, input_embeds=x)
             else:

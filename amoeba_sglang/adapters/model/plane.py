@@ -1,6 +1,6 @@
 """The plane of a worker that computes: the model's own layers, real pages, real copies."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,10 +78,15 @@ class ModelPlane(Plane):
 
 
 def make_plane(
-    scheduler: Any, rank: int, groups: Groups, *, device: Device, attention: Any
+    scheduler: Any,
+    rank: int,
+    groups: Groups,
+    *,
+    device: Device,
+    attention_at: Callable[[int], Any],
 ) -> ModelPlane:
     """The plane of the model and pool of an ElasticScheduler; collective over all workers of the
-    world. `attention`: backend that takes explicit slots per row."""
+    world. `attention_at`: of a degree, a backend that takes explicit slots per row."""
     runner = scheduler.tp_worker.model_runner
     allocator: ElasticAllocator = scheduler.token_to_kv_pool_allocator
     config: AmoebaConfig = scheduler.server_args._amoeba
@@ -104,7 +109,7 @@ def make_plane(
         page=allocator.page_size,
         groups=groups.coordinators,
         transports=groups.transports,
-        attention=attention,
+        attentions={degree: attention_at(degree) for degree in chain.degrees},
         device=device,
     )
     return ModelPlane(

@@ -26,15 +26,22 @@ class Row:
     layout: str
 
 
-_TRTLLM = Row(
-    "trtllm_mha", ("auto", "bfloat16", "half", "float16"), pages=(16, 32, 64, 128), layout="hnd"
-)
+_HALF = ("auto", "bfloat16", "half", "float16")
+_TRTLLM = Row("trtllm_mha", _HALF, pages=(16, 32, 64, 128), layout="hnd")
 ROWS = {
-    # In float32; what SGLang takes there for other types, FlashInfer, is not there yet.
-    "sm80": Row("triton", ("float32", "float"), pages=(1,), layout="nhd"),
-    "sm90": _TRTLLM,
-    "sm100": _TRTLLM,
+    "sm80": (
+        Row("flashinfer", _HALF, pages=(1,), layout="nhd"),
+        Row("triton", ("float32", "float"), pages=(1,), layout="nhd"),
+    ),
+    "sm90": (_TRTLLM,),
+    "sm100": (_TRTLLM,),
 }
+"""By kind of GPU; those of one kind differ in types only."""
+
+
+def find_row(kind: str, dtype: str) -> Row | None:
+    """What computes in this --dtype on this kind of GPU, if anything does."""
+    return next((row for row in ROWS[kind] if dtype in row.types), None)
 
 
 class ReferenceBackend(Backend):
@@ -46,8 +53,8 @@ class ReferenceBackend(Backend):
     unsupported = {"mixed prefill and decode batches": ("enable_mixed_chunk",)}
 
     def __init__(self, kind: str) -> None:
-        self.kind, self._row = kind, ROWS[kind]
-        self.kv_layout = self._row.layout
+        self.kind, self._rows = kind, ROWS[kind]
+        self.kv_layout = self._rows[0].layout
         self.sentence = (
             f"REFERENCE device {kind}: the calls of a GPU computed on the host, no figure of it "
             "says anything of a GPU"
@@ -61,24 +68,33 @@ class ReferenceBackend(Backend):
         return device_of_process()
 
     def adjust(self, server_args: Any) -> None:
-        row, what = self._row, f"the attention of {self.kind} that is there, {self._row.attention},"
+        types = [name for row in self._rows for name in row.types]
         for flag, value, allowed in (
-            ("--page-size", server_args.page_size, (None, *row.pages)),
-            ("--dtype", server_args.dtype, row.types),
+            ("--page-size", server_args.page_size, [None, *self._rows[0].pages]),
+            ("--dtype", server_args.dtype, types),
         ):
             if value not in allowed:
                 takes = ", ".join(str(one) for one in allowed if one is not None)
-                raise ConfigError(f"{flag} {value}: {what} takes {takes}")
+                raise ConfigError(
+                    f"{flag} {value}: the attention of {self.kind} that is there takes {takes}"
+                )
 
     def require_degrees(self, degrees: tuple[int, ...]) -> None:
         """Nothing: the heads of the model limit them."""
 
     def kv_page(self, chunk: int | None) -> int:
-        return self._row.pages[0]
+        return self._rows[0].pages[0]
 
     def make_plane(self, scheduler: Any, rank: int, groups: Groups) -> Plane:
         # Imports SGLang, see Backend.
         from amoeba_sglang.adapters.model.plane import make_plane
+        from amoeba_sglang.adapters.reference.attention import attention_at
 
-        attention = scheduler.tp_worker.model_runner.attn_backend
-        return make_plane(scheduler, rank, groups, device=self.device, attention=attention)
+        runner = scheduler.tp_worker.model_runner
+        return make_plane(
+            scheduler,
+            rank,
+            groups,
+            device=self.device,
+            attention_at=lambda degree: attention_at(runner, degree),
+        )

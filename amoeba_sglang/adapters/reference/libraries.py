@@ -20,6 +20,12 @@ from sglang.srt.layers.attention import flashinfer_backend, trtllm_mha_backend
 from sglang.srt.mem_cache import kv_index_translator
 
 from amoeba_sglang.planes.reference.device import INTERPRETER
+from amoeba_sglang.planes.reference.flashinfer_calls import (
+    PagedDecode,
+    PagedPrefill,
+    RaggedPrefill,
+    merge_states,
+)
 from amoeba_sglang.planes.reference.trtllm_calls import TrtllmCalls
 
 
@@ -60,8 +66,33 @@ class OneAtATime:
         return _one_at_a_time(self._kernel[grid])
 
 
+class TorchOnHost:
+    """torch, but for memory that SGLang's code asks of a GPU by name."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    def empty(self, *shape: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
+        return torch.empty(*shape, device="cpu" if device == "cuda" else device, **kwargs)
+
+
+def flashinfer_names() -> Mapping[ModuleType, Mapping[str, Any]]:
+    """By module of SGLang, the names that `flashinfer` needs."""
+    wrappers = {
+        "BatchDecodeWithPagedKVCacheWrapper": PagedDecode,
+        "BatchPrefillWithPagedKVCacheWrapper": PagedPrefill,
+        "BatchPrefillWithRaggedKVCacheWrapper": RaggedPrefill,
+    }
+    bound = {
+        name: type(name, (kind,), {"real": getattr(flashinfer, name)})
+        for name, kind in wrappers.items()
+    }
+    others = {"_safe_merge_state": merge_states, "fast_decode_plan": None, "torch": TorchOnHost()}
+    return {flashinfer_backend: {**bound, **others}, **triton_names()}
+
+
 def triton_names() -> Mapping[ModuleType, Mapping[str, Any]]:
-    """By module of SGLang, the kernels that `triton` launches in `init_forward_metadata`."""
+    """By module of SGLang, what `triton` and `flashinfer` launch in `init_forward_metadata`."""
     name = "create_flashinfer_kv_indices_triton"
     kernel = getattr(kv_index_translator, name)
     return {kv_index_translator: {name: OneAtATime(kernel)}}

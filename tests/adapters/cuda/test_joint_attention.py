@@ -17,7 +17,7 @@ from transformers import LlamaConfig
 
 from amoeba_sglang.adapters.model.kv_pool import ElasticKVPool
 from amoeba_sglang.adapters.model.union_batch import build_union
-from amoeba_sglang.adapters.reference.attention import make_attention
+from amoeba_sglang.adapters.reference.attention import attention_at, make_attention
 from amoeba_sglang.control.layout.locations import locations_at
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.worker.mirror import RowMirror
@@ -26,8 +26,13 @@ from amoeba_sglang.planes.reference.trtllm_calls import KernelRefusal
 
 TOKENS, HEADS, KV_HEADS, DIM, CONTEXT = 192, 8, 4, 16, 128
 CHAIN = DegreeChain((1, 2, 4))
-TYPES = {"sm80": torch.float32, "sm90": torch.bfloat16, "sm100": torch.bfloat16}
-PAGES = {"sm80": 1, "sm90": 16, "sm100": 16}
+# What attends on which GPU: its type, tokens of a KV page.
+KINDS = {
+    "triton": ("sm80", torch.float32, 1),
+    "flashinfer": ("sm80", torch.bfloat16, 1),
+    "trtllm by XQA": ("sm90", torch.bfloat16, 16),
+    "trtllm-gen": ("sm100", torch.bfloat16, 16),
+}
 _MODEL = SimpleNamespace(
     num_attention_heads=HEADS, get_max_num_attention_heads=lambda: HEADS,
     get_num_kv_heads=lambda *_: KV_HEADS, head_dim=DIM, v_head_dim=DIM, swa_v_head_dim=DIM,
@@ -37,12 +42,12 @@ _MODEL = SimpleNamespace(
 )  # fmt: skip
 
 
-@pytest.fixture(params=TYPES)
+@pytest.fixture(params=KINDS)
 def kind(request):
-    """A kind of GPU, as a process knows it that stands for one."""
+    """One of KINDS, in a process that stands for its GPU."""
     context = runtime_context.RuntimeContext(runtime_context.ParallelContext())
     config = SimpleNamespace(
-        page_size_kib=64, mlp_elements=1 << 16, emulation=None, reference=request.param
+        page_size_kib=64, mlp_elements=1 << 16, emulation=None, reference=KINDS[request.param][0]
     )
     with ExitStack() as stack:
         stack.enter_context(runtime_context.use_context(context))
@@ -59,9 +64,10 @@ def kind(request):
         yield request.param
 
 
-def make(kind, page=None):
-    """A pool of `kind` with random KV in it, and the attention over it."""
-    page, dtype = page or PAGES[kind], TYPES[kind]
+def make(kind, degree, page=None):
+    """A pool of `kind` with random KV in it, at a degree, and the attention over it."""
+    _, dtype, usual = KINDS[kind]
+    page = page or usual
     pool = ElasticKVPool(TOKENS, page, dtype, KV_HEADS, DIM, 1, "cpu", False)
     rows = ReqToTokenPool(4, CONTEXT, "cpu", enable_memory_saver=False)
     allocator = SimpleNamespace(get_kvcache=lambda: pool)
@@ -80,7 +86,9 @@ def make(kind, page=None):
     generator = torch.Generator().manual_seed(1)
     for buffer in (pool.k_buffer[0], pool.v_buffer[0]):
         buffer.copy_(torch.randn(buffer.shape, generator=generator))
-    return pool, make_attention(runner)
+    pool.view_layer(0, degree)
+    runner.attn_backend = make_attention(runner)
+    return pool, attention_at(runner, degree)
 
 
 def tell(rows, seed, page):
@@ -145,12 +153,11 @@ STEPS = {
 @pytest.mark.parametrize("degree", [2, 4])
 @pytest.mark.parametrize("step", STEPS)
 def test_joint_rows_see_their_own_tokens_and_no_others(kind, degree, step):
-    (pool, attention), page = make(kind), PAGES[kind]
-    pool.view_layer(0, degree)
+    (pool, attention), (_, dtype, page) = make(kind, degree), KINDS[kind]
     rows = STEPS[step][:degree]
     union = make_union(rows, page, degree)
-    query, found = attend(attention, union, degree, TYPES[kind])
-    tolerance = 1e-5 if TYPES[kind] is torch.float32 else 0.02
+    query, found = attend(attention, union, degree, dtype)
+    tolerance = 1e-5 if dtype is torch.float32 else 0.02
     at = 0
     flat = [row for mine in rows for row in mine]
     for slots, (length, new) in zip(union.slots, flat, strict=True):
@@ -160,12 +167,17 @@ def test_joint_rows_see_their_own_tokens_and_no_others(kind, degree, step):
         at += new
 
 
+@pytest.mark.parametrize("kind", ["trtllm by XQA", "trtllm-gen"], indirect=True)
 def test_pages_that_the_kernel_has_not_are_refused(kind):
-    if kind == "sm80":
-        with pytest.raises(AssertionError, match="8"):
-            make(kind, page=8)
-        return
-    pool, attention = make(kind, page=8)
-    pool.view_layer(0, 2)
+    _, attention = make(kind, 2, page=8)
     with pytest.raises(KernelRefusal, match="pages of 8 tokens"):
-        attend(attention, make_union([[(9, 1)], []], 8, 2), 2, TYPES[kind])
+        attend(attention, make_union([[(9, 1)], []], 8, 2), 2, torch.bfloat16)
+
+
+@pytest.mark.parametrize("kind", ["flashinfer"], indirect=True)
+def test_a_plan_for_other_heads_is_refused(kind):
+    pool, attention = make(kind, 2)
+    pool.view_layer(0, 4)
+    union = make_union([[(9, 1)], [], [], []], 1, 4)
+    with pytest.raises(KernelRefusal, match=r"planned for \(4, 2\) heads, called with 2 and 1"):
+        attend(attention, union, 4, torch.bfloat16)

@@ -113,7 +113,7 @@ class Worker:
             page=page,
             groups=circles,
             transports=circles,
-            attention=self.attention,
+            attentions=dict.fromkeys(chain.degrees, self.attention),
             device=CpuDevice(),
         )
         # Slots of a request are scattered.

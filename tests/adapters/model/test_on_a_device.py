@@ -134,7 +134,8 @@ def make_executor(index=0):
     ]
     return JointExecutor(
         model, layers, CHAIN, size=SLOTS, page=PAGE,
-        groups=circles, transports=circles, attention=Attention(), device=CpuDevice(),
+        groups=circles, transports=circles, device=CpuDevice(),
+        attentions=dict.fromkeys(CHAIN.degrees, Attention()),
     )  # fmt: skip
 
 

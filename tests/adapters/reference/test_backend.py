@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from amoeba_sglang.adapters.choice import choose_backend
+from amoeba_sglang.adapters.reference.backend import find_row
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.planes.reference.device import device_of_process
 
@@ -23,12 +24,16 @@ def test_it_says_that_nothing_of_it_is_a_figure(kind):
     backend.adjust(arguments(dtype="bfloat16", page_size=64))
 
 
-def test_an_older_gpu_computes_in_float32_by_triton():
+def test_an_older_gpu_computes_in_pages_of_a_token_by_what_its_type_has():
     backend = choose_backend("cpu", None, "sm80")
     assert backend.kv_layout == "nhd" and backend.kv_page(8192) == 1
-    backend.adjust(arguments(dtype="float32", page_size=1))
-    with pytest.raises(ConfigError, match="--dtype bfloat16: .* sm80 .*, triton, takes float32"):
-        backend.adjust(arguments(dtype="bfloat16"))
+    for dtype in ("float32", "bfloat16", "auto"):
+        backend.adjust(arguments(dtype=dtype, page_size=1))
+    with pytest.raises(ConfigError, match="--page-size 16: .* sm80 .* takes 1"):
+        backend.adjust(arguments(page_size=16))
+    assert find_row("sm80", "float32").attention == "triton"
+    assert find_row("sm80", "bfloat16").attention == "flashinfer"
+    assert find_row("sm90", "float32") is None
 
 
 @pytest.mark.parametrize(
