@@ -21,18 +21,18 @@ def start(kind, dtype, model):
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["sm90", "sm80"])
-def server(request, shallow_model):
-    """By trtllm_mha in pages of 16 tokens, or by FlashInfer in pages of one."""
-    with start(request.param, "bfloat16", shallow_model) as running:
-        running.kind = request.param
+@pytest.fixture(scope="module")
+def server(shallow_model):
+    """By trtllm_mha, in pages of 16 tokens."""
+    with start("sm90", "bfloat16", shallow_model) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
-def older_server(shallow_model):
-    """By Triton, in pages of one token and in float32."""
-    with start("sm80", "float32", shallow_model) as running:
+@pytest.fixture(params=["float32", "bfloat16"], ids=["by Triton", "by FlashInfer"])
+def older_server(request, shallow_model):
+    """In pages of one token, of which the interpreter moves a few hundred a second."""
+    with start("sm80", request.param, shallow_model) as running:
+        running.dtype = request.param
         yield running
 
 
@@ -58,7 +58,7 @@ def answers(server):
 
 
 def test_it_says_what_it_is(server):
-    assert f"REFERENCE device {server.kind}" in server.log.read_text()
+    assert "REFERENCE device sm90" in server.log.read_text()
     assert server.state()["plane"] == "reference"
 
 
@@ -94,11 +94,18 @@ def test_a_long_request_has_the_memory_that_a_merge_frees(server):
         change(server, 1)
 
 
-def test_tokens_are_those_of_the_cpu_plane(pair, older_server):
-    prompts = PROMPTS[:4]
-    expected = [pair.generate(prompt, 60)["output_ids"] for prompt in prompts]
+def test_an_older_gpu_s_streams_go_through_changes(pair, older_server):
+    """In float32 tokens are those of the CPU plane; else as many, and the same again afterwards."""
+    prompts, first = PROMPTS[:3], 8
+    exact = older_server.dtype == "float32"
+    sure = [(pair if exact else older_server).generate(p, first)["output_ids"] for p in prompts]
     with ThreadPoolExecutor(len(prompts)) as pool:
-        streams = [pool.submit(older_server.generate, prompt, 60) for prompt in prompts]
-        for degree in (2, 1) * 2:
-            change(older_server, degree)
-        assert [stream.result()["output_ids"] for stream in streams] == expected
+        streams = [pool.submit(older_server.generate, prompt, 40) for prompt in prompts]
+        change(older_server, 2)
+        change(older_server, 1)
+        found = [stream.result()["output_ids"] for stream in streams]
+    assert all(len(ids) == 40 for ids in found)
+    if exact:
+        assert found == [pair.generate(prompt, 40)["output_ids"] for prompt in prompts]
+    assert older_server.post("/flush_cache", {})[0] == 200
+    assert [older_server.generate(p, first)["output_ids"] for p in prompts] == sure

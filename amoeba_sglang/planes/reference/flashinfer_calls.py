@@ -29,7 +29,8 @@ class Wrapper:
         """`plan`, by its old name."""
         plan = bind(self.real.plan, (self, *args), kwargs)
         for name, vector in plan.items():
-            if name.endswith(("indptr", "indices", "last_page_len")):
+            known = isinstance(vector, torch.Tensor)
+            if known and name.endswith(("indptr", "indices", "last_page_len")):
                 if vector.dtype != torch.int32:
                     raise KernelRefusal(f"flashinfer: {name} of {vector.dtype}, only int32")
         self._plan = plan
