@@ -8,6 +8,7 @@ exported descriptors work between processes. `fail` makes a call return any CUre
 
 import ctypes
 import functools
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from amoeba_sglang.planes.memory.base import MemoryFault
 
 GRANULARITY = 2 << 20
 _FILE_NAME = "reference-driver"
+_numbers = itertools.count()
 _SHARED_AS = real.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
 _DEVICE_MEMORY = real.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
 _PROTECTIONS = {
@@ -86,6 +88,8 @@ class ReferenceDriver:
         self._counts: Counter[str] = Counter()
         self._failures: dict[tuple[str, int], real.CUresult] = {}
         self._last_handle = 0
+        # Of its own: several drivers of a process tell their files apart.
+        self._file_name = f"{_FILE_NAME}-{os.getpid()}-{next(_numbers)}"
 
     def __getattr__(self, name: str) -> Any:
         assert name.startswith("CU"), f"the reference driver has no {name}"
@@ -105,7 +109,7 @@ class ReferenceDriver:
         assert not self.mappings, f"still mapped: {self.mappings}"
         assert not self.reservations, f"still reserved: {list(self.reservations)}"
         assert not self.allocations, f"handles not released: {list(self.allocations)}"
-        assert open_files() == 0, "exported descriptors are still open"
+        assert self.open_files() == 0, "exported descriptors are still open"
 
     @_driver_call
     def cuMemGetAllocationGranularity(self, properties: Any, option: Any) -> Any:
@@ -135,7 +139,7 @@ class ReferenceDriver:
         self._check_multiple(size)
         self._check_properties(properties)
         _require(flags == 0, flags)
-        descriptor = os.memfd_create(_FILE_NAME, os.MFD_CLOEXEC)
+        descriptor = os.memfd_create(self._file_name, os.MFD_CLOEXEC)
         os.ftruncate(descriptor, size)
         return self._new_handle(descriptor, size)
 
@@ -196,6 +200,16 @@ class ReferenceDriver:
         _require(_FILE_NAME in os.readlink(f"/proc/self/fd/{descriptor}"), "no exported page")
         return self._new_handle(os.dup(descriptor), os.fstat(descriptor).st_size)
 
+    def open_files(self) -> int:
+        """Descriptors of its memory files that this process has open."""
+        found = 0
+        for entry in os.scandir("/proc/self/fd"):
+            try:
+                found += os.readlink(entry.path).startswith(f"/memfd:{self._file_name} ")
+            except FileNotFoundError:  # the descriptor of this listing
+                continue
+        return found
+
     def _new_handle(self, descriptor: int, size: int) -> Any:
         self._last_handle += 1
         self.allocations[self._last_handle] = Allocation(descriptor, size)
@@ -224,17 +238,6 @@ class ReferenceDriver:
         _require(properties.location.type == _DEVICE_MEMORY, properties.location.type)
         _require(properties.location.id == self.device, properties.location.id)
         _require(properties.requestedHandleTypes == _SHARED_AS, properties.requestedHandleTypes)
-
-
-def open_files() -> int:
-    """Memory files of reference drivers that this process has open."""
-    found = 0
-    for entry in os.scandir("/proc/self/fd"):
-        try:
-            found += _FILE_NAME in os.readlink(entry.path)
-        except FileNotFoundError:  # the descriptor of this listing
-            continue
-    return found
 
 
 def view_bytes(address: int, nbytes: int, owner: object) -> torch.Tensor:

@@ -8,7 +8,7 @@ from cuda.bindings import driver as real
 from amoeba_sglang.planes.memory.base import MemoryFault
 from amoeba_sglang.planes.memory.cuda import CudaMemory
 from amoeba_sglang.planes.reference.driver import GRANULARITY as PAGE
-from amoeba_sglang.planes.reference.driver import ReferenceDriver, open_files, view_bytes
+from amoeba_sglang.planes.reference.driver import ReferenceDriver, view_bytes
 from tests.planes.memory.pages import make_memory, page_view, permissions
 
 REFUSED = real.CUresult.CUDA_ERROR_NOT_PERMITTED
@@ -61,7 +61,7 @@ class Worker:
             sorted(self.stand_in.allocations),
             sorted(self.stand_in.mappings),
             sorted(self.stand_in.reservations),
-            open_files(),
+            self.stand_in.open_files(),
         )
 
     def close(self):
