@@ -14,6 +14,11 @@ def choose_backend(
     """The backend for SGLang's --device, or for what it is to pretend; ConfigError if there is
     none. `reference`: the GPU that the host stands for."""
     if reference is not None:
+        if emulation is not None:
+            raise ConfigError(
+                f"--amoeba-reference-device {reference}: it computes, --amoeba-emulate does not; "
+                "leave one of them out"
+            )
         return ReferenceBackend(reference)
     if device != "cpu":
         raise ConfigError(

@@ -24,6 +24,11 @@ def test_it_says_that_nothing_of_it_is_a_figure(kind):
     backend.adjust(arguments(dtype="bfloat16", page_size=64))
 
 
+def test_a_host_cannot_stand_for_a_gpu_and_emulate_one():
+    with pytest.raises(ConfigError, match="--amoeba-reference-device sm90: .* leave one of them"):
+        choose_backend("cpu", object(), "sm90")
+
+
 def test_an_older_gpu_computes_in_pages_of_a_token_by_what_its_type_has():
     backend = choose_backend("cpu", None, "sm80")
     assert backend.kv_layout == "nhd" and backend.kv_page(8192) == 1
