@@ -1,6 +1,5 @@
 """Joint steps of a stand-in model that computes while its layers change degree."""
 
-import os
 import time
 from concurrent.futures import Executor
 from types import SimpleNamespace
@@ -43,7 +42,7 @@ class Steps:
             device=CpuDevice(),
             degrees=worker.chain.degrees,
             staging_bytes=STAGING,
-            crowding=max(1.0, worker.n / len(os.sched_getaffinity(0))),
+            crowding=CpuDevice().crowding(worker.n),
         )
         self._epoch = 0
 

@@ -4,8 +4,14 @@ from amoeba_sglang.adapters.backend import Backend
 from amoeba_sglang.adapters.cpu.backend import CpuBackend
 from amoeba_sglang.adapters.emulated.backend import EmulatedBackend
 from amoeba_sglang.adapters.reference.backend import ReferenceBackend
+from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.control.device.emulation import Emulation
 from amoeba_sglang.errors import ConfigError
+
+
+def backend_of(device: str, config: AmoebaConfig) -> Backend:
+    """What the launcher has chosen, in any process of the server."""
+    return choose_backend(device, config.emulation, config.reference)
 
 
 def choose_backend(

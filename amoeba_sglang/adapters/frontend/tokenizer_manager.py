@@ -16,7 +16,7 @@ from sglang.srt.managers.load_snapshot import shm_path_for
 from sglang.srt.managers.tokenizer_manager import ServerStatus, SignalHandler, TokenizerManager
 from sglang.utils import TypeBasedDispatcher
 
-from amoeba_sglang.adapters.choice import choose_backend
+from amoeba_sglang.adapters.choice import backend_of
 from amoeba_sglang.adapters.frontend.control_calls import ControlCalls
 from amoeba_sglang.adapters.frontend.request_checks import (
     RequestBounds,
@@ -53,9 +53,7 @@ class ElasticTokenizerManager(ControlCalls, TokenizerManager):
 
     def __init__(self, server_args: Any, port_args: Any, **kwargs: Any) -> None:
         self.config: AmoebaConfig = server_args._amoeba
-        self.backend = choose_backend(
-            server_args.device, self.config.emulation, self.config.reference
-        )
+        self.backend = backend_of(server_args.device, self.config)
         self.failure: str | None = None
         self.changed_limits: RequestLimits | None = None
         self.pending: dict[str, asyncio.Future[AdminReply]] = {}

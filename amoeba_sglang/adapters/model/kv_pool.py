@@ -4,7 +4,7 @@ import torch
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 from sglang.srt.runtime_context import get_server_args
 
-from amoeba_sglang.adapters.choice import choose_backend
+from amoeba_sglang.adapters.choice import backend_of
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.planes.memory.base import AddressRange, MemoryHandle
 from amoeba_sglang.planes.pages.ranges import KVRanges
@@ -30,7 +30,7 @@ class ElasticKVPool(MHATokenToKVPool):
         slots = self.size // self.page_size + 1
         self._shape = (slots, self.head_num, self.page_size, self.head_dim)
         config: AmoebaConfig = get_server_args()._amoeba
-        backend = choose_backend(self.device, config.emulation, config.reference)
+        backend = backend_of(self.device, config)
         assert backend.device is not None, "whoever computes nothing has no pool"
         self.use_hnd = backend.kv_layout == "hnd"
         if backend.kv_layout == "nhd":

@@ -77,7 +77,8 @@ def _make_batch(
     rows, tokens = len(slots), sum(extend_lens)
     ends, new = np.array(seq_lens), np.array(extend_lens)
     begins = ends - new
-    spans = list(zip(begins.tolist(), seq_lens, strict=True))
+    prefix_lens = begins.tolist()
+    spans = list(zip(prefix_lens, seq_lens, strict=True))
     locations = [locations_at(row, *span, page) for row, span in zip(slots, spans, strict=True)]
     # One copy to the device: each costs as much as a small kernel.
     lengths = [ends, np.arange(rows), new, begins, new.cumsum() - new]
@@ -108,6 +109,6 @@ def _make_batch(
         batch.extend_seq_lens = new_device
         batch.extend_seq_lens_cpu = extend_lens
         batch.extend_prefix_lens = begins_device
-        batch.extend_prefix_lens_cpu = begins.tolist()
+        batch.extend_prefix_lens_cpu = prefix_lens
         batch.extend_start_loc = starts
     return batch

@@ -6,7 +6,6 @@ call against the installed library (planes/reference) and computes it by torch.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,6 +14,7 @@ import flashinfer
 import flashinfer.decode
 import flashinfer.prefill
 import torch
+from sglang.kernels.ops.attention.kv_indices import create_flashinfer_kv_indices_triton
 from sglang.kernels.ops.attention.trtllm_mha_page_table import build_trtllm_mha_page_table
 from sglang.srt.layers.attention import flashinfer_backend, trtllm_mha_backend
 from sglang.srt.mem_cache import kv_index_translator
@@ -27,16 +27,6 @@ from amoeba_sglang.planes.reference.flashinfer_calls import (
     merge_states,
 )
 from amoeba_sglang.planes.reference.trtllm_calls import TrtllmCalls
-
-
-class NeverPlanned:
-    """A FlashInfer wrapper that upstream's `trtllm_mha` makes and does not use."""
-
-    real: type
-    is_cuda_graph_enabled = False
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        inspect.signature(self.real).bind(*args, **kwargs)
 
 
 def reference_calls() -> TrtllmCalls:
@@ -76,40 +66,37 @@ class TorchOnHost:
         return torch.empty(*shape, device="cpu" if device == "cuda" else device, **kwargs)
 
 
-def flashinfer_names() -> Mapping[ModuleType, Mapping[str, Any]]:
-    """By module of SGLang, the names that `flashinfer` needs."""
-    wrappers = {
+def _wrappers() -> dict[str, type]:
+    kinds = {
         "BatchDecodeWithPagedKVCacheWrapper": PagedDecode,
         "BatchPrefillWithPagedKVCacheWrapper": PagedPrefill,
         "BatchPrefillWithRaggedKVCacheWrapper": RaggedPrefill,
     }
-    bound = {
+    return {
         name: type(name, (kind,), {"real": getattr(flashinfer, name)})
-        for name, kind in wrappers.items()
+        for name, kind in kinds.items()
     }
+
+
+def flashinfer_names() -> Mapping[ModuleType, Mapping[str, Any]]:
+    """By module of SGLang, the names that `flashinfer` needs."""
     others = {"_safe_merge_state": merge_states, "fast_decode_plan": None, "torch": TorchOnHost()}
-    return {flashinfer_backend: {**bound, **others}, **triton_names()}
+    return {flashinfer_backend: {**_wrappers(), **others}, **triton_names()}
 
 
 def triton_names() -> Mapping[ModuleType, Mapping[str, Any]]:
     """By module of SGLang, what `triton` and `flashinfer` launch in `init_forward_metadata`."""
-    name = "create_flashinfer_kv_indices_triton"
-    kernel = getattr(kv_index_translator, name)
-    return {kv_index_translator: {name: OneAtATime(kernel)}}
+    # The kernel itself, not what a backend of this process has got already: it would be locked out
+    # by its own lock.
+    kernel = OneAtATime(create_flashinfer_kv_indices_triton)
+    return {kv_index_translator: {"create_flashinfer_kv_indices_triton": kernel}}
 
 
 def trtllm_names(calls: TrtllmCalls) -> Mapping[ModuleType, Mapping[str, Any]]:
-    """By module of SGLang, the names that `trtllm_mha` needs."""
-    wrappers = {
-        name: type(name, (NeverPlanned,), {"real": getattr(flashinfer, name)})
-        for name in (
-            "BatchDecodeWithPagedKVCacheWrapper",
-            "BatchPrefillWithPagedKVCacheWrapper",
-            "BatchPrefillWithRaggedKVCacheWrapper",
-        )
-    }
+    """By module of SGLang, the names that `trtllm_mha` needs; it makes the wrappers and plans
+    nothing with them."""
     return {
-        flashinfer_backend: wrappers,
+        flashinfer_backend: _wrappers(),
         trtllm_mha_backend: {
             "flashinfer": SimpleNamespace(
                 decode=SimpleNamespace(trtllm_batch_decode_with_kv_cache=calls.decode),

@@ -10,7 +10,7 @@ from sglang.srt.managers.io_struct import FlushCacheReqInput, ShutdownReq, sock_
 from sglang.srt.runtime_context import get_observability, get_serving
 from sglang.utils import TypeBasedDispatcher
 
-from amoeba_sglang.adapters.choice import choose_backend
+from amoeba_sglang.adapters.choice import backend_of
 from amoeba_sglang.adapters.messages import AdminReply, AdminRequest, IdleQuestion, LimitsChanged
 from amoeba_sglang.adapters.router import translation
 from amoeba_sglang.adapters.router.guard import Guard
@@ -54,7 +54,7 @@ class ElasticController(DataParallelController):
         # when a request came would see no load ever.
         self.load_snapshot_reader.read_all()
         truncates = get_serving().allow_auto_truncate
-        backend = choose_backend(server_args.device, config.emulation, config.reference)
+        backend = backend_of(server_args.device, config)
         terms = translation.to_terms(config, backend, self._scheduler_init_infos[0], truncates)
         self.desk = Desk(terms, Layout.uniform(config.workers, 1), self.clock.now())
         self.metrics = (

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from amoeba_sglang.adapters.choice import choose_backend
+from amoeba_sglang.adapters.choice import backend_of
 from amoeba_sglang.adapters.worker.connections import Groups, share_words
 from amoeba_sglang.adapters.worker.router_link import RouterLink
 from amoeba_sglang.clock import Clock
@@ -81,9 +81,7 @@ class LiveSurroundings:
         return Groups.create(self._config, chain, device, progress)
 
     def plane(self, scheduler: Any, rank: int, groups: Groups) -> Plane:
-        backend = choose_backend(
-            scheduler.server_args.device, self._config.emulation, self._config.reference
-        )
+        backend = backend_of(scheduler.server_args.device, self._config)
         return backend.make_plane(scheduler, rank, groups)
 
     def bell(self, rank: int) -> PeerBell:

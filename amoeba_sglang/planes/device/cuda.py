@@ -9,7 +9,6 @@ import torch
 
 from amoeba_sglang.planes.device.base import Blocks, Device
 from amoeba_sglang.planes.kernels.device_mover import DeviceKVMover
-from amoeba_sglang.planes.kernels.launches import UnitAddresses
 from amoeba_sglang.planes.memory.cuda import CudaMemory
 from amoeba_sglang.planes.transport.base import TransportGroup
 
@@ -36,12 +35,10 @@ class CudaDevice(Device):
         staging_bytes: int,
     ) -> DeviceKVMover:
         """Units change places in registers: nothing is put aside."""
-        pools = [UnitAddresses.of(block, finest) for block in blocks]
-        peers = [None if index == group.rank else pool for index, pool in enumerate(pools)]
-        return DeviceKVMover(
-            pools[group.rank],
-            peers,
+        return DeviceKVMover.over(
+            blocks,
             group,
+            finest=finest,
             device=self._device,
             settle=lambda: self._cuda.current_stream(self._device).synchronize(),
         )

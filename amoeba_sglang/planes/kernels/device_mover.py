@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Self
 
 import torch
 
@@ -40,6 +41,22 @@ class DeviceKVMover(KVMover):
                 "pools differ in units"
             )
         self._group, self._device, self._settle = group, device, settle
+
+    @classmethod
+    def over(
+        cls,
+        blocks: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor]]],
+        group: TransportGroup,
+        *,
+        finest: int,
+        device: torch.device,
+        settle: Callable[[], None],
+    ) -> Self:
+        """Of the worker `group.rank`. `blocks`: by worker index, K and V [rows, ...] of every layer
+        as this process has them mapped; `finest`: units of a row."""
+        pools = [UnitAddresses.of(block, finest) for block in blocks]
+        peers = [None if index == group.rank else pool for index, pool in enumerate(pools)]
+        return cls(pools[group.rank], peers, group, device=device, settle=settle)
 
     def _move(self, layers: Sequence[int], runs: RunMoves) -> None:
         # All tables first: a copy from the host waits for what was launched before it.

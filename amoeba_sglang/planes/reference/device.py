@@ -9,7 +9,7 @@ import torch
 from amoeba_sglang.planes.device.base import Blocks
 from amoeba_sglang.planes.device.cpu import CpuDevice
 from amoeba_sglang.planes.kernels.device_mover import DeviceKVMover
-from amoeba_sglang.planes.kernels.launches import Launch, UnitAddresses
+from amoeba_sglang.planes.kernels.launches import Launch
 from amoeba_sglang.planes.memory.cuda import CudaMemory
 from amoeba_sglang.planes.reference.driver import ReferenceDriver, view_bytes
 from amoeba_sglang.planes.transport.base import TransportGroup
@@ -49,12 +49,10 @@ class ReferenceDevice(CpuDevice):
         finest: int,
         staging_bytes: int,
     ) -> DeviceKVMover:
-        pools = [UnitAddresses.of(block, finest) for block in blocks]
-        peers = [None if index == group.rank else pool for index, pool in enumerate(pools)]
-        return InterpretedMover(
-            pools[group.rank],
-            peers,
+        return InterpretedMover.over(
+            blocks,
             group,
+            finest=finest,
             device=torch.device("cpu"),
             settle=self.synchronize,
         )

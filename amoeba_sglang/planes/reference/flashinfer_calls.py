@@ -10,9 +10,13 @@ from typing import Any
 
 import torch
 
-from amoeba_sglang.planes.reference.trtllm_calls import KernelRefusal, bind
-
-_TYPES = (torch.bfloat16, torch.float16)
+from amoeba_sglang.planes.reference.calls import (
+    HALF_TYPES,
+    KernelRefusal,
+    attend,
+    bind,
+    spans_of,
+)
 
 
 class Wrapper:
@@ -45,8 +49,8 @@ class Wrapper:
                 f"{self.real.__name__}: planned for {heads} heads, called with "
                 f"{query.shape[1]} and {keys.shape[1]}"
             )
-        if query.dtype != keys.dtype or query.dtype not in _TYPES:
-            raise KernelRefusal(f"flashinfer: {query.dtype} over {keys.dtype}, one of {_TYPES}")
+        if query.dtype != keys.dtype or query.dtype not in HALF_TYPES:
+            raise KernelRefusal(f"flashinfer: {query.dtype} over {keys.dtype}, one of {HALF_TYPES}")
         return plan
 
 
@@ -100,9 +104,7 @@ class RaggedPrefill(Wrapper):
     def _run(self, call: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         query, keys, values = call["q"], call["k"], call["v"]
         plan = self._planned(query, keys)
-        ends = plan["kv_indptr"].tolist()
-        spans = [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
-        parts = [(keys[at], values[at]) for at in spans]
+        parts = [(keys[at], values[at]) for at in spans_of(plan["kv_indptr"])]
         return _attend_rows(query, parts, plan["qo_indptr"], call)
 
 
@@ -117,35 +119,18 @@ def merge_states(
     return merged.to(one.dtype), lse
 
 
-def attend(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float, *, causal: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """[new, heads, D] over [tokens, KV heads, D] -> the same shape, and the logarithm to base 2 of
-    the sums of the softmax [new, heads]; in float32. Causal: the queries are the last tokens'."""
-    group = query.shape[1] // keys.shape[1]
-    k, v = (part.float().repeat_interleave(group, 1).transpose(0, 1) for part in (keys, values))
-    scores = query.float().transpose(0, 1) @ k.transpose(1, 2) * scale
-    if causal:
-        later = torch.ones_like(scores[0], dtype=torch.bool).triu(len(keys) - len(query) + 1)
-        scores = scores.masked_fill(later, float("-inf"))
-    lse = scores.logsumexp(-1)
-    # Over no tokens at all the weights are not a number, and the sum is 0.
-    out = scores.softmax(-1).nan_to_num() @ v
-    return out.transpose(0, 1).to(query.dtype), lse.transpose(0, 1) / torch.log(torch.tensor(2.0))
-
-
 def _attend_rows(
     query: torch.Tensor,
     rows: list[tuple[torch.Tensor, torch.Tensor]],
     qo_indptr: torch.Tensor,
     call: dict[str, Any],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    starts = qo_indptr.tolist()
-    if len(starts) != len(rows) + 1 or starts[-1] != len(query):
-        raise KernelRefusal(f"flashinfer: queries of rows end at {starts}, there are {len(query)}")
+    spans = spans_of(qo_indptr)
+    if len(spans) != len(rows) or spans[-1].stop != len(query):
+        raise KernelRefusal(f"flashinfer: queries {spans} of {len(rows)} rows, not {len(query)}")
     found = [
-        attend(query[a:b], *row, call["sm_scale"], causal=call["causal"])
-        for (a, b), row in zip(zip(starts, starts[1:], strict=False), rows, strict=True)
+        attend(query[span], *row, call["sm_scale"], causal=call["causal"])
+        for span, row in zip(spans, rows, strict=True)
     ]
     outs, sums = zip(*found, strict=True)
     return torch.cat(outs), torch.cat(sums)
@@ -157,5 +142,4 @@ def _rows(
     """The slots of each row."""
     if page != 1 or not bool((last == 1).all()):
         raise KernelRefusal(f"flashinfer: pages of {page} tokens are not computed here")
-    ends = indptr.tolist()
-    return [indices[a:b].long() for a, b in zip(ends, ends[1:], strict=False)]
+    return [indices[span].long() for span in spans_of(indptr)]

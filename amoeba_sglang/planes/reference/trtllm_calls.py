@@ -8,28 +8,14 @@ which decodes on sm100, its Python says less: it is held to XQA's limits.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from amoeba_sglang.planes.reference.calls import HALF_TYPES, KernelRefusal, attend, bind
+
 XQA_PAGES = (16, 32, 64, 128)
-_TYPES = (torch.bfloat16, torch.float16)
-
-
-class KernelRefusal(ValueError):
-    """A call that the real kernel would not take."""
-
-
-def bind(real: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments by name, with the library's defaults; KernelRefusal if it has no such call."""
-    try:
-        bound = inspect.signature(real).bind(*args, **kwargs)
-    except TypeError as error:
-        raise KernelRefusal(f"{real.__name__}: {error}") from error
-    bound.apply_defaults()
-    return bound.arguments
 
 
 class TrtllmCalls:
@@ -42,7 +28,6 @@ class TrtllmCalls:
         real_context: Callable[..., Any],
     ) -> None:
         self._decode, self._prefill, self._context = real_decode, real_prefill, real_context
-        self.counts = {"decode": 0, "prefill": 0, "context": 0}
 
     def decode(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """`trtllm_batch_decode_with_kv_cache` by XQA: a token a row."""
@@ -57,7 +42,6 @@ class TrtllmCalls:
             raise KernelRefusal(f"XQA: heads of {dim}, only multiples of 16 up to 512")
         if len(query) != len(call["seq_lens"]) or call["q_len_per_req"] != 1:
             raise KernelRefusal(f"XQA: {len(query)} queries of {len(call['seq_lens'])} rows")
-        self.counts["decode"] += 1
         ends = list(range(len(query) + 1))
         return _attend(query, call["kv_cache"], ends, call, call["block_tables"])
 
@@ -76,7 +60,6 @@ class TrtllmCalls:
         )
         if rest or not torch.equal(tables[:, 1], tables[:, 0] + distance):
             raise KernelRefusal("fmha_v2: V is not whole blocks behind K, as the table says")
-        self.counts["prefill"] += 1
         return _attend(query, (keys, values), _ends(call), call, tables[:, 0])
 
     def context(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -85,7 +68,6 @@ class TrtllmCalls:
         query, (keys, values) = call["query"], call["kv_cache"]
         _require_types(query, keys, values)
         _require_table(call["block_tables"], call["seq_lens"], dims=2)
-        self.counts["context"] += 1
         return _attend(query, (keys, values), _ends(call), call, call["block_tables"])
 
 
@@ -102,8 +84,8 @@ def _ends(call: dict[str, Any]) -> list[int]:
 
 def _require_types(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
     types = {query.dtype, keys.dtype, values.dtype}
-    if len(types) > 1 or query.dtype not in _TYPES:
-        raise KernelRefusal(f"trtllm: {', '.join(map(str, types))}, only one of {_TYPES}")
+    if len(types) > 1 or query.dtype not in HALF_TYPES:
+        raise KernelRefusal(f"trtllm: {', '.join(map(str, types))}, only one of {HALF_TYPES}")
     if query.shape[1] % keys.shape[1]:
         raise KernelRefusal(f"trtllm: {query.shape[1]} heads of {keys.shape[1]} KV heads")
     if not (keys.is_contiguous() and values.is_contiguous() and query.stride(-1) == 1):
@@ -129,24 +111,13 @@ def _attend(
 
     Row r has the queries ends[r]:ends[r + 1], its last ones; causal, in float32.
     """
-    group, page = query.shape[1] // pools[0].shape[1], pools[0].shape[2]
+    page, scale = pools[0].shape[2], call["bmm1_scale"]
     out = call["out"] if call["out"] is not None else torch.empty_like(query)
     for row, length in enumerate(call["seq_lens"].tolist()):
         pages = tables[row, : -(-length // page)].long()
-        mine = query[ends[row] : ends[row + 1]].float().transpose(0, 1)
-        # [KV heads, tokens, D], then a copy for each query head of a group.
-        k, v = (
-            pool[pages]
-            .transpose(0, 1)
-            .flatten(1, 2)[:, :length]
-            .float()
-            .repeat_interleave(group, 0)
-            for pool in pools
-        )
-        scores = mine @ k.transpose(1, 2) * call["bmm1_scale"]
-        first = length - mine.shape[1]
-        later = torch.ones_like(scores[0], dtype=torch.bool).triu(first + 1)
-        weights = scores.masked_fill(later, float("-inf")).softmax(-1)
-        found = weights @ v * call["bmm2_scale"]
-        out[ends[row] : ends[row + 1]] = found.transpose(0, 1).to(out.dtype)
+        keys, values = (pool[pages].transpose(1, 2).flatten(0, 1)[:length] for pool in pools)
+        mine = slice(ends[row], ends[row + 1])
+        values = values.float() * call["bmm2_scale"]
+        found, _ = attend(query[mine], keys, values, scale, causal=True)
+        out[mine] = found.to(out.dtype)
     return out

@@ -22,7 +22,7 @@ from amoeba_sglang.control.layout.locations import locations_at
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.worker.mirror import RowMirror
 from amoeba_sglang.control.worker.step_record import Row, StepRecord
-from amoeba_sglang.planes.reference.trtllm_calls import KernelRefusal
+from amoeba_sglang.planes.reference.calls import KernelRefusal
 
 TOKENS, HEADS, KV_HEADS, DIM, CONTEXT = 192, 8, 4, 16, 128
 CHAIN = DegreeChain((1, 2, 4))
