@@ -70,6 +70,8 @@ class ElasticWorker:
         self.memory = FaultyMemory()
         self.ranges = KVRanges(self.memory, LAYERS, ROWS, ROW_BYTES, sum(MATRICES))
         self.store = WeightStore(self.memory, PAGES, index)
+        for number, size in enumerate(MATRICES):
+            self.store.shards(number, (size // CHAIN.finest,), torch.uint8)
         self.weights = [_bytes(size, seed=size + n) for n, size in enumerate(MATRICES)]
         for number, weights in enumerate(self.weights):
             self.matrix(number).copy_(weights)

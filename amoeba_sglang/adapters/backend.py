@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from amoeba_sglang.config import ModelHeads
+from amoeba_sglang.config import AmoebaConfig, ModelHeads
 from amoeba_sglang.control.device.emulation import Emulation
 from amoeba_sglang.planes.contract import Plane
 from amoeba_sglang.planes.device.base import Device
+from amoeba_sglang.planes.transport.base import Collectives, TransportGroup
+from amoeba_sglang.planes.transport.host import HostGroup
 
 if TYPE_CHECKING:
     # Imports SGLang, whose platform the launcher has yet to choose.
@@ -68,5 +71,66 @@ class Backend(ABC):
         return None
 
     @abstractmethod
+    def adopt(self, model: Any, config: AmoebaConfig) -> None:
+        """Take a model that was just loaded; collective over all workers of the world."""
+
+    def helper(self) -> Executor:
+        """The thread that copies while a worker computes."""
+        return ThreadPoolExecutor(1, thread_name_prefix="amoeba-copies")
+
+    @abstractmethod
     def make_plane(self, scheduler: Any, rank: int, groups: Groups) -> Plane:
         """Make the plane of an ElasticScheduler; collective over all workers of the world."""
+
+
+class ModelBackend(Backend):
+    """Workers that compute the model, on a device."""
+
+    # Tested with emulated steps only.
+    unsupported = {"mixed prefill and decode batches": ("enable_mixed_chunk",)}
+
+    @property
+    @abstractmethod
+    def device(self) -> Device:
+        """The process's; one for all that ask."""
+
+    @abstractmethod
+    def attention_at(self, runner: Any, degree: int) -> Any:
+        """What attends in joint steps of this degree, over explicit slots per row. `runner`:
+        SGLang's ModelRunner."""
+
+    def collectives(
+        self, coordinators: Mapping[int, Any], transports: Mapping[int, TransportGroup]
+    ) -> Mapping[int, Collectives]:
+        """By degree, what joint steps gather through; upstream's groups, of the same ranks, use it
+        as well. Through the host, whose memory all workers reach."""
+        for degree, transport in transports.items():
+            if isinstance(transport, HostGroup):
+                coordinators[degree].host_communicator = transport
+        return transports
+
+    def require_degrees(self, degrees: tuple[int, ...]) -> None:
+        """Nothing: the heads of the model limit them."""
+
+    def adopt(self, model: Any, config: AmoebaConfig) -> None:
+        # Imports SGLang, see Backend.
+        from amoeba_sglang.adapters.model.elastic_model import ElasticModel
+
+        ElasticModel.adopt(model, config, self.device)
+
+    def helper(self) -> Executor:
+        return self.device.helper()
+
+    def make_plane(self, scheduler: Any, rank: int, groups: Groups) -> Plane:
+        # Imports SGLang, see Backend.
+        from amoeba_sglang.adapters.model.plane import make_plane
+
+        runner = scheduler.tp_worker.model_runner
+        return make_plane(
+            scheduler,
+            rank,
+            groups,
+            device=self.device,
+            collectives=self.collectives(runner.model.elastic.coordinators, groups.transports),
+            attention_at=lambda degree: self.attention_at(runner, degree),
+        )

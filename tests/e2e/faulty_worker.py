@@ -17,7 +17,8 @@ class FaultyScheduler(AuditedScheduler):
     def __init__(self, *args):
         super().__init__(*args)
         if self.runtime.rank == FAULTY_RANK:
-            memory, order = self.runtime.pool.memory, Path(os.environ["TEST_FAULT_FILE"])
+            memory = self.tp_worker.model_runner.token_to_kv_pool.memory
+            order = Path(os.environ["TEST_FAULT_FILE"])
             map_pages, calls = memory.map, 0
 
             def map_or_fail(where, offset, pages, populate=False):

@@ -153,7 +153,7 @@ class WorldSurroundings:
         self._shared += 1
         return STAGE.words.setdefault(self._shared, np.zeros(self._workers, dtype=np.int64))
 
-    def connect(self, chain: DegreeChain, device: str, progress: np.ndarray) -> Groups:
+    def connect(self, chain: DegreeChain, progress: np.ndarray) -> Groups:
         STAGE.progress = progress
         transports, moving = {}, {}
         for degree in chain.degrees[1:]:
@@ -161,7 +161,7 @@ class WorldSurroundings:
             ranks = tuple(range(first, first + degree))
             transports[degree] = WorldGroup("step", ranks, self._rank, self._timeout_s)
             moving[degree] = None, WorldGroup("move", ranks, self._rank, self._timeout_s)
-        return Groups({}, transports, moving)
+        return Groups(transports, moving)
 
     def plane(self, scheduler: Any, rank: int, groups: Groups) -> WorldPlane:
         return make_world_plane(scheduler, rank)

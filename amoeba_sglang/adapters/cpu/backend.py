@@ -1,32 +1,22 @@
 """Workers that compute on the CPU."""
 
-from __future__ import annotations
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
-
-from amoeba_sglang.adapters.backend import Backend
-from amoeba_sglang.planes.contract import Plane
+from amoeba_sglang.adapters.backend import ModelBackend
 from amoeba_sglang.planes.device.cpu import CpuDevice
-
-if TYPE_CHECKING:
-    from amoeba_sglang.adapters.worker.connections import Groups
 
 KV_PAGE = 16
 
 
-class CpuBackend(Backend):
+class CpuBackend(ModelBackend):
     """The model itself, on this host's cores."""
 
     name = "cpu"
     device = CpuDevice()
-    # Tested with emulated steps only.
-    unsupported = {"mixed prefill and decode batches": ("enable_mixed_chunk",)}
+    _attention: Any = None
 
     def adjust(self, server_args: Any) -> None:
         """Nothing: SGLang's arguments are the user's."""
-
-    def require_degrees(self, degrees: tuple[int, ...]) -> None:
-        """Nothing: the heads of the model limit them."""
 
     def kv_page(self, chunk: int | None) -> int:
         """In the pool of a merged instance the slots of its workers take turns: with slots of one
@@ -34,12 +24,12 @@ class CpuBackend(Backend):
         """
         return 1 if chunk is not None and chunk > 0 and chunk % KV_PAGE else KV_PAGE
 
-    def make_plane(self, scheduler: Any, rank: int, groups: Groups) -> Plane:
+    def attention_at(self, runner: Any, degree: int) -> Any:
+        """One for all degrees: that of SGLang, unless the user chose another for degree 1."""
         # Imports SGLang, see Backend.
         from amoeba_sglang.adapters.cpu.attention import CpuAttention
-        from amoeba_sglang.adapters.model.plane import make_plane
 
-        attention = CpuAttention(scheduler.tp_worker.model_runner)
-        return make_plane(
-            scheduler, rank, groups, device=self.device, attention_at=lambda _: attention
-        )
+        if self._attention is None:
+            own = runner.attn_backend
+            self._attention = own if isinstance(own, CpuAttention) else CpuAttention(runner)
+        return self._attention

@@ -36,6 +36,11 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         register_attention_backend(NAME)(_create_attention)
         ops.register(NAME)
 
+    def post_load_model(self, model: Any) -> None:
+        from amoeba_sglang.adapters.model.elastic_model import adopt_if_ours
+
+        adopt_if_ours(model)
+
     def create_host_communicator(self, cpu_group: Any) -> Any | None:
         """Shared-memory collectives for every group on this host; gloo with AMOEBA_GLOO=1."""
         if os.environ.get("AMOEBA_GLOO") == "1":

@@ -7,7 +7,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from amoeba_sglang.adapters.backend import Backend
-from amoeba_sglang.config import ModelHeads
+from amoeba_sglang.config import AmoebaConfig, ModelHeads
 from amoeba_sglang.control.device import load_device
 from amoeba_sglang.control.device.emulation import Emulation
 from amoeba_sglang.control.layout.slots import DegreeChain
@@ -117,6 +117,9 @@ class EmulatedBackend(Backend):
             if params.get(name):
                 return f"{name}: this server is EMULATED, its tokens are arbitrary"
         return None
+
+    def adopt(self, model: Any, config: AmoebaConfig) -> None:
+        """Nothing: the model is a stub that never runs."""
 
     def make_plane(self, scheduler: Any, rank: int, groups: Groups) -> EmulatedPlane:
         # Imports SGLang, see Backend.

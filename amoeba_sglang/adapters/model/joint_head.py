@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from amoeba_sglang.control.worker.step_record import StepRecord
-from amoeba_sglang.planes.transport import TransportGroup
+from amoeba_sglang.planes.transport.base import Collectives
 
 
 def rows_of_joint_head(records: Sequence[StepRecord], vocabulary: int) -> list[int] | None:
@@ -34,19 +34,19 @@ class JointHead:
     """
 
     def __init__(
-        self, processor: Any, weight: torch.Tensor, rows: list[int], transport: TransportGroup
+        self, processor: Any, weight: torch.Tensor, rows: list[int], ranks: Collectives
     ) -> None:
         self.quant_method = self
-        self._processor, self._rows, self._transport = processor, rows, transport
-        self._shard = SimpleNamespace(weight=weight.chunk(len(rows))[transport.rank])
+        self._processor, self._rows, self._ranks = processor, rows, ranks
+        self._shard = SimpleNamespace(weight=weight.chunk(len(rows))[ranks.rank])
 
     def apply(
         self, layer: Any, hidden: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Normed hidden states of own rows [rows, H] -> their logits [rows, vocabulary]."""
         assert bias is None, "an output bias is not served"
-        rank = self._transport.rank
-        union = self._transport.all_gather_rows(hidden, self._rows)
+        rank = self._ranks.rank
+        union = self._ranks.all_gather_rows(hidden, self._rows)
         logits = self._processor._compute_lm_head(union, self._shard)
         first = sum(self._rows[:rank])
-        return self._transport.all_gather(logits, dim=1)[first : first + self._rows[rank]]
+        return self._ranks.all_gather(logits, dim=1)[first : first + self._rows[rank]]

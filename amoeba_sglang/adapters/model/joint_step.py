@@ -23,14 +23,14 @@ from amoeba_sglang.control.worker.mirror import RowMirror
 from amoeba_sglang.control.worker.step_record import StepRecord
 from amoeba_sglang.planes.device.base import Device
 from amoeba_sglang.planes.step_executor import LayerMove, StepExecutor
-from amoeba_sglang.planes.transport import TransportGroup
+from amoeba_sglang.planes.transport.base import Collectives
 
 
 class JointExecutor(StepExecutor):
     """Runs the joint steps of one worker, on the device of its model.
 
-    `size`: slots of a worker's own pool; `page`: tokens of a slot. `attentions`: by degree,
-    backends that take explicit slots per row.
+    `size`: slots of a worker's own pool; `page`: tokens of a slot. By degree: `groups`, upstream's,
+    and `collectives`, over the same ranks; `attentions`, backends that take explicit slots per row.
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class JointExecutor(StepExecutor):
         size: int,
         page: int,
         groups: dict[int, Any],
-        transports: dict[int, TransportGroup],
+        collectives: Mapping[int, Collectives],
         attentions: Mapping[int, Any],
         device: Device,
     ) -> None:
         super().__init__(layers, layers[0].index)
         self.model, self.stack = model, model.model
         self.chain, self.size, self.page = chain, size, page
-        self.groups, self.transports, self.attentions = groups, transports, attentions
+        self.groups, self.collectives, self.attentions = groups, collectives, attentions
         self._device = device
         self.mirrors = [RowMirror() for _ in range(chain.finest)]
 
@@ -91,7 +91,7 @@ class JointExecutor(StepExecutor):
         rows = rows_of_joint_head(records[first : first + degree], weight.shape[0])
         if degree == 1 or rows is None or not any(rows):
             return None
-        return JointHead(self.model.logits_processor, weight, rows, self.transports[degree])
+        return JointHead(self.model.logits_processor, weight, rows, self.collectives[degree])
 
     def _run(
         self,
@@ -115,7 +115,7 @@ class JointExecutor(StepExecutor):
                 start = sum(tokens[:index])
                 mine = slice(start, start + len(x))
                 if degree > 1 and union is not None:
-                    x = self.transports[degree].all_gather_rows(x, tokens)
+                    x = self.collectives[degree].all_gather_rows(x, tokens)
             embed = self.stack.embed_tokens
             if union is None:
                 x = embed.weight.new_zeros(0, 2 * embed.weight.shape[1])

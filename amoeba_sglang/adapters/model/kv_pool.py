@@ -36,7 +36,7 @@ class ElasticKVPool(MHATokenToKVPool):
         if backend.kv_layout == "nhd":
             assert self.page_size == 1, self.page_size
             self.kv_cache_layout, self._shape = "nhd", (slots, self.head_num, self.head_dim)
-        self.memory = backend.device.make_memory(config.page_size_kib << 10)
+        self.memory = backend.device.memory(config.page_size_kib << 10)
         self.ranges = KVRanges(
             self.memory,
             self.layer_num,

@@ -1,23 +1,21 @@
 """The plane of a worker that computes: the model's own layers, real pages, real copies."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from amoeba_sglang.adapters.model.elastic_model import ElasticModel
 from amoeba_sglang.adapters.model.joint_step import JointExecutor
 from amoeba_sglang.adapters.model.kv_allocator import ElasticAllocator
 from amoeba_sglang.adapters.model.kv_pool import ElasticKVPool
-from amoeba_sglang.adapters.model.layer_shards import LayerShards
-from amoeba_sglang.adapters.model.mlp_shards import elastic_matrices
 from amoeba_sglang.adapters.worker.connections import Groups, Movers
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.control.layout.slots import DegreeChain
-from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.control.transform.moves import UnitMove
 from amoeba_sglang.planes.contract import Plane
 from amoeba_sglang.planes.device.base import Device
-from amoeba_sglang.planes.pages.weight_store import WeightStore
+from amoeba_sglang.planes.transport.base import Collectives
 
 
 class ModelPlane(Plane):
@@ -83,39 +81,32 @@ def make_plane(
     groups: Groups,
     *,
     device: Device,
+    collectives: Mapping[int, Collectives],
     attention_at: Callable[[int], Any],
 ) -> ModelPlane:
     """The plane of the model and pool of an ElasticScheduler; collective over all workers of the
-    world. `attention_at`: of a degree, a backend that takes explicit slots per row."""
+    world. `collectives`: by degree above 1, of its joint steps' tensors. `attention_at`: of a
+    degree, a backend that takes explicit slots per row."""
     runner = scheduler.tp_worker.model_runner
     allocator: ElasticAllocator = scheduler.token_to_kv_pool_allocator
     config: AmoebaConfig = scheduler.server_args._amoeba
-    chain, index = DegreeChain(config.degrees), rank % config.group_size
-    pool, model = runner.token_to_kv_pool, runner.model
-    stack = list(model.model.layers)
-    matrices = elastic_matrices(stack, chain.finest)
-    pages = WeightPages(chain, pool.memory.page_size, matrices)
-    store = WeightStore(pool.memory, pages, index)
-    layers = [
-        LayerShards(layer, number, chain, index, groups=groups.coordinators, store=store)
-        for number, layer in enumerate(stack)
-    ]
-    device.return_freed_memory()
+    chain, pool = DegreeChain(config.degrees), runner.token_to_kv_pool
+    elastic: ElasticModel = runner.model.elastic
     executor = JointExecutor(
-        model,
-        layers,
+        runner.model,
+        elastic.layers,
         chain,
         size=allocator.num_pages,
         page=allocator.page_size,
-        groups=groups.coordinators,
-        transports=groups.transports,
+        groups=elastic.coordinators,
+        collectives=collectives,
         attentions={degree: attention_at(degree) for degree in chain.degrees},
         device=device,
     )
     return ModelPlane(
         executor,
         pool,
-        Movers.create(config, rank, pool, store, groups, device=device),
+        Movers.create(config, rank, pool, elastic.store, groups, device=device),
         device=device,
         degrees=chain.degrees,
         staging_bytes=config.staging_mib << 20,

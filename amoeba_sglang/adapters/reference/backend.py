@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from amoeba_sglang.adapters.backend import Backend
+from amoeba_sglang.adapters.backend import ModelBackend
 from amoeba_sglang.errors import ConfigError
-from amoeba_sglang.planes.contract import Plane
-
-if TYPE_CHECKING:
-    from amoeba_sglang.adapters.worker.connections import Groups
 
 
 @dataclass(frozen=True)
@@ -44,13 +40,11 @@ def find_row(kind: str, dtype: str) -> Row | None:
     return next((row for row in ROWS[kind] if dtype in row.types), None)
 
 
-class ReferenceBackend(Backend):
+class ReferenceBackend(ModelBackend):
     """What a server on GPUs of a kind does, call for call, with nothing of their speed."""
 
     name = "reference"
     classes = {"paged_allocator": "amoeba_sglang.adapters.reference.allocator.ReferenceAllocator"}
-    # Tested with emulated steps only.
-    unsupported = {"mixed prefill and decode batches": ("enable_mixed_chunk",)}
 
     def __init__(self, kind: str) -> None:
         self.kind, self._rows = kind, ROWS[kind]
@@ -79,22 +73,11 @@ class ReferenceBackend(Backend):
                     f"{flag} {value}: the attention of {self.kind} that is there takes {takes}"
                 )
 
-    def require_degrees(self, degrees: tuple[int, ...]) -> None:
-        """Nothing: the heads of the model limit them."""
-
     def kv_page(self, chunk: int | None) -> int:
         return self._rows[0].pages[0]
 
-    def make_plane(self, scheduler: Any, rank: int, groups: Groups) -> Plane:
+    def attention_at(self, runner: Any, degree: int) -> Any:
         # Imports SGLang, see Backend.
-        from amoeba_sglang.adapters.model.plane import make_plane
         from amoeba_sglang.adapters.reference.attention import attention_at
 
-        runner = scheduler.tp_worker.model_runner
-        return make_plane(
-            scheduler,
-            rank,
-            groups,
-            device=self.device,
-            attention_at=lambda degree: attention_at(runner, degree),
-        )
+        return attention_at(runner, degree)

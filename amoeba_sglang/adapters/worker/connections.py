@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime
 import logging
 from dataclasses import astuple, dataclass
-from typing import Any
 
 import numpy as np
 import torch.distributed as dist
-from sglang.srt.distributed.parallel_state import get_world_group, init_model_parallel_group
+from sglang.srt.distributed.parallel_state import get_world_group
 
+from amoeba_sglang.adapters.model.elastic_model import blocks_of
 from amoeba_sglang.adapters.model.kv_pool import ElasticKVPool
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.control.layout.slots import DegreeChain
@@ -30,38 +30,26 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Groups:
-    """By degree above 1, of this worker's block: upstream's GroupCoordinator, the transport of its
-    joint steps, and of what moves meanwhile on another thread the process group and transport."""
+    """By degree above 1, of this worker's block: the transport of its joint steps, and the process
+    group and transport of what moves meanwhile on another thread."""
 
-    coordinators: dict[int, Any]
     transports: dict[int, TransportGroup]
     moving: dict[int, tuple[dist.ProcessGroup, TransportGroup]]
 
     @classmethod
-    def create(
-        cls, config: AmoebaConfig, chain: DegreeChain, device: str, progress: np.ndarray
-    ) -> Groups:
+    def create(cls, config: AmoebaConfig, chain: DegreeChain, progress: np.ndarray) -> Groups:
         """Collective over all workers of the world. `progress`: what each has done, shared."""
-        coordinators, transports, moving = {}, {}, {}
+        transports, moving = {}, {}
         limits = config.watchdog_timeout_s, config.freeze_timeout_s, progress
         timeout = datetime.timedelta(seconds=config.watchdog_timeout_s)
         for degree in chain.degrees[1:]:
-            blocks = [list(range(i, i + degree)) for i in range(0, config.workers, degree)]
-            world = get_world_group()
-            group = init_model_parallel_group(
-                blocks,
-                world.local_rank,
-                dist.get_backend(world.device_group),
-                group_name=f"amoeba_degree_{degree}",
-            )
-            transport = create_group(config.transport, group.cpu_group, *limits)
-            if device == "cpu":
-                group.host_communicator = transport if config.transport == "peer" else None
-            coordinators[degree], transports[degree] = group, transport
+            blocks = blocks_of(config, degree)
+            step, _ = dist.new_subgroups_by_enumeration(blocks, timeout, "gloo")
+            transports[degree] = create_group(config.transport, step, *limits)
             mine, _ = dist.new_subgroups_by_enumeration(blocks, timeout, "gloo")
             moving[degree] = mine, create_group(config.transport, mine, *limits)
             moving[degree][1].phase = f"a move of layers in a block of {degree} workers"
-        return cls(coordinators, transports, moving)
+        return cls(transports, moving)
 
 
 def share_words(config: AmoebaConfig) -> np.ndarray:

@@ -38,9 +38,8 @@ class ElasticRuntime:
         self.requests = scheduler.req_to_token_pool
         self.slots, self.own = self.allocator.ledger, OwnPool(self.allocator, scheduler.tree_cache)
         self.slots.share(Seat(self.chain, 1, self.index), grown=0)
-        self.pool = scheduler.tp_worker.model_runner.token_to_kv_pool
         self.progress = surroundings.share_words()
-        self.groups = surroundings.connect(self.chain, self.pool.device, self.progress)
+        self.groups = surroundings.connect(self.chain, self.progress)
         self.plane = surroundings.plane(scheduler, rank, self.groups)
         self.executor, self.grown = self.plane.executor, self.plane.grown
         self.helper = surroundings.helper()

@@ -12,6 +12,7 @@ from sglang.srt.managers.scheduler import NextBatchPlan, Scheduler
 from sglang.srt.runtime_context import get_parallel
 from sglang.utils import TypeBasedDispatcher
 
+from amoeba_sglang.adapters.choice import backend_of
 from amoeba_sglang.adapters.messages import TransformOrder
 from amoeba_sglang.adapters.worker.batch_rows import extends
 from amoeba_sglang.adapters.worker.control_requests import ControlRequests
@@ -41,7 +42,8 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, Retraction, Sche
         self, server_args: Any, port_args: Any, surroundings: Surroundings | None = None
     ) -> None:
         config: AmoebaConfig = server_args._amoeba
-        surroundings = surroundings or LiveSurroundings(config)
+        if surroundings is None:
+            surroundings = LiveSurroundings(config, backend_of(server_args.device, config))
         self.clock = surroundings.clock
         # When this worker last took requests from its socket, in seconds since the epoch.
         self.received_at = self.clock.wall()

@@ -1,12 +1,12 @@
 """What a worker is connected to: clock, peers, router and helper."""
 
 from collections.abc import Iterable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import Any, Protocol
 
 import numpy as np
 
-from amoeba_sglang.adapters.choice import backend_of
+from amoeba_sglang.adapters.backend import Backend
 from amoeba_sglang.adapters.worker.connections import Groups, share_words
 from amoeba_sglang.adapters.worker.router_link import RouterLink
 from amoeba_sglang.clock import Clock
@@ -50,7 +50,7 @@ class Surroundings(Protocol):
         """What computes and moves for an ElasticScheduler; collective over all workers."""
         ...
 
-    def connect(self, chain: DegreeChain, device: str, progress: np.ndarray) -> Groups:
+    def connect(self, chain: DegreeChain, progress: np.ndarray) -> Groups:
         """Transports of every degree; collective. `progress`: counters from `share_words`."""
         ...
 
@@ -70,19 +70,18 @@ class Surroundings(Protocol):
 class LiveSurroundings:
     """Those of a worker process."""
 
-    def __init__(self, config: AmoebaConfig) -> None:
-        self._config = config
+    def __init__(self, config: AmoebaConfig, backend: Backend) -> None:
+        self._config, self._backend = config, backend
         self.clock = Clock(config.dilation)
 
     def share_words(self) -> np.ndarray:
         return share_words(self._config)
 
-    def connect(self, chain: DegreeChain, device: str, progress: np.ndarray) -> Groups:
-        return Groups.create(self._config, chain, device, progress)
+    def connect(self, chain: DegreeChain, progress: np.ndarray) -> Groups:
+        return Groups.create(self._config, chain, progress)
 
     def plane(self, scheduler: Any, rank: int, groups: Groups) -> Plane:
-        backend = backend_of(scheduler.server_args.device, self._config)
-        return backend.make_plane(scheduler, rank, groups)
+        return self._backend.make_plane(scheduler, rank, groups)
 
     def bell(self, rank: int) -> PeerBell:
         return Bell(self._config.run_directory, rank)
@@ -91,4 +90,4 @@ class LiveSurroundings:
         return RouterLink(self._config.report_address)
 
     def helper(self) -> Executor:
-        return ThreadPoolExecutor(1, thread_name_prefix="amoeba-copies")
+        return self._backend.helper()

@@ -1,7 +1,11 @@
 """The contract of a device: memory, copies and order of one worker, as its plane needs them."""
 
+from __future__ import annotations
+
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import Executor
 
 import numpy as np
 import torch
@@ -20,6 +24,16 @@ class Device(ABC):
     The scheduler's thread launches steps on it, and a helper copies beside them: `copy_seconds` and
     what a mover does are the helper's, everything else is the scheduler's thread's.
     """
+
+    def __init__(self) -> None:
+        self._memories: weakref.WeakValueDictionary[int, Memory] = weakref.WeakValueDictionary()
+
+    def memory(self, page_size: int) -> Memory:
+        """The one that weights and KV share, as long as somebody holds it; see `make_memory`."""
+        memory = self._memories.get(page_size)
+        if memory is None:
+            memory = self._memories[page_size] = self.make_memory(page_size)
+        return memory
 
     @abstractmethod
     def make_memory(self, page_size: int) -> Memory:
@@ -40,6 +54,10 @@ class Device(ABC):
         [rows, ...] of every layer. `group`: the workers of the block. `finest`: units of a row.
         `staging_bytes`: memory to put units aside, if that is done.
         """
+
+    @abstractmethod
+    def helper(self) -> Executor:
+        """One thread that copies beside the steps, in the order that the plane's contract has."""
 
     @abstractmethod
     def ids(self, numbers: np.ndarray) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -32,6 +33,9 @@ class CpuDevice(Device):
         pools = [UnitBuffers(block, finest) for block in blocks]
         peers = [None if index == group.rank else pool for index, pool in enumerate(pools)]
         return PeerKVMover(pools[group.rank], peers, group, staging_bytes)
+
+    def helper(self) -> Executor:
+        return ThreadPoolExecutor(1, thread_name_prefix="amoeba-copies")
 
     def ids(self, numbers: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(numbers)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from amoeba_sglang.planes.device.base import Blocks, Device
 from amoeba_sglang.planes.kernels.device_mover import DeviceKVMover
 from amoeba_sglang.planes.memory.cuda import CudaMemory
+from amoeba_sglang.planes.memory.side_stream import SideStream
 from amoeba_sglang.planes.transport.base import TransportGroup
 
 
@@ -20,6 +22,7 @@ class CudaDevice(Device):
     """
 
     def __init__(self, number: int, cuda: Any = torch.cuda) -> None:
+        super().__init__()
         self._number, self._cuda = number, cuda
         self._device = torch.device("cuda", number)
 
@@ -42,6 +45,9 @@ class CudaDevice(Device):
             device=self._device,
             settle=lambda: self._cuda.current_stream(self._device).synchronize(),
         )
+
+    def helper(self) -> Executor:
+        return SideStream(self._device, self._cuda)
 
     def ids(self, numbers: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(numbers).to(self._device)

@@ -17,8 +17,10 @@ _REMEMBERED_STEPS = 256
 class WeightStore:
     """All elastic matrices of a model, one after the other in pages of `memory`.
 
-    `degrees`: of each matrix at present. Every worker makes its store at the same point of its page
-    numbers, so page i of a store is page `first_page + i` of its worker and of every peer.
+    A matrix has its pages once `shards` was asked for it, first to last, so that a caller can free
+    what it moves here as it goes. `degrees`: of each matrix at present. Every worker makes its
+    store at the same point of its page numbers, so page i of a store is page `first_page + i` of
+    its worker and of every peer.
     """
 
     def __init__(self, memory: Memory, pages: WeightPages, worker: int) -> None:
@@ -26,9 +28,8 @@ class WeightStore:
         self._memory, self._worker = memory, worker
         self._size = pages.total_pages * pages.page_size
         self._range = memory.reserve(self._size)
-        created = memory.create(pages.total_pages)
-        self.first_page = created.start
-        memory.map(self._range, 0, created)
+        self._there = memory.create(0)
+        self.first_page = self._there.start
         self._bytes = self._range.tensor(0, (self._size,), torch.uint8)
         # Always the same few changes, and the split should not wait for the arithmetic.
         self._missing = lru_cache(_REMEMBERED_STEPS)(pages.missing_ranges)
@@ -38,8 +39,18 @@ class WeightStore:
         only the worker's own shard is there."""
         start, stop = self.pages.shard_range(matrix, 1, 0)
         whole = (self.pages.chain.finest, *shape)
+        self._create_until(-(-stop // self.pages.page_size))
         assert torch.Size(whole).numel() * dtype.itemsize == stop - start, shape
         return self._range.tensor(start, whole, dtype)
+
+    def _create_until(self, count: int) -> None:
+        """Let the first `count` pages be there."""
+        more = count - len(self._there)
+        if more > 0:
+            created = self._memory.create(more)
+            assert created.start == self._there.stop, "somebody else took pages meanwhile"
+            self._memory.map(self._range, len(self._there) * self.pages.page_size, created)
+            self._there = range(self.first_page, created.stop)
 
     def lent_pages(self, degree: int) -> list[int]:
         """Page ids, rising, that this worker does not need at `degree`."""

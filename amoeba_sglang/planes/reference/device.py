@@ -36,6 +36,7 @@ class ReferenceDevice(CpuDevice):
     TRITON_INTERPRET=1 turns on; the rest as on the host."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.driver = ReferenceDriver(device=0, granularity=GRANULARITY)
 
     def make_memory(self, page_size: int) -> CudaMemory:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,6 +28,17 @@ class PeerLostError(TransportError):
         self.ranks = tuple(ranks)
         self.operation = operation
         self.waited_s = waited_s
+
+
+class Collectives(Protocol):
+    """What a joint step's tensors need of the ranks of an instance; see TransportGroup."""
+
+    @property
+    def rank(self) -> int: ...
+
+    def all_gather(self, x: torch.Tensor, dim: int = 0) -> torch.Tensor: ...
+
+    def all_gather_rows(self, x: torch.Tensor, rows: Sequence[int]) -> torch.Tensor: ...
 
 
 class TransportGroup(ABC):

@@ -18,6 +18,7 @@ from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 from transformers import LlamaConfig
 
 from amoeba_sglang.adapters.cpu.attention import CpuAttention
+from amoeba_sglang.adapters.cpu.backend import CpuBackend
 from amoeba_sglang.adapters.messages import TransformOrder
 from amoeba_sglang.adapters.model.joint_step import JointExecutor
 from amoeba_sglang.adapters.model.kv_pool import ElasticKVPool
@@ -67,25 +68,11 @@ class Worker:
     def __init__(self, index: int, chain: DegreeChain, circles: dict[int, Circle], page: int):
         self.index, self.chain, self.page = index, chain, page
         self.circle = circles.get(chain.finest)
-        self.context = runtime_context.RuntimeContext(runtime_context.ParallelContext())
-        config = SimpleNamespace(
-            page_size_kib=4,
-            mlp_elements=3 * HIDDEN * 48,
-            group_size=4,
-            emulation=None,
-            reference=None,
-        )
-        alone = SimpleNamespace(
-            world_size=1, rank_in_group=0, is_first_rank=True, is_last_rank=True
-        )
+        # In a server each has a process of its own.
+        CpuBackend.device = CpuDevice()
+        self.context = make_context()
         with runtime_context.use_context(self.context):
-            self.context.override_server_args(device="cpu", _amoeba=config).install()
-            runtime_context.get_parallel().override_permanently(
-                tp_rank=0, pp_rank=0, attn_tp_rank=0, attn_dp_rank=0,
-                tp_group=alone, attn_tp_group=alone, pp_group=alone,
-            )  # fmt: skip
-            self.model = LlamaForCausalLM(MODEL)
-            _fill(self.model)
+            self.model = make_model()
             self.slots = 40
             self.pool = ElasticKVPool(
                 self.slots * page, page, torch.float32, HEADS, HEAD_DIM, LAYERS, "cpu", False
@@ -112,7 +99,7 @@ class Worker:
             size=self.slots,
             page=page,
             groups=circles,
-            transports=circles,
+            collectives=circles,
             attentions=dict.fromkeys(chain.degrees, self.attention),
             device=CpuDevice(),
         )
@@ -245,6 +232,29 @@ class Worker:
             helper=AtOnce(),
             now=time.monotonic,
         )
+
+
+def make_context() -> runtime_context.RuntimeContext:
+    """What SGLang's code finds in a worker process."""
+    context = runtime_context.RuntimeContext(runtime_context.ParallelContext())
+    config = SimpleNamespace(
+        page_size_kib=4, mlp_elements=3 * HIDDEN * 48, group_size=4, emulation=None, reference=None
+    )
+    alone = SimpleNamespace(world_size=1, rank_in_group=0, is_first_rank=True, is_last_rank=True)
+    with runtime_context.use_context(context):
+        context.override_server_args(device="cpu", _amoeba=config).install()
+        runtime_context.get_parallel().override_permanently(
+            tp_rank=0, pp_rank=0, attn_tp_rank=0, attn_dp_rank=0,
+            tp_group=alone, attn_tp_group=alone, pp_group=alone,
+        )  # fmt: skip
+    return context
+
+
+def make_model() -> LlamaForCausalLM:
+    """As it is loaded: nothing of it is elastic."""
+    model = LlamaForCausalLM(MODEL)
+    _fill(model)
+    return model
 
 
 def _fill(model: torch.nn.Module) -> None:

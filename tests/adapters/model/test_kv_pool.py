@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from amoeba_sglang.adapters.cpu.backend import CpuBackend
 from amoeba_sglang.adapters.model import kv_pool
 from amoeba_sglang.adapters.model.kv_pool import ElasticKVPool
+from amoeba_sglang.planes.device.cpu import CpuDevice
 
 SLOTS, HEADS, HEAD_DIM, LAYERS = 6, 4, 8, 3
 
@@ -22,10 +24,14 @@ def pools(monkeypatch, page):
         page_size_kib=4, mlp_elements=4096, group_size=4, emulation=None, reference=None
     )
     monkeypatch.setattr(kv_pool, "get_server_args", lambda: SimpleNamespace(_amoeba=config))
-    return [
-        ElasticKVPool(SLOTS * page, page, torch.float32, HEADS, HEAD_DIM, LAYERS, "cpu", False)
-        for _ in range(2)
-    ]
+
+    def of_a_process():
+        monkeypatch.setattr(CpuBackend, "device", CpuDevice())
+        return ElasticKVPool(
+            SLOTS * page, page, torch.float32, HEADS, HEAD_DIM, LAYERS, "cpu", False
+        )
+
+    return [of_a_process() for _ in range(2)]
 
 
 def numbered(pool):

@@ -92,13 +92,14 @@ class NamedMemory:
     """Ranges of a device that is not here."""
 
     page_size = 4096
-    size = 0
+    size = pages = 0
 
     def reserve(self, size):
         return self
 
     def create(self, count, as_extent=False):
-        return range(count)
+        self.pages += count
+        return range(self.pages - count, self.pages)
 
     def map(self, where, offset, pages, populate=False):
         """Nothing."""
@@ -134,7 +135,7 @@ def make_executor(index=0):
     ]
     return JointExecutor(
         model, layers, CHAIN, size=SLOTS, page=PAGE,
-        groups=circles, transports=circles, device=CpuDevice(),
+        groups=circles, collectives=circles, device=CpuDevice(),
         attentions=dict.fromkeys(CHAIN.degrees, Attention()),
     )  # fmt: skip
 
@@ -227,6 +228,6 @@ class Forgetful(Alone):
 
 def test_what_is_forgotten_on_the_host_is_seen(mode):
     executor = make_executor()
-    executor.transports[2] = Forgetful(0, 2)
+    executor.collectives[2] = Forgetful(0, 2)
     with torch.no_grad(), pytest.raises(Exception, match="cuda:0.*cpu|cpu.*cuda:0"):
         run(executor, STEPS["decode"], [2] * LAYERS)

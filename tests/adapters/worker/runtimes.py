@@ -128,10 +128,10 @@ class Surroundings:
     def share_words(self):
         return next(self._words)
 
-    def connect(self, chain, device, progress):
+    def connect(self, chain, progress):
         steps = {width: pair[0] for width, pair in self._circles.items()}
         moving = {width: (None, pair[1]) for width, pair in self._circles.items()}
-        return Groups({}, steps, moving)
+        return Groups(steps, moving)
 
     def plane(self, scheduler, rank, groups):
         chain = scheduler.chain

@@ -52,7 +52,7 @@ def movers_of(workers, turns, config=CONFIG):
             rank,
             worker.pool,
             worker.store,
-            Groups({}, {}, {2: (None, circle)}),
+            Groups({}, {2: (None, circle)}),
             device=CpuDevice(),
         )
         for rank, (worker, circle) in enumerate(zip(workers, circles, strict=True))
@@ -103,45 +103,33 @@ def test_without_the_pages_of_peers_weights_stay(workers, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["peer", "collective"])
-def test_every_degree_has_groups_of_its_blocks(monkeypatch, kind):
-    """Upstream's and ours, and others of both for what moves on another thread meanwhile."""
+def test_every_degree_has_transports_of_its_blocks(monkeypatch, kind):
+    """Of the steps, and others for what moves on another thread meanwhile."""
     config = AmoebaConfig(4, 2, (1, 2, 4), LAYERS, 4608, "/run", transport=kind)
     asked, transports = [], []
-    world = SimpleNamespace(local_rank=5, device_group="device")
-
-    def make_group(blocks, local_rank, backend, group_name):
-        asked.append((group_name, blocks, local_rank, backend))
-        return SimpleNamespace(cpu_group=f"{group_name} of the step")
 
     def make_subgroup(blocks, timeout, backend):
         assert timeout.total_seconds() == config.watchdog_timeout_s and backend == "gloo"
-        return f"{len(blocks[0])} that move", blocks
+        asked.append(blocks)
+        return f"group {len(asked)}", blocks
 
     def make_transport(of_kind, group, timeout_s, freeze_s, progress):
         assert (of_kind, timeout_s, freeze_s) == (kind, 300.0, 8.0)
         transports.append(SimpleNamespace(group=group, progress=progress))
         return transports[-1]
 
-    monkeypatch.setattr(connections, "get_world_group", lambda: world)
-    monkeypatch.setattr(connections, "init_model_parallel_group", make_group)
     monkeypatch.setattr(connections, "create_group", make_transport)
-    monkeypatch.setattr(dist, "get_backend", lambda group: "gloo")
     monkeypatch.setattr(dist, "new_subgroups_by_enumeration", make_subgroup)
     progress = np.zeros(8, dtype=np.int64)
-    groups = Groups.create(config, DegreeChain(config.degrees), "cpu", progress)
+    groups = Groups.create(config, DegreeChain(config.degrees), progress)
     pairs, fours = [[i, i + 1] for i in (0, 2, 4, 6)], [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert asked == [
-        ("amoeba_degree_2", pairs, 5, "gloo"),
-        ("amoeba_degree_4", fours, 5, "gloo"),
-    ]
-    for degree in (2, 4):
+    assert asked == [pairs, pairs, fours, fours]
+    for degree, first in ((2, 1), (4, 3)):
         step, (group, moving) = groups.transports[degree], groups.moving[degree]
-        assert step.group == f"amoeba_degree_{degree} of the step"
-        assert group == moving.group == f"{degree} that move"
+        assert step.group == f"group {first}"
+        assert group == moving.group == f"group {first + 1}"
         assert step.progress is progress and moving.progress is progress
         assert f"block of {degree}" in moving.phase
-        expected = step if kind == "peer" else None
-        assert groups.coordinators[degree].host_communicator is expected
 
 
 def test_words_are_everybody_s_only_through_shared_memory(monkeypatch, tmp_path):

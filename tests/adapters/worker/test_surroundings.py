@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from amoeba_sglang.adapters.cpu.backend import CpuBackend
 from amoeba_sglang.adapters.worker import surroundings as module
 from amoeba_sglang.adapters.worker.router_link import RouterLink
 from amoeba_sglang.adapters.worker.surroundings import LiveSurroundings
@@ -16,7 +17,7 @@ def live(tmp_path):
     config = SimpleNamespace(
         run_directory=str(tmp_path), report_address=f"ipc://{tmp_path}/reports", dilation=4.0
     )
-    return LiveSurroundings(config)
+    return LiveSurroundings(config, CpuBackend())
 
 
 def test_the_clock_is_the_server_s(live, monkeypatch):
@@ -54,6 +55,6 @@ def test_groups_and_words_are_those_of_the_world(live, monkeypatch):
 
     monkeypatch.setattr(module.Groups, "create", create)
     monkeypatch.setattr(module, "share_words", lambda config: f"words of {config.run_directory}")
-    assert live.connect("chain", "cpu", "progress") == "groups"
-    assert asked == [(live._config, "chain", "cpu", "progress")]
+    assert live.connect("chain", "progress") == "groups"
+    assert asked == [(live._config, "chain", "progress")]
     assert live.share_words().startswith("words of ")

@@ -1,0 +1,79 @@
+"""A loaded model whose MLP weights lie in pages and whose layers can be at any degree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed as dist
+from sglang.srt.distributed.parallel_state import get_world_group, init_model_parallel_group
+from sglang.srt.runtime_context import get_server_args
+from torch import nn
+
+from amoeba_sglang.adapters.choice import backend_of
+from amoeba_sglang.adapters.model.layer_shards import LayerShards
+from amoeba_sglang.adapters.model.mlp_shards import elastic_matrices
+from amoeba_sglang.config import AmoebaConfig
+from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.control.layout.weight_pages import WeightPages
+from amoeba_sglang.planes.device.base import Device
+from amoeba_sglang.planes.pages.weight_store import WeightStore
+
+
+@dataclass(frozen=True)
+class ElasticModel:
+    """What SGLang's model got when it had been loaded: before the KV is sized, which counts what
+    weights and groups take, and before a graph records where weights are.
+
+    `coordinators`: by degree above 1, upstream's GroupCoordinator of this worker's instance.
+    """
+
+    layers: list[LayerShards]
+    store: WeightStore
+    coordinators: dict[int, Any]
+
+    @classmethod
+    def adopt(cls, model: nn.Module, config: AmoebaConfig, device: Device) -> None:
+        """Move the MLP weights of a model that was loaded at TP1 into pages of the process's
+        memory; collective over all workers of the world."""
+        chain, world = DegreeChain(config.degrees), get_world_group()
+        index, stack = world.rank_in_group % config.group_size, list(model.model.layers)
+        memory = device.memory(config.page_size_kib << 10)
+        matrices = elastic_matrices(stack, chain.finest)
+        store = WeightStore(memory, WeightPages(chain, memory.page_size, matrices), index)
+        coordinators = make_coordinators(config, chain)
+        layers = []
+        for number, layer in enumerate(stack):
+            layers.append(
+                LayerShards(layer, number, chain, index, groups=coordinators, store=store)
+            )
+            # Or a whole second copy of the weights would be held until the last has moved.
+            device.return_freed_memory()
+        model.elastic = cls(layers, store, coordinators)
+
+
+def adopt_if_ours(model: nn.Module) -> None:
+    """For the hook of a platform, which SGLang's own launcher runs on, too."""
+    server_args = get_server_args()
+    config = getattr(server_args, "_amoeba", None)
+    if config is not None:
+        backend_of(server_args.device, config).adopt(model, config)
+
+
+def make_coordinators(config: AmoebaConfig, chain: DegreeChain) -> dict[int, Any]:
+    """Upstream's groups of every degree above 1, by degree; collective over the world."""
+    world = get_world_group()
+    return {
+        degree: init_model_parallel_group(
+            blocks_of(config, degree),
+            world.local_rank,
+            dist.get_backend(world.device_group),
+            group_name=f"amoeba_degree_{degree}",
+        )
+        for degree in chain.degrees[1:]
+    }
+
+
+def blocks_of(config: AmoebaConfig, degree: int) -> list[list[int]]:
+    """The ranks of every instance when all are at this degree."""
+    return [list(range(first, first + degree)) for first in range(0, config.workers, degree)]
