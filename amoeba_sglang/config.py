@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from amoeba_sglang.control.device.emulation import Emulation
     from amoeba_sglang.control.policy.throughput import ThroughputTable
 
-MAX_PAGE_SIZE_KIB = 2048
 MOST_SAMPLES = 4096
+# Of a host, and of a GPU.
+MAX_PAGE_SIZE_KIB, MAX_GPU_PAGE_SIZE_KIB = 2 << 10, 32 << 10
 # Of vm.max_map_count for the pages of a worker; the rest is for libraries, threads and malloc.
 MAPPING_SHARE = 0.8
 
@@ -31,7 +32,8 @@ class AmoebaConfig:
     seconds. run_directory: where the sockets are, closed to other users. freeze_timeout_s: how long
     a process may be stopped; watchdog_timeout_s: how long it may make no progress, SGLang's
     --watchdog-timeout. dilation: real seconds of a second of the server's clock. emulation: what
-    its workers pretend to be, if anything. reference: the GPU that the host stands for.
+    its workers pretend to be, if anything. gpu: the kind of its GPUs, or of those that
+    the host stands for.
     throughput_table: a saved one, from throughput_file or still to be measured and written there.
     """
 
@@ -53,7 +55,7 @@ class AmoebaConfig:
     watchdog_timeout_s: float = 300.0
     dilation: float = 1.0
     emulation: Emulation | None = None
-    reference: str | None = None
+    gpu: str | None = None
     throughput_table: ThroughputTable | None = None
     throughput_file: str | None = None
 
@@ -81,6 +83,18 @@ class AmoebaConfig:
 
 
 @dataclass(frozen=True)
+class PageSizes:
+    """KiB of a page of weights and KV: what a device can have; `usual` unless a flag says it."""
+
+    least: int = os.sysconf("SC_PAGE_SIZE") >> 10
+    usual: int = 64
+    most: int = MAX_PAGE_SIZE_KIB
+
+
+HOST_PAGES = PageSizes()
+
+
+@dataclass(frozen=True)
 class ModelHeads:
     """What of a model limits its degrees: attention and KV heads, decoder layers, the elements of
     one layer's MLP weights, and the bytes of one token's K and V in one layer."""
@@ -104,11 +118,13 @@ def build_config(
     emulation: Emulation | None = None,
     throughput_table: ThroughputTable | None = None,
     watchdog_timeout_s: float = 300.0,
+    gpu: str | None = None,
+    pages: PageSizes = HOST_PAGES,
 ) -> AmoebaConfig:
     """Check the flags against each other and the model.
 
-    `kv_page`: tokens of a KV page, SGLang's --page-size. Raises ConfigError with one line that
-    names the flag, the number and the limit.
+    `kv_page`: tokens of a KV page, SGLang's --page-size; `pages`: of its device. Raises ConfigError
+    with one line that names the flag, the number and the limit.
     """
     _require(group_size >= 2, f"--tp-size {group_size}: Amoeba needs a group of at least 2 workers")
     _require(groups >= 1, f"--dp-size {groups}: at least 1 group is needed")
@@ -123,7 +139,7 @@ def build_config(
         initial in degrees,
         f"--amoeba-initial-degree {initial}: not one of the degrees {','.join(map(str, degrees))}",
     )
-    _check_pages(options, kv_page, heads.kv_bytes)
+    _check_kv_page(options, kv_page, heads.kv_bytes)
     _require(timeout > 0, f"--amoeba-prepare-timeout-s {timeout:g}: must be positive")
     max_n = options.amoeba_max_n
     _require(1 <= max_n <= MOST_SAMPLES, f"--amoeba-max-n {max_n}: not from 1 to {MOST_SAMPLES}")
@@ -139,7 +155,7 @@ def build_config(
         initial_degree=initial,
         layers_per_step=_parse_layers_per_step(options.amoeba_layers_per_step, heads.layers),
         transport=options.amoeba_transport,
-        page_size_kib=options.amoeba_page_size_kib,
+        page_size_kib=_choose_page_size(options.amoeba_page_size_kib, pages),
         staging_mib=options.amoeba_staging_mib,
         prepare_timeout_s=timeout,
         max_n=max_n,
@@ -148,17 +164,21 @@ def build_config(
         emulation=emulation,
         throughput_table=throughput_table,
         throughput_file=options.amoeba_throughput_table,
-        reference=options.amoeba_reference_device,
+        gpu=gpu,
     )
 
 
-def _check_pages(options: argparse.Namespace, kv_page: int, kv_bytes: int) -> None:
-    page, staging = options.amoeba_page_size_kib, options.amoeba_staging_mib
-    smallest = os.sysconf("SC_PAGE_SIZE") // 1024
+def _choose_page_size(given: int | None, pages: PageSizes) -> int:
+    page = pages.usual if given is None else given
     _require(
-        smallest <= page <= MAX_PAGE_SIZE_KIB and page & (page - 1) == 0,
-        f"--amoeba-page-size-kib {page}: not a power of two from {smallest} to {MAX_PAGE_SIZE_KIB}",
+        pages.least <= page <= pages.most and page & (page - 1) == 0,
+        f"--amoeba-page-size-kib {page}: not a power of two from {pages.least} to {pages.most}",
     )
+    return page
+
+
+def _check_kv_page(options: argparse.Namespace, kv_page: int, kv_bytes: int) -> None:
+    staging = options.amoeba_staging_mib
     _require(staging >= 1, f"--amoeba-staging-mib {staging}: at least 1 is needed")
     # Sending and receiving share it where workers cannot read each other's memory.
     most = (staging << 20) // (1 if options.amoeba_transport == "peer" else 2) // kv_bytes

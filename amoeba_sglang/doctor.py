@@ -122,7 +122,7 @@ def check_device(machine: str, count_gpus: Callable[[], int]) -> Finding:
         return Finding("device", f"{machine} CPU", "use an x86-64 machine: workers run on no other")
     text = f"CPU, {len(os.sched_getaffinity(0))} cores"
     if gpus := count_gpus():
-        text += f"; {gpus} GPUs are not used yet: start the server with --device cpu"
+        text += f"; {gpus} GPUs, used by default: no server has run on one yet"
     return Finding("device", text)
 
 

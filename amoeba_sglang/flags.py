@@ -28,9 +28,9 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--amoeba-page-size-kib",
         type=int,
-        default=64,
         metavar="KIB",
-        help="page of weights and KV, a power of two up to 2048 (default: 64)",
+        help="page of weights and KV, a power of two: on a CPU up to 2048 (default: 64), on a GPU "
+        "from 2048 to 32768 (default: 2048)",
     )
     group.add_argument(
         "--amoeba-staging-mib",

@@ -10,6 +10,8 @@ import sys
 
 from amoeba_sglang.adapters.cpu import NAME as CPU_PLATFORM
 from amoeba_sglang.adapters.cpu import VARIABLE as PLATFORM_VARIABLE
+from amoeba_sglang.adapters.cuda import NAME as CUDA_PLATFORM
+from amoeba_sglang.adapters.cuda.flags import find_kind, say_attention
 from amoeba_sglang.adapters.launch import parse_server_args, prepare, serve
 from amoeba_sglang.adapters.reference import NAME as REFERENCE_PLATFORM
 from amoeba_sglang.errors import ConfigError
@@ -25,12 +27,12 @@ def main(argv: list[str]) -> int:
     options, rest = parser.parse_known_args(argv)
     try:
         require_patched()
-        rest = choose_device(rest, options.amoeba_reference_device)
+        rest, gpu = choose_device(rest, options.amoeba_reference_device)
         if "-h" in rest or "--help" in rest:
             parser.print_help()
         server_args = parse_server_args(rest)
         directory = RunDirectory()
-        config = prepare(server_args, options, directory.path)
+        config = prepare(server_args, options, gpu, directory.path)
         require_free(server_args.host, server_args.port)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -40,9 +42,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def choose_device(rest: list[str], reference: str | None) -> list[str]:
-    """SGLang's flags with the device said, and its platform chosen, which importing it settles.
-    `reference`: the GPU that the host is to stand for."""
+def choose_device(rest: list[str], reference: str | None) -> tuple[list[str], str | None]:
+    """SGLang's flags with the device said, its platform chosen, which importing it settles, and the
+    kind of the GPUs, if there are. `reference`: that of those that the host is to stand for."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--device")
     known, others = parser.parse_known_args(rest)
@@ -56,18 +58,19 @@ def choose_device(rest: list[str], reference: str | None) -> list[str]:
         os.environ[PLATFORM_VARIABLE] = REFERENCE_PLATFORM
         # Read when Triton is imported, here and in the workers.
         os.environ["TRITON_INTERPRET"] = "1"
-        return [*others, "--device", "cpu"]
+        return [*others, "--device", "cpu"], reference
     if device is None:
         import torch
 
-        if torch.cuda.is_available():
-            return rest
-        rest = [*rest, "--device", "cpu"]
-    elif device != "cpu":
-        return rest
-    # An empty variable means to SGLang what none means.
-    os.environ[PLATFORM_VARIABLE] = os.environ.get(PLATFORM_VARIABLE) or CPU_PLATFORM
-    return rest
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        kind = find_kind()
+        os.environ[PLATFORM_VARIABLE] = CUDA_PLATFORM
+        return [*say_attention(others, kind), "--device", "cuda"], kind
+    if device == "cpu":
+        # An empty variable means to SGLang what none means.
+        os.environ[PLATFORM_VARIABLE] = os.environ.get(PLATFORM_VARIABLE) or CPU_PLATFORM
+    return [*others, "--device", device], None
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def test_devices():
     assert "x86-64" in doctor.check_device("aarch64", lambda: 0).remedy
     assert "GPU" not in doctor.check_device("x86_64", lambda: 0).text
     beside = doctor.check_device("x86_64", lambda: 2)
-    assert "2 GPUs are not used yet: start the server with --device cpu" in beside.text
+    assert "2 GPUs, used by default: no server has run on one yet" in beside.text
     assert not beside.remedy
 
 

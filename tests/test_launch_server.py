@@ -7,6 +7,7 @@ import pytest
 
 from amoeba_sglang import launch_server
 from amoeba_sglang.adapters import launch
+from amoeba_sglang.adapters.choice import choose_backend
 from amoeba_sglang.adapters.cpu import NAME
 from amoeba_sglang.config import ModelHeads, build_config
 from amoeba_sglang.control.router.limits import RequestLimits
@@ -39,12 +40,9 @@ def environment(monkeypatch):
 
 
 def test_a_cpu_gets_the_cpu_platform(environment):
-    assert launch_server.choose_device(["--device", "cpu", "--port", "1"], None) == [
-        "--device",
-        "cpu",
-        "--port",
-        "1",
-    ]
+    rest = ["--port", "1", "--device", "cpu"]
+    assert launch_server.choose_device(["--device", "cpu", "--port", "1"], None) == (rest, None)
+    assert launch_server.choose_device(["--port", "1"], None) == (rest, None)
     assert environment["SGLANG_PLATFORM"] == NAME
 
 
@@ -55,14 +53,26 @@ def test_a_platform_that_the_user_named_stays(environment, set_to, kept):
     assert environment["SGLANG_PLATFORM"] == kept
 
 
-def test_a_gpu_keeps_sglang_s_own_platform(environment):
-    assert launch_server.choose_device(["--device=cuda"], None) == ["--device=cuda"]
+@pytest.mark.parametrize("rest", [[], ["--device=cuda"]])
+def test_a_gpu_gets_the_cuda_platform_and_its_attention(environment, monkeypatch, rest):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda number: (9, 0))
+    attention = ["--attention-backend", "trtllm_mha", "--page-size", "16"]
+    chosen = launch_server.choose_device(rest, None)
+    assert chosen == ([*attention, "--device", "cuda"], "sm90")
+    assert environment["SGLANG_PLATFORM"] == "amoeba_cuda"
+
+
+def test_a_gpu_that_is_not_there_is_refused_with_what_there_is(environment):
+    with pytest.raises(ConfigError, match="--device cuda: .* use --device cpu, or add"):
+        launch_server.choose_device(["--device", "cuda"], None)
     assert "SGLANG_PLATFORM" not in environment
 
 
 def test_a_reference_device_stands_for_a_gpu_and_computes_on_the_host(environment):
-    rest = launch_server.choose_device(["--device", "cuda", "--port", "1"], "sm90")
-    assert rest == ["--port", "1", "--device", "cpu"]
+    rest, kind = launch_server.choose_device(["--device", "cuda", "--port", "1"], "sm90")
+    assert (rest, kind) == (["--port", "1", "--device", "cpu"], "sm90")
     assert environment["SGLANG_PLATFORM"] == "amoeba_reference"
     assert environment["TRITON_INTERPRET"] == "1"
 
@@ -76,17 +86,25 @@ def test_a_reference_device_without_the_device_it_stands_for_is_refused(environm
 
 def test_the_environment_of_the_children(environment):
     config = config_of()
-    launch.prepare_environment(config)
+    launch.prepare_environment(config, choose_backend("cpu"))
     assert environment["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] == config.rendezvous
     assert environment["GLOO_SOCKET_IFNAME"] == "lo"
     assert len(environment["SGLANG_CPU_OMP_THREADS_BIND"].split("|")) == 4
     assert int(environment["OMP_NUM_THREADS"]) >= 1
+    assert environment["TORCHDYNAMO_DISABLE"] == "1"
+
+
+def test_children_on_gpus_compile_and_thread_as_sglang_has_it(environment):
+    environment.pop("TORCHDYNAMO_DISABLE", None)
+    launch.prepare_environment(config_of(), choose_backend("cuda", gpu="sm90"))
+    assert environment["GLOO_SOCKET_IFNAME"] == "lo"
+    assert "OMP_NUM_THREADS" not in environment and "TORCHDYNAMO_DISABLE" not in environment
 
 
 def test_what_the_user_set_stays(environment):
     environment["OMP_NUM_THREADS"] = "7"
     environment["GLOO_SOCKET_IFNAME"] = "eth9"
-    launch.prepare_environment(config_of())
+    launch.prepare_environment(config_of(), choose_backend("cpu"))
     assert environment["OMP_NUM_THREADS"] == "7"
     assert environment["GLOO_SOCKET_IFNAME"] == "eth9"
 
@@ -184,3 +202,11 @@ def test_flags_meet_sglang_s_own(tmp_path):
     assert "--no-such-flag" in run.stderr
     assert "--amoeba-degrees" in run.stdout
     assert "--chunked-prefill-size" in run.stdout
+
+
+def test_workers_on_gpus_move_kv_only_through_memory():
+    launch._require_transport("peer", choose_backend("cuda", gpu="sm90"))
+    launch._require_transport("collective", choose_backend("cpu"))
+    for backend in (choose_backend("cuda", gpu="sm90"), choose_backend("cpu", gpu="sm90")):
+        with pytest.raises(ConfigError, match="--amoeba-transport collective: .* have peer; leave"):
+            launch._require_transport("collective", backend)

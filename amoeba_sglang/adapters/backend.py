@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from amoeba_sglang.config import AmoebaConfig, ModelHeads
+from amoeba_sglang.config import HOST_PAGES, AmoebaConfig, ModelHeads
 from amoeba_sglang.control.device.emulation import Emulation
+from amoeba_sglang.host.cores import cpu_bindings, threads_per_worker
 from amoeba_sglang.planes.contract import Plane
 from amoeba_sglang.planes.device.base import Device
 from amoeba_sglang.planes.transport.base import Collectives, TransportGroup
@@ -23,6 +25,8 @@ class Backend(ABC):
     """`adapters.choice.choose_backend` takes one in every process of a server, and nobody else asks
     which it is."""
 
+    kind: str | None = None
+    """Of the GPUs, or of those that are stood for; see adapters/cuda/kinds.py."""
     name: str
     """What the state calls its plane."""
     device: Device | None = None
@@ -32,6 +36,9 @@ class Backend(ABC):
     SGLang itself stores in the latter; "nhd" as its [slots, heads, D], slots of a token."""
     emulation: Emulation | None = None
     """What the configuration carries to the other processes."""
+    pages = HOST_PAGES
+    transports: tuple[str, ...] = ("peer", "collective")
+    """Values of --amoeba-transport that it has."""
     dilation = 1.0
     """Real seconds of a second of the server's clock."""
     sentence = ""
@@ -57,6 +64,18 @@ class Backend(ABC):
     @abstractmethod
     def require_degrees(self, degrees: tuple[int, ...]) -> None:
         """ConfigError if there is a degree that it cannot have."""
+
+    def environment(self, workers: int) -> dict[str, str]:
+        """Variables of the children, where the user has not set them: so many workers share the
+        cores."""
+        cores = sorted(os.sched_getaffinity(0))
+        return {
+            # SGLang compiles a few tiny functions; on the CPU that takes a C++ compiler and
+            # start-up time.
+            "TORCHDYNAMO_DISABLE": "1",
+            "SGLANG_CPU_OMP_THREADS_BIND": cpu_bindings(workers, cores),
+            "OMP_NUM_THREADS": str(threads_per_worker(workers, len(cores))),
+        }
 
     @abstractmethod
     def kv_page(self, chunk: int | None) -> int:

@@ -2,6 +2,7 @@
 
 from amoeba_sglang.adapters.backend import Backend
 from amoeba_sglang.adapters.cpu.backend import CpuBackend
+from amoeba_sglang.adapters.cuda.backend import CudaBackend
 from amoeba_sglang.adapters.emulated.backend import EmulatedBackend
 from amoeba_sglang.adapters.reference.backend import ReferenceBackend
 from amoeba_sglang.config import AmoebaConfig
@@ -11,23 +12,25 @@ from amoeba_sglang.errors import ConfigError
 
 def backend_of(device: str, config: AmoebaConfig) -> Backend:
     """What the launcher has chosen, in any process of the server."""
-    return choose_backend(device, config.emulation, config.reference)
+    return choose_backend(device, config.emulation, config.gpu)
 
 
 def choose_backend(
-    device: str, emulation: Emulation | None = None, reference: str | None = None
+    device: str, emulation: Emulation | None = None, gpu: str | None = None
 ) -> Backend:
-    """The backend for SGLang's --device, or for what it is to pretend; ConfigError if there is
-    none. `reference`: the GPU that the host stands for."""
-    if reference is not None:
-        if emulation is not None:
+    """The backend for the device that SGLang's tensors are on, or for what it is to pretend;
+    ConfigError if there is none. `gpu`: the kind of the GPUs, or of those that the host stands
+    for."""
+    if device not in ("cpu", "cuda"):
+        raise ConfigError(f"--device {device}: Amoeba serves on cuda and on cpu")
+    if emulation is not None:
+        if device == "cuda" or gpu is not None:
             raise ConfigError(
-                f"--amoeba-reference-device {reference}: it computes, --amoeba-emulate does not; "
-                "leave one of them out"
+                "--amoeba-emulate: what it emulates computes nothing, on a GPU or in place of one; "
+                "use --device cpu without --amoeba-reference-device"
             )
-        return ReferenceBackend(reference)
-    if device != "cpu":
-        raise ConfigError(
-            f"--device {device}: joint steps run only on the CPU yet, use --device cpu"
-        )
-    return CpuBackend() if emulation is None else EmulatedBackend(emulation)
+        return EmulatedBackend(emulation)
+    if device == "cuda":
+        assert gpu is not None, "the launcher asks the GPU for its kind"
+        return CudaBackend(gpu)
+    return CpuBackend() if gpu is None else ReferenceBackend(gpu)

@@ -12,7 +12,6 @@ from amoeba_sglang.config import AmoebaConfig, build_config
 from amoeba_sglang.control.policy.throughput import ThroughputTable
 from amoeba_sglang.control.router.limits import RequestLimits
 from amoeba_sglang.errors import ConfigError
-from amoeba_sglang.host.cores import cpu_bindings, threads_per_worker
 
 EXTENSION_CLASSES = {
     "scheduler": "amoeba_sglang.adapters.worker.scheduler.ElasticScheduler",
@@ -29,14 +28,16 @@ def parse_server_args(rest: list[str]) -> Any:
     return prepare_server_args(rest)
 
 
-def prepare(server_args: Any, options: argparse.Namespace, run_directory: str) -> AmoebaConfig:
-    """Check everything, then make `server_args` and the environment those of an Amoeba server."""
+def prepare(
+    server_args: Any, options: argparse.Namespace, gpu: str | None, run_directory: str
+) -> AmoebaConfig:
+    """Check everything, then make `server_args` and the environment those of an Amoeba server.
+    `gpu`: see choose_backend."""
     from amoeba_sglang.adapters.choice import choose_backend
     from amoeba_sglang.adapters.emulated.backend import read_emulation
     from amoeba_sglang.frontend.ending import end_start
 
-    reference = options.amoeba_reference_device
-    backend = choose_backend(server_args.device, read_emulation(options), reference)
+    backend = choose_backend(server_args.device, read_emulation(options), gpu)
     config = check(server_args, options, backend, run_directory)
     server_args.tp_size, server_args.dp_size = 1, config.workers
     server_args.max_total_tokens = backend.own_tokens(server_args.max_total_tokens, config.degrees)
@@ -46,7 +47,7 @@ def prepare(server_args: Any, options: argparse.Namespace, run_directory: str) -
     server_args._amoeba = config
     server_args._extension_classes = {**EXTENSION_CLASSES, **backend.classes}
     server_args._one_world = True
-    prepare_environment(config)
+    prepare_environment(config, backend)
     return config
 
 
@@ -77,6 +78,7 @@ def check(
     heads = backend.heads(require_supported_model(model))
     if server_args.page_size is None:
         server_args.page_size = backend.kv_page(server_args.chunked_prefill_size)
+    _require_transport(options.amoeba_transport, backend)
     config = build_config(
         options,
         group_size=server_args.tp_size,
@@ -88,22 +90,28 @@ def check(
         emulation=backend.emulation,
         throughput_table=read_table(options.amoeba_throughput_table),
         watchdog_timeout_s=server_args.watchdog_timeout,
+        gpu=backend.kind,
+        pages=backend.pages,
     )
     backend.require_degrees(config.degrees)
     return config
 
 
-def prepare_environment(config: AmoebaConfig) -> None:
+def _require_transport(transport: str, backend: Backend) -> None:
+    if transport not in backend.transports:
+        there = ", ".join(backend.transports)
+        raise ConfigError(
+            f"--amoeba-transport {transport}: on {backend.name} workers have {there}; leave it out"
+        )
+
+
+def prepare_environment(config: AmoebaConfig, backend: Backend) -> None:
     """Variables that the children read; what the user has set stays."""
     os.environ["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] = config.rendezvous
     # All workers are on this host.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    # SGLang compiles a few tiny functions; on the CPU that takes a C++ compiler and start-up time.
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    cores = sorted(os.sched_getaffinity(0))
-    threads = threads_per_worker(config.workers, len(cores))
-    os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", cpu_bindings(config.workers, cores))
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    for name, value in backend.environment(config.workers).items():
+        os.environ.setdefault(name, value)
 
 
 def read_table(file: str | None) -> ThroughputTable | None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import NoReturn
 
-from amoeba_sglang.config import MAX_PAGE_SIZE_KIB
+from amoeba_sglang.config import MAX_GPU_PAGE_SIZE_KIB, MAX_PAGE_SIZE_KIB
 from amoeba_sglang.control.layout.dense_model import load_model
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
@@ -84,9 +84,10 @@ def _check_numbers(options: argparse.Namespace) -> None:
         )
     if not 0 < fraction <= 1:
         raise ConfigError(f"--mem-fraction-static {fraction:g}: must be above 0 and at most 1")
-    if not smallest <= page <= MAX_PAGE_SIZE_KIB or page & (page - 1):
+    if not smallest <= page <= MAX_GPU_PAGE_SIZE_KIB or page & (page - 1):
         raise ConfigError(
-            f"--page-size-kib {page}: must be a power of two from {smallest} to {MAX_PAGE_SIZE_KIB}"
+            f"--page-size-kib {page}: must be a power of two from {smallest} "
+            f"to {MAX_GPU_PAGE_SIZE_KIB}"
         )
     for name, least in _LEAST.items():
         if (count := getattr(options, name)) < least:
@@ -126,7 +127,7 @@ def _make_parser() -> argparse.ArgumentParser:
         type=int,
         default=MAX_PAGE_SIZE_KIB,
         metavar="KIB",
-        help="page of weights and KV, a power of two from 4 to 2048 (default: 2048)",
+        help="page of weights and KV, a power of two from 4 to 32768 (default: 2048)",
     )
     parser.add_argument(
         "--page-size",

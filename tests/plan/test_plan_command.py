@@ -87,7 +87,7 @@ def test_too_many_mappings_are_reported(capsys):
         ("--model Qwen2.5-7B --degrees 1,3,4", "--degrees 1,3,4: 4 is not a larger multiple of 3"),
         ("--model Qwen2.5-7B --degrees 1,x", "--degrees 1,x: not a list of integers"),
         ("--model Qwen2.5-7B --page-size-kib 3", "--page-size-kib 3: must be a power of two"),
-        ("--model Qwen2.5-7B --page-size-kib 4096", "from 4 to 2048"),
+        ("--model Qwen2.5-7B --page-size-kib 65536", "from 4 to 32768"),
         ("--model Qwen2.5-7B --page-size-kib two", "--page-size-kib"),
         ("--model Qwen2.5-7B --device-memory-gb 0", "--device-memory-gb 0: must be a number from"),
         ("--model Qwen2.5-7B --device-memory-gb inf", "--device-memory-gb inf"),

@@ -191,7 +191,7 @@ def make_server_args(setting: Setting) -> tuple[Any, AmoebaConfig]:
         argv.append("--enable-priority-scheduling")
     options, rest = make_parser().parse_known_args(argv)
     server_args = parse_server_args(rest)
-    config = prepare(server_args, options, tempfile.mkdtemp(prefix="amoeba-world-"))
+    config = prepare(server_args, options, None, tempfile.mkdtemp(prefix="amoeba-world-"))
     server_args._one_world = False
     server_args.json_model_override_args = json.dumps(_STUB)
     server_args._extension_classes = {

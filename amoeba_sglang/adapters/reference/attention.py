@@ -6,42 +6,27 @@ from typing import Any
 
 from sglang.srt.runtime_context import get_server_args, override_platform
 
+from amoeba_sglang.adapters.cuda.backend import GpuBackend
 from amoeba_sglang.adapters.cuda.flashinfer_attention import FlashInferAttention
 from amoeba_sglang.adapters.cuda.triton_attention import TritonAttention
 from amoeba_sglang.adapters.cuda.trtllm_attention import TrtllmAttention
-from amoeba_sglang.adapters.reference.backend import find_row
 from amoeba_sglang.adapters.reference.libraries import (
     flashinfer_names,
     reference_calls,
     triton_names,
     trtllm_names,
 )
-from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.planes.reference.triton_calls import TritonCalls
 
 
 def make_attention(model_runner: Any) -> Any:
     """Upstream's backend for the kind of GPU that the configuration names, with calls that are
     computed on the host."""
-    kind = get_server_args()._amoeba.reference
+    kind = get_server_args()._amoeba.gpu
     facts = {f"is_{one}": one == kind for one in ("sm90", "sm100", "sm120")}
     with override_platform(**facts):
-        return _MAKERS[_name(model_runner)](model_runner)
-
-
-def attention_at(model_runner: Any, degree: int) -> Any:
-    """What attends in joint steps of this degree."""
-    if degree > 1 and _name(model_runner) == "flashinfer":
-        return FlashInferAttention(model_runner, degree)
-    return model_runner.attn_backend
-
-
-def _name(model_runner: Any) -> str:
-    kind, dtype = get_server_args()._amoeba.reference, str(model_runner.dtype)
-    row = find_row(kind, dtype.removeprefix("torch."))
-    if row is None:
-        raise ConfigError(f"--dtype: no attention of {kind} computes in the model's {dtype}")
-    return row.attention
+        name = GpuBackend(kind).attention_of(str(model_runner.dtype))
+        return _MAKERS[name](model_runner)
 
 
 def _make_flashinfer(model_runner: Any) -> Any:

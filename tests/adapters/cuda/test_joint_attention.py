@@ -47,7 +47,7 @@ def kind(request):
     """One of KINDS, in a process that stands for its GPU."""
     context = runtime_context.RuntimeContext(runtime_context.ParallelContext())
     config = SimpleNamespace(
-        page_size_kib=64, mlp_elements=1 << 16, emulation=None, reference=KINDS[request.param][0]
+        page_size_kib=64, mlp_elements=1 << 16, emulation=None, gpu=KINDS[request.param][0]
     )
     with ExitStack() as stack:
         stack.enter_context(runtime_context.use_context(context))

@@ -238,7 +238,7 @@ def make_context() -> runtime_context.RuntimeContext:
     """What SGLang's code finds in a worker process."""
     context = runtime_context.RuntimeContext(runtime_context.ParallelContext())
     config = SimpleNamespace(
-        page_size_kib=4, mlp_elements=3 * HIDDEN * 48, group_size=4, emulation=None, reference=None
+        page_size_kib=4, mlp_elements=3 * HIDDEN * 48, group_size=4, emulation=None, gpu=None
     )
     alone = SimpleNamespace(world_size=1, rank_in_group=0, is_first_rank=True, is_last_rank=True)
     with runtime_context.use_context(context):

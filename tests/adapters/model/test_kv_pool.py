@@ -21,7 +21,7 @@ def page(request):
 @pytest.fixture
 def pools(monkeypatch, page):
     config = SimpleNamespace(
-        page_size_kib=4, mlp_elements=4096, group_size=4, emulation=None, reference=None
+        page_size_kib=4, mlp_elements=4096, group_size=4, emulation=None, gpu=None
     )
     monkeypatch.setattr(kv_pool, "get_server_args", lambda: SimpleNamespace(_amoeba=config))
 

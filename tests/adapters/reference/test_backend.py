@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from amoeba_sglang.adapters.choice import choose_backend
-from amoeba_sglang.adapters.reference.backend import find_row
+from amoeba_sglang.adapters.cuda.kinds import find_row
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.planes.reference.device import device_of_process
 
@@ -25,7 +25,7 @@ def test_it_says_that_nothing_of_it_is_a_figure(kind):
 
 
 def test_a_host_cannot_stand_for_a_gpu_and_emulate_one():
-    with pytest.raises(ConfigError, match="--amoeba-reference-device sm90: .* leave one of them"):
+    with pytest.raises(ConfigError, match="--amoeba-emulate: .* without --amoeba-reference-device"):
         choose_backend("cpu", object(), "sm90")
 
 

@@ -1,0 +1,97 @@
+"""Workers that compute on GPUs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from amoeba_sglang.adapters.backend import ModelBackend
+from amoeba_sglang.adapters.cuda.collectives import GroupCollectives
+from amoeba_sglang.adapters.cuda.flags import require_reach
+from amoeba_sglang.adapters.cuda.kinds import ROWS, find_row
+from amoeba_sglang.config import MAX_GPU_PAGE_SIZE_KIB, PageSizes
+from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.planes.memory.driver import load_bindings
+from amoeba_sglang.planes.memory.peers import read_reach
+from amoeba_sglang.planes.transport.base import Collectives, TransportGroup
+
+if TYPE_CHECKING:
+    from amoeba_sglang.planes.device.cuda import CudaDevice
+
+
+class GpuBackend(ModelBackend):
+    """What is done for a kind of GPU, whether it is there or stood for."""
+
+    # Memory that GPUs reach; nothing else moves KV between them yet.
+    transports = ("peer",)
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self._rows = kind, ROWS[kind]
+        self.kv_layout = self._rows[0].layout
+
+    def adjust(self, server_args: Any) -> None:
+        types = [name for row in self._rows for name in row.types]
+        for flag, value, allowed in (
+            ("--page-size", server_args.page_size, [None, *self._rows[0].pages]),
+            ("--dtype", server_args.dtype, types),
+        ):
+            if value not in allowed:
+                takes = ", ".join(str(one) for one in allowed if one is not None)
+                raise ConfigError(
+                    f"{flag} {value}: the attention of {self.kind} that is there takes {takes}"
+                )
+
+    def kv_page(self, chunk: int | None) -> int:
+        return self._rows[0].pages[0]
+
+    def attention_at(self, runner: Any, degree: int) -> Any:
+        # Imports SGLang, see Backend.
+        from amoeba_sglang.adapters.cuda.flashinfer_attention import FlashInferAttention
+
+        # One plans for a number of heads, and the others take it from the tensors.
+        if degree > 1 and isinstance(runner.attn_backend, FlashInferAttention):
+            return FlashInferAttention(runner, degree)
+        return runner.attn_backend
+
+    def attention_of(self, dtype: str) -> str:
+        """Upstream's name of what computes in a torch.dtype, as text; ConfigError if none does."""
+        row = find_row(self.kind, dtype.removeprefix("torch."))
+        if row is None:
+            raise ConfigError(f"--dtype {dtype}: no attention of {self.kind} computes in it")
+        return row.attention
+
+
+class CudaBackend(GpuBackend):
+    """The GPUs that SGLang gives the workers, one each. Not yet run on a GPU."""
+
+    name = "cuda"
+    pages = PageSizes(least=2 << 10, usual=2 << 10, most=MAX_GPU_PAGE_SIZE_KIB)
+    sentence = "CUDA plane, not yet run on a GPU"
+
+    @property
+    def device(self) -> CudaDevice:
+        return _device_of_process()
+
+    def collectives(
+        self, coordinators: Mapping[int, Any], transports: Mapping[int, TransportGroup]
+    ) -> Mapping[int, Collectives]:
+        return {degree: GroupCollectives(group) for degree, group in coordinators.items()}
+
+    def adjust(self, server_args: Any) -> None:
+        super().adjust(server_args)
+        require_reach(server_args, read_reach(load_bindings()))
+
+    def environment(self, workers: int) -> dict[str, str]:
+        """Nothing: SGLang's settings for GPUs are right."""
+        return {}
+
+
+@functools.cache
+def _device_of_process() -> CudaDevice:
+    """Of the GPU that SGLang has chosen for this worker."""
+    import torch
+
+    from amoeba_sglang.planes.device.cuda import CudaDevice
+
+    return CudaDevice(torch.cuda.current_device())

@@ -1,0 +1,169 @@
+"""What a server on GPUs takes, and refuses by name; torch.cuda and the driver are stood for."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from amoeba_sglang.adapters.choice import choose_backend
+from amoeba_sglang.adapters.cuda import backend as module
+from amoeba_sglang.adapters.cuda.collectives import GroupCollectives
+from amoeba_sglang.adapters.cuda.flags import find_kind, require_reach, say_attention
+from amoeba_sglang.adapters.cuda.flashinfer_attention import FlashInferAttention
+from amoeba_sglang.adapters.cuda.kinds import ROWS, kind_of
+from amoeba_sglang.errors import ConfigError
+
+WHOLE = [[True] * 4] * 4
+# GPUs 0 and 2 are connected, and 1 and 3.
+PAIRS = [[one % 2 == other % 2 for other in range(4)] for one in range(4)]
+
+
+def arguments(**given):
+    usual = {
+        "dtype": "auto", "page_size": 16, "tp_size": 2, "dp_size": 2,
+        "base_gpu_id": 0, "gpu_id_step": 1,
+    }  # fmt: skip
+    return SimpleNamespace(**usual | given)
+
+
+@pytest.mark.parametrize(
+    ("capability", "kind"),
+    [((8, 0), "sm80"), ((8, 9), "sm80"), ((9, 0), "sm90"), ((10, 3), "sm100"), ((12, 0), "sm120")],
+)
+def test_gpus_are_of_the_kind_of_their_capability(capability, kind):
+    assert kind_of(capability) == kind and ROWS[kind]
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Sets the capabilities of the GPUs that PyTorch finds."""
+
+    def find(*capabilities):
+        monkeypatch.setattr("torch.cuda.is_available", lambda: bool(capabilities))
+        monkeypatch.setattr("torch.cuda.device_count", lambda: len(capabilities))
+        monkeypatch.setattr("torch.cuda.get_device_capability", lambda n: capabilities[n])
+
+    return find
+
+
+def test_only_gpus_of_one_kind_that_is_done_can_merge(gpus):
+    gpus((9, 0), (9, 0))
+    assert find_kind() == "sm90"
+    gpus((7, 5))
+    with pytest.raises(ConfigError, match=r"compute capability 7.5, .* by CUDA_VISIBLE_DEVICES"):
+        find_kind()
+    gpus((9, 0), (8, 0))
+    with pytest.raises(ConfigError, match="GPUs of kinds sm90,sm80 cannot merge; choose"):
+        find_kind()
+    gpus()
+    with pytest.raises(ConfigError, match="--device cuda: PyTorch finds no GPU here; use --device"):
+        find_kind()
+
+
+def test_sglang_is_told_the_attention_that_joint_steps_have():
+    said = ["--attention-backend", "trtllm_mha", "--page-size", "16"]
+    assert say_attention(["--port", "1"], "sm100") == ["--port", "1", *said]
+    own = ["--attention-backend=trtllm_mha", "--page-size=64"]
+    assert say_attention(own, "sm90") == own
+    said = ["--attention-backend", "flashinfer", "--page-size", "1"]
+    assert say_attention([], "sm80") == said
+    assert say_attention(["--dtype", "float32"], "sm80")[2:4] == ["--attention-backend", "triton"]
+
+
+@pytest.mark.parametrize(
+    ("rest", "line"),
+    [
+        (["--attention-backend", "fa3"], "--attention-backend fa3: joint steps on sm90 have trtll"),
+        (["--decode-attention-backend", "fa3"], "--decode-attention-backend fa3: .*; leave it out"),
+        (["--dtype", "float32"], "--dtype float32: the attention of sm90 takes auto, bfloat16"),
+    ],
+)
+def test_other_attention_is_refused(rest, line):
+    with pytest.raises(ConfigError, match=line):
+        say_attention(rest, "sm90")
+
+
+def test_the_gpus_of_a_group_must_reach_each_other():
+    require_reach(arguments(), WHOLE)
+    with pytest.raises(ConfigError, match="GPUs 0 and 1 .* with CUDA_VISIBLE_DEVICES=0,2,1,3"):
+        require_reach(arguments(), PAIRS)
+    require_reach(arguments(dp_size=1, gpu_id_step=2), PAIRS)
+    require_reach(arguments(dp_size=1, base_gpu_id=1, gpu_id_step=2), PAIRS)
+    with pytest.raises(ConfigError, match="GPUs 0 and 1 .* no order of the GPUs helps, take a sma"):
+        require_reach(arguments(tp_size=4, dp_size=1), PAIRS)
+    with pytest.raises(ConfigError, match="--tp-size 2 --dp-size 4: .* 0 to 7, .* and 4 are seen"):
+        require_reach(arguments(dp_size=4), WHOLE)
+
+
+def test_a_backend_of_gpus_says_that_it_has_not_run_on_one(monkeypatch):
+    monkeypatch.setattr(module, "load_bindings", lambda: None)
+    monkeypatch.setattr(module, "read_reach", lambda bindings: WHOLE)
+    backend = choose_backend("cuda", gpu="sm90")
+    assert (backend.name, backend.kind, backend.kv_layout) == ("cuda", "sm90", "hnd")
+    assert "not yet run on a GPU" in backend.sentence
+    assert (backend.pages.least, backend.pages.usual, backend.pages.most) == (2048, 2048, 32768)
+    backend.adjust(arguments())
+    with pytest.raises(ConfigError, match="--page-size 1: the attention of sm90"):
+        backend.adjust(arguments(page_size=1))
+    assert backend.transports == ("peer",)
+
+
+def test_attention_that_plans_has_an_instance_a_degree(monkeypatch):
+    backend = choose_backend("cuda", gpu="sm80")
+    monkeypatch.setattr(FlashInferAttention, "__init__", lambda self, runner, degree: None)
+    own = object.__new__(FlashInferAttention)
+    runner = SimpleNamespace(attn_backend=own)
+    assert backend.attention_at(runner, 1) is own
+    assert backend.attention_at(runner, 2) is not own
+    other = SimpleNamespace(attn_backend=object())
+    assert backend.attention_at(other, 4) is other.attn_backend
+    assert backend.attention_of("torch.bfloat16") == "flashinfer"
+    with pytest.raises(ConfigError, match="--dtype torch.float64: no attention of sm80"):
+        backend.attention_of("torch.float64")
+
+
+class Coordinator:
+    """Of upstream's: rank 1 of 3, whose peers send the same but for a sign."""
+
+    rank_in_group = 1
+
+    def all_gather(self, x, dim):
+        return torch.cat([-x, x, 2 * x], dim)
+
+
+def test_rows_of_any_number_are_gathered_in_rank_order():
+    collectives = GroupCollectives(Coordinator())
+    assert collectives.rank == 1
+    ids = torch.tensor([5, 7])
+    assert collectives.all_gather_rows(ids, [1, 2, 3]).tolist() == [-5, 5, 7, 10, 14, 0]
+    assert collectives.all_gather_rows(ids[:0], [2, 0, 1]).tolist() == [0, 0, 0]
+    hidden = torch.arange(6.0).view(2, 3)
+    found = collectives.all_gather_rows(hidden, [2, 2, 0])
+    assert torch.equal(found, torch.cat([-hidden, hidden]))
+    assert collectives.all_gather(hidden, 1).shape == (2, 9)
+
+
+_RESOLVE = """
+import torch
+torch.cuda.is_available = lambda: True
+torch.cuda.get_device_name = lambda *_: "NVIDIA H200"
+torch.cuda.get_device_capability = lambda *_: (9, 0)
+from sglang.srt.platforms import current_platform as platform
+print(type(platform).__name__, platform.is_cuda(), platform.is_out_of_tree())
+"""
+
+
+@pytest.mark.parametrize(
+    ("chosen", "platform"),
+    [("amoeba_cuda", "CudaPlatform True False"), ("", "CudaSRTPlatform True False")],
+)
+def test_sglang_on_a_gpu_is_its_own_unless_ours_is_asked_for(chosen, platform):
+    """In a process that pretends to have a GPU. Whoever only installs us gets SGLang's platform."""
+    environment = {**os.environ, "SGLANG_PLATFORM": chosen}
+    found = subprocess.run(
+        [sys.executable, "-c", _RESOLVE], env=environment, capture_output=True, text=True
+    )
+    assert found.stdout.strip() == platform, found.stderr
