@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from amoeba_sglang.adapters.backend import ModelBackend
 from amoeba_sglang.adapters.cuda.collectives import GroupCollectives
 from amoeba_sglang.adapters.cuda.flags import require_reach
-from amoeba_sglang.adapters.cuda.kinds import ROWS, find_row
+from amoeba_sglang.adapters.cuda.kinds import ROWS
 from amoeba_sglang.config import MAX_GPU_PAGE_SIZE_KIB, PageSizes
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.planes.memory.driver import load_bindings
@@ -18,6 +19,9 @@ from amoeba_sglang.planes.transport.base import Collectives, TransportGroup
 
 if TYPE_CHECKING:
     from amoeba_sglang.planes.device.cuda import CudaDevice
+
+
+_LATE_SIZING = "SGLANG_ENABLE_POST_CAPTURE_KV_SIZING"
 
 
 class GpuBackend(ModelBackend):
@@ -54,13 +58,6 @@ class GpuBackend(ModelBackend):
             return FlashInferAttention(runner, degree)
         return runner.attn_backend
 
-    def attention_of(self, dtype: str) -> str:
-        """Upstream's name of what computes in a torch.dtype, as text; ConfigError if none does."""
-        row = find_row(self.kind, dtype.removeprefix("torch."))
-        if row is None:
-            raise ConfigError(f"--dtype {dtype}: no attention of {self.kind} computes in it")
-        return row.attention
-
 
 class CudaBackend(GpuBackend):
     """The GPUs that SGLang gives the workers, one each. Not yet run on a GPU."""
@@ -80,6 +77,11 @@ class CudaBackend(GpuBackend):
 
     def adjust(self, server_args: Any) -> None:
         super().adjust(server_args)
+        if os.environ.get(_LATE_SIZING, "").lower() in ("1", "true"):
+            raise ConfigError(
+                f"{_LATE_SIZING}: SGLang's own growing pool is not one that instances merge with; "
+                "unset it"
+            )
         require_reach(server_args, read_reach(load_bindings()))
 
     def environment(self, workers: int) -> dict[str, str]:

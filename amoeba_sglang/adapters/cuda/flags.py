@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from amoeba_sglang.adapters.cuda.kinds import ROWS, find_row, kind_of
+from amoeba_sglang.adapters.cuda.kinds import ROWS, attention_of, kind_of
 from amoeba_sglang.control.layout.reach import Reach, cut_block, find_order
 from amoeba_sglang.errors import ConfigError
 
@@ -38,20 +38,17 @@ def say_attention(rest: list[str], kind: str) -> list[str]:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--page-size")
     known, _ = parser.parse_known_args(rest)
-    row = find_row(kind, known.dtype)
-    if row is None:
-        types = ", ".join(name for one in ROWS[kind] for name in one.types)
-        raise ConfigError(f"--dtype {known.dtype}: the attention of {kind} takes {types}")
+    attention = attention_of(kind, known.dtype)
     for field in _ATTENTION:
         given = getattr(known, field)
-        if given not in (None, row.attention):
+        if given not in (None, attention):
             flag = "--" + field.replace("_", "-")
             raise ConfigError(
-                f"{flag} {given}: joint steps on {kind} have {row.attention}; leave it out"
+                f"{flag} {given}: joint steps on {kind} have {attention}; leave it out"
             )
-    said = [] if known.attention_backend else ["--attention-backend", row.attention]
+    said = [] if known.attention_backend else ["--attention-backend", attention]
     # SGLang would settle a page of its own choice for some.
-    pages = [] if known.page_size else ["--page-size", str(row.pages[0])]
+    pages = [] if known.page_size else ["--page-size", str(ROWS[kind][0].pages[0])]
     return [*rest, *said, *pages]
 
 

@@ -48,3 +48,12 @@ def kind_of(capability: tuple[int, int]) -> str:
 def find_row(kind: str, dtype: str) -> Row | None:
     """What computes in this --dtype on this kind of GPU, if anything does."""
     return next((row for row in ROWS[kind] if dtype in row.types), None)
+
+
+def attention_of(kind: str, dtype: str) -> str:
+    """SGLang's name of what computes in a --dtype on a kind of GPU; ConfigError if nothing does."""
+    row = find_row(kind, dtype)
+    if row is None:
+        types = ", ".join(name for one in ROWS[kind] for name in one.types)
+        raise ConfigError(f"--dtype {dtype}: the attention of {kind} that is there takes {types}")
+    return row.attention

@@ -6,8 +6,8 @@ from typing import Any
 
 from sglang.srt.runtime_context import get_server_args, override_platform
 
-from amoeba_sglang.adapters.cuda.backend import GpuBackend
 from amoeba_sglang.adapters.cuda.flashinfer_attention import FlashInferAttention
+from amoeba_sglang.adapters.cuda.kinds import attention_of
 from amoeba_sglang.adapters.cuda.triton_attention import TritonAttention
 from amoeba_sglang.adapters.cuda.trtllm_attention import TrtllmAttention
 from amoeba_sglang.adapters.reference.libraries import (
@@ -25,7 +25,7 @@ def make_attention(model_runner: Any) -> Any:
     kind = get_server_args()._amoeba.gpu
     facts = {f"is_{one}": one == kind for one in ("sm90", "sm100", "sm120")}
     with override_platform(**facts):
-        name = GpuBackend(kind).attention_of(str(model_runner.dtype))
+        name = attention_of(kind, str(model_runner.dtype).removeprefix("torch."))
         return _MAKERS[name](model_runner)
 
 

@@ -73,6 +73,9 @@ class Memory(ABC):
     page_size: int
     smallest_page: int
     """Bytes of the smallest page that the machine has."""
+    zeroed = True
+    """Whether new pages are all zeros. Otherwise a use of theirs in which some bytes are read and
+    have no effect, as attention does, must clear them: they may be NaNs, which have."""
 
     @abstractmethod
     def reserve(self, size: int) -> AddressRange:

@@ -25,10 +25,14 @@ from amoeba_sglang.planes.memory.driver import Driver, load_bindings
 class CudaMemory(Memory):
     """The pages of one worker on GPU `device`, as CUDA numbers it in this process.
 
+    zeroed: False, the driver leaves in them what was there.
+
     `page_size`: a power of two and a multiple of the GPU's granularity (2 MiB), else ConfigError.
     This process has initialised CUDA on the GPU. `bindings` and `view_bytes` stand for the driver
     and for PyTorch: by default cuda.bindings.driver and tensors of that GPU.
     """
+
+    zeroed = False
 
     def __init__(
         self,

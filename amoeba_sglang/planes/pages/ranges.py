@@ -31,8 +31,11 @@ class KVRanges:
         self._halves = [(where, start) for where in ranges for start in (0, self.distance)]
         # Half after half in page order, so that a peer sees each as one piece.
         self._first_page = memory.create(0).start
+        size = self.base_pages * memory.page_size
         for where, start in self._halves:
             memory.map(where, start, memory.create(self.base_pages, as_extent=True))
+            if not memory.zeroed:
+                where.tensor(start, (size,), torch.uint8).zero_()
 
     def rows_with(self, grown_pages: int) -> int:
         """Rows of every range when it has `grown_pages` beyond its base."""

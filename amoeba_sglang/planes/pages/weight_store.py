@@ -49,7 +49,11 @@ class WeightStore:
         if more > 0:
             created = self._memory.create(more)
             assert created.start == self._there.stop, "somebody else took pages meanwhile"
-            self._memory.map(self._range, len(self._there) * self.pages.page_size, created)
+            start = len(self._there) * self.pages.page_size
+            self._memory.map(self._range, start, created)
+            if not self._memory.zeroed:
+                # The end of the last, which no matrix fills, becomes KV as well.
+                self._bytes[start : start + more * self.pages.page_size].zero_()
             self._there = range(self.first_page, created.stop)
 
     def lent_pages(self, degree: int) -> list[int]:

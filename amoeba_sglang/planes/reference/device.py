@@ -37,7 +37,7 @@ class ReferenceDevice(CpuDevice):
 
     def __init__(self) -> None:
         super().__init__()
-        self.driver = ReferenceDriver(device=0, granularity=GRANULARITY)
+        self.driver = ReferenceDriver(device=0, granularity=GRANULARITY, dirty=True)
 
     def make_memory(self, page_size: int) -> CudaMemory:
         return CudaMemory(page_size, 0, self.driver, view_bytes)

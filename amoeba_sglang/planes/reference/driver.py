@@ -74,10 +74,15 @@ def _driver_call(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class ReferenceDriver:
-    """`device` is the only GPU of this process; `granularity` bytes is its smallest page."""
+    """`device` is the only GPU of this process; `granularity` bytes is its smallest page.
 
-    def __init__(self, device: int = 0, granularity: int = GRANULARITY) -> None:
-        self.device = device
+    `dirty`: new memory is full of NaNs, not of zeros that cost nothing.
+    """
+
+    def __init__(
+        self, device: int = 0, granularity: int = GRANULARITY, dirty: bool = False
+    ) -> None:
+        self.device, self._dirty = device, dirty
         self.granularity = granularity
         self.calls: list[str] = []
         self.misuses: list[str] = []
@@ -141,6 +146,9 @@ class ReferenceDriver:
         _require(flags == 0, flags)
         descriptor = os.memfd_create(self._file_name, os.MFD_CLOEXEC)
         os.ftruncate(descriptor, size)
+        if self._dirty:
+            for start in range(0, size, self.granularity):
+                os.pwrite(descriptor, b"\xff" * self.granularity, start)
         return self._new_handle(descriptor, size)
 
     @_driver_call

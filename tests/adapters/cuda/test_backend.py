@@ -78,7 +78,7 @@ def test_sglang_is_told_the_attention_that_joint_steps_have():
     [
         (["--attention-backend", "fa3"], "--attention-backend fa3: joint steps on sm90 have trtll"),
         (["--decode-attention-backend", "fa3"], "--decode-attention-backend fa3: .*; leave it out"),
-        (["--dtype", "float32"], "--dtype float32: the attention of sm90 takes auto, bfloat16"),
+        (["--dtype", "float32"], "--dtype float32: the attention of sm90 that is there takes auto"),
     ],
 )
 def test_other_attention_is_refused(rest, line):
@@ -109,6 +109,9 @@ def test_a_backend_of_gpus_says_that_it_has_not_run_on_one(monkeypatch):
     with pytest.raises(ConfigError, match="--page-size 1: the attention of sm90"):
         backend.adjust(arguments(page_size=1))
     assert backend.transports == ("peer",)
+    monkeypatch.setenv("SGLANG_ENABLE_POST_CAPTURE_KV_SIZING", "True")
+    with pytest.raises(ConfigError, match="SGLANG_ENABLE_POST_CAPTURE_KV_SIZING: .* unset it"):
+        backend.adjust(arguments())
 
 
 def test_attention_that_plans_has_an_instance_a_degree(monkeypatch):
@@ -120,9 +123,6 @@ def test_attention_that_plans_has_an_instance_a_degree(monkeypatch):
     assert backend.attention_at(runner, 2) is not own
     other = SimpleNamespace(attn_backend=object())
     assert backend.attention_at(other, 4) is other.attn_backend
-    assert backend.attention_of("torch.bfloat16") == "flashinfer"
-    with pytest.raises(ConfigError, match="--dtype torch.float64: no attention of sm80"):
-        backend.attention_of("torch.float64")
 
 
 class Coordinator:

@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from amoeba_sglang.control.layout.slots import DegreeChain
+from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.planes.device.cpu import CpuDevice
 from amoeba_sglang.planes.device.cuda import CudaDevice
 from amoeba_sglang.planes.kernels.device_mover import DeviceKVMover
 from amoeba_sglang.planes.kv.peer_mover import PeerKVMover
 from amoeba_sglang.planes.memory.base import MemoryFault
+from amoeba_sglang.planes.pages.ranges import KVRanges
+from amoeba_sglang.planes.pages.weight_store import WeightStore
 from amoeba_sglang.planes.reference.device import ReferenceDevice, device_of_process
 
 
@@ -103,3 +107,22 @@ def test_a_gpu_s_order_is_that_of_its_streams():
 def test_a_gpu_without_a_driver_is_named():
     with pytest.raises(MemoryFault, match="on GPU 0: no usable NVIDIA driver"):
         CudaDevice(0, Cuda()).make_memory(2 << 20)
+
+
+def test_memory_that_the_driver_leaves_dirty_is_cleared_before_it_is_read():
+    """Attention multiplies what it masks by 0, and 0 times NaN is NaN."""
+    memory = ReferenceDevice().make_memory(64 << 10)
+    pages = memory.create(1)
+    where = memory.reserve(memory.page_size)
+    memory.map(where, 0, pages)
+    assert where.tensor(0, (4,), torch.float32).isnan().all() and not memory.zeroed
+    ranges = KVRanges(memory, 1, base_rows=40, row_bytes=4096, most_grown=1 << 16)
+    size = ranges.base_pages * memory.page_size // 4
+    assert not any(half.any() for half in ranges.layer(0, (size,), torch.float32))
+    # 6 of 64 KiB are left of the second page.
+    matrices = WeightPages(DegreeChain((1, 2)), memory.page_size, (60 << 10, 62 << 10))
+    store = WeightStore(memory, matrices, 0)
+    for number, count in enumerate(matrices.matrices):
+        store.shards(number, (count // 2,), torch.uint8)
+    assert not store.weights_of(memory.open_peer(memory.export())).any()
+    memory.close()
