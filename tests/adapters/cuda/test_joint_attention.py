@@ -17,7 +17,8 @@ from transformers import LlamaConfig
 
 from amoeba_sglang.adapters.model.kv_pool import ElasticKVPool
 from amoeba_sglang.adapters.model.union_batch import build_union
-from amoeba_sglang.adapters.reference.attention import attention_at, make_attention
+from amoeba_sglang.adapters.reference.attention import make_attention
+from amoeba_sglang.adapters.reference.backend import ReferenceBackend
 from amoeba_sglang.control.layout.locations import locations_at
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.worker.mirror import RowMirror
@@ -88,7 +89,7 @@ def make(kind, degree, page=None):
         buffer.copy_(torch.randn(buffer.shape, generator=generator))
     pool.view_layer(0, degree)
     runner.attn_backend = make_attention(runner)
-    return pool, attention_at(runner, degree)
+    return pool, ReferenceBackend("sm80").attention_at(runner, degree)
 
 
 def tell(rows, seed, page):
