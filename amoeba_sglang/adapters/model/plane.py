@@ -13,7 +13,7 @@ from amoeba_sglang.adapters.worker.connections import Groups, Movers
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.transform.moves import UnitMove
-from amoeba_sglang.planes.contract import Plane
+from amoeba_sglang.planes.contract import Plane, StepEvent
 from amoeba_sglang.planes.device.base import Device
 from amoeba_sglang.planes.transport.base import Collectives
 
@@ -48,7 +48,10 @@ class ModelPlane(Plane):
         self._view_all()
 
     def move_weights(self, layers: range, degree: int) -> int:
-        return self._pages.move_layers(layers, degree)
+        copied = self._pages.move_layers(layers, degree)
+        # Peers hear next that this worker has its copies.
+        self._device.wait()
+        return copied
 
     def move_units(
         self, layers: range, moves: tuple[UnitMove, ...], live: Sequence[np.ndarray]
@@ -66,6 +69,9 @@ class ModelPlane(Plane):
 
     def copy_seconds(self) -> float:
         return self._device.copy_seconds()
+
+    def launched(self) -> StepEvent | None:
+        return self._device.launched()
 
     def rest(self) -> None:
         """Nothing: what has been launched runs by itself."""

@@ -1,9 +1,16 @@
 """`--amoeba-reference-device`: the CUDA plane on the REFERENCE device."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from amoeba_sglang.adapters.cuda.backend import GpuBackend
 from amoeba_sglang.config import MAX_GPU_PAGE_SIZE_KIB, PageSizes
+from amoeba_sglang.planes.contract import Plane
+
+if TYPE_CHECKING:
+    from amoeba_sglang.adapters.worker.connections import Groups
+    from amoeba_sglang.planes.reference.device import ReferenceDevice
 
 
 class ReferenceBackend(GpuBackend):
@@ -22,8 +29,21 @@ class ReferenceBackend(GpuBackend):
         )
 
     @property
-    def device(self) -> Any:
+    def device(self) -> ReferenceDevice:
         # Imports the bindings of the driver.
         from amoeba_sglang.planes.reference.device import device_of_process
 
         return device_of_process()
+
+    def make_plane(self, scheduler: Any, rank: int, groups: Groups) -> Plane:
+        """With SGLang's streams stood for as well, and peers who hear nothing too early."""
+        device = self.device
+        for width, (ranks, transport) in groups.moving.items():
+            groups.moving[width] = ranks, device.watch(transport)
+        plane = super().make_plane(scheduler, rank, groups)
+        streams = device.streams
+        scheduler.schedule_stream = streams.current_stream()
+        scheduler.forward_stream = streams.Stream()
+        scheduler.forward_stream_ctx = streams.stream(scheduler.forward_stream)
+        streams.enter(scheduler.schedule_stream)
+        return plane

@@ -43,6 +43,7 @@ class ElasticRuntime:
         self.plane = surroundings.plane(scheduler, rank, self.groups)
         self.executor, self.grown = self.plane.executor, self.plane.grown
         self.helper = surroundings.helper()
+        self.forwards = scheduler.forwards
         self.step_clock = StepClock(surroundings.share_words(), rank, self.clock.now)
         self.meter = StepMeter(self.executor.lag, self.clock.now)
         self.bell = surroundings.bell(rank)
@@ -204,7 +205,8 @@ class ElasticRuntime:
             self.chain.joint_slots_of_ids(self.degree, first, ids, size)
             for ids in (anchor.moved_from, anchor.moved_to)
         )
-        self.plane.copy_slots(source, target)
+        with self.forwards():
+            self.plane.copy_slots(source, target)
         if self.index == first:
             self.allocator.finish_moves()
 
@@ -218,7 +220,8 @@ class ElasticRuntime:
             return
         self.executor.expect(records, self.transformation)
         if batch is None:
-            self.executor.follow()
+            with self.forwards():
+                self.executor.follow()
 
     def _measure(self, batch: Any, records: list[StepRecord] | None) -> None:
         """Let the first worker of an instance time its steps; not those between two degrees."""

@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 import numpy as np
 import torch
 
+from amoeba_sglang.planes.contract import StepEvent
 from amoeba_sglang.planes.kv.mover import KVMover
 from amoeba_sglang.planes.memory.base import Memory
 from amoeba_sglang.planes.transport.base import TransportGroup
@@ -64,8 +65,17 @@ class Device(ABC):
         """int64 indices, where they can index its tensors."""
 
     @abstractmethod
+    def wait(self) -> None:
+        """Return when all that this thread has launched has run: its peers may rely on that."""
+
+    @abstractmethod
     def synchronize(self) -> None:
         """Return when all that was launched has run."""
+
+    def launched(self) -> StepEvent | None:
+        """The event of all that this thread has launched until now; None where SGLang's own is
+        as good."""
+        return None
 
     @abstractmethod
     def copy_seconds(self) -> float:

@@ -40,6 +40,9 @@ class CpuDevice(Device):
     def ids(self, numbers: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(numbers)
 
+    def wait(self) -> None:
+        """Nothing: a copy returns when it is done."""
+
     def synchronize(self) -> None:
         """Nothing: a forward returns when it has run."""
 

@@ -43,7 +43,7 @@ class CudaDevice(Device):
             group,
             finest=finest,
             device=self._device,
-            settle=lambda: self._cuda.current_stream(self._device).synchronize(),
+            settle=self.wait,
         )
 
     def helper(self) -> Executor:
@@ -51,6 +51,9 @@ class CudaDevice(Device):
 
     def ids(self, numbers: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(numbers).to(self._device)
+
+    def wait(self) -> None:
+        self._cuda.current_stream(self._device).synchronize()
 
     def synchronize(self) -> None:
         self._cuda.synchronize(self._device)

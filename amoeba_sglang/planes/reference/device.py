@@ -2,16 +2,19 @@
 
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from amoeba_sglang.planes.device.base import Blocks
-from amoeba_sglang.planes.device.cpu import CpuDevice
+from amoeba_sglang.planes.device.cuda import CudaDevice
 from amoeba_sglang.planes.kernels.device_mover import DeviceKVMover
 from amoeba_sglang.planes.kernels.launches import Launch
 from amoeba_sglang.planes.memory.cuda import CudaMemory
 from amoeba_sglang.planes.reference.driver import ReferenceDriver, view_bytes
+from amoeba_sglang.planes.reference.recorder import Recorder
+from amoeba_sglang.planes.reference.streams import Event, Streams, Touch
+from amoeba_sglang.planes.reference.watched import Watched
 from amoeba_sglang.planes.transport.base import TransportGroup
 
 GRANULARITY = 64 << 10
@@ -24,20 +27,28 @@ kernels are written in while one runs, for all threads."""
 
 
 class InterpretedMover(DeviceKVMover):
-    """Beside steps whose kernels are interpreted, too."""
+    """Beside steps whose kernels are interpreted, too; `streams` hear of each launch."""
+
+    streams: Streams
 
     def _launch(self, launch: Launch, table: torch.Tensor) -> None:
+        bases = launch.table[: launch.members * launch.tensors].tolist()
+        size = (max(launch.table[len(bases) : len(bases) + launch.slots]) + 1) * launch.row_bytes
+        self.streams.launch("turn_cycle", [Touch(at, at + int(size), True) for at in bases])
         with INTERPRETER:
             super()._launch(launch, table)
 
 
-class ReferenceDevice(CpuDevice):
-    """Memory through the driver's calls, KV by the GPU's kernel in Triton's interpreter, which
-    TRITON_INTERPRET=1 turns on; the rest as on the host."""
+class ReferenceDevice(CudaDevice):
+    """A GPU's, with the driver, torch.cuda and kernels stood for; TRITON_INTERPRET=1 is set."""
 
     def __init__(self) -> None:
-        super().__init__()
+        self.streams = Streams()
+        super().__init__(0, self.streams)
+        self._device = torch.device("cpu")
         self.driver = ReferenceDriver(device=0, granularity=GRANULARITY, dirty=True)
+        self.driver.before_unmap = functools.partial(self.streams.require_rest, what="an unmap")
+        self.streams.recorder = Recorder(self.driver, self.streams)
 
     def make_memory(self, page_size: int) -> CudaMemory:
         return CudaMemory(page_size, 0, self.driver, view_bytes)
@@ -50,13 +61,30 @@ class ReferenceDevice(CpuDevice):
         finest: int,
         staging_bytes: int,
     ) -> DeviceKVMover:
-        return InterpretedMover.over(
-            blocks,
-            group,
-            finest=finest,
-            device=torch.device("cpu"),
-            settle=self.synchronize,
+        mover = InterpretedMover.over(
+            blocks, group, finest=finest, device=self._device, settle=self.wait
         )
+        mover.streams = self.streams
+        return mover
+
+    def watch(self, group: TransportGroup) -> Watched:
+        """The same group, through which peers hear that they may have what was launched."""
+        return Watched(group, self.streams)
+
+    def launched(self) -> Event:
+        """One of its own: SGLang's would be of the host."""
+        event = self.streams.Event()
+        event.record()
+        return event
+
+    def counts(self) -> Mapping[str, int]:
+        calls = self.driver.counts
+        return {
+            "kernels": self.streams.counts["kernels"],
+            "maps": calls["cuMemMap"],
+            "unmaps": calls["cuMemUnmap"],
+            "waits": self.streams.waited.total(),
+        }
 
 
 @functools.cache

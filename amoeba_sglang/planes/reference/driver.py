@@ -6,6 +6,7 @@ raises fails no test. Memory is out of reach until cuMemSetAccess. A handle is a
 exported descriptors work between processes. `fail` makes a call return any CUresult instead.
 """
 
+import bisect
 import ctypes
 import functools
 import itertools
@@ -58,8 +59,8 @@ def _driver_call(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: Any, *arguments: Any) -> tuple[Any, ...]:
         name = function.__name__
         self.calls.append(name)
-        self._counts[name] += 1
-        planned = self._failures.pop((name, self._counts[name]), None)
+        self.counts[name] += 1
+        planned = self._failures.pop((name, self.counts[name]), None)
         try:
             result = planned or real.CUresult.CUDA_SUCCESS
             value = None if planned else function(self, *arguments)
@@ -90,9 +91,13 @@ class ReferenceDriver:
         self.allocations: dict[int, Allocation] = {}
         self.mappings: dict[int, int] = {}
         """Bytes mapped, by address."""
-        self._counts: Counter[str] = Counter()
+        self.before_unmap: Callable[[int, int], None] = lambda address, size: None
+        """Told (address, bytes) before they are gone; may raise."""
+        self.counts: Counter[str] = Counter()
+        """Of all calls, by name."""
         self._failures: dict[tuple[str, int], real.CUresult] = {}
         self._last_handle = 0
+        self._starts: list[int] = []
         # Of its own: several drivers of a process tell their files apart.
         self._file_name = f"{_FILE_NAME}-{os.getpid()}-{next(_numbers)}"
 
@@ -102,7 +107,7 @@ class ReferenceDriver:
 
     def fail(self, name: str, number: int, result: real.CUresult) -> None:
         """Let the `number`-th call of `name` from now on (1: the next) do nothing but fail."""
-        self._failures[name, self._counts[name] + number] = result
+        self._failures[name, self.counts[name] + number] = result
 
     def forget_failures(self) -> None:
         """Drop the planned failures whose calls have not come."""
@@ -130,6 +135,7 @@ class ReferenceDriver:
         _require(address == 0 and flags == 0, address, flags)
         reserved = mapping.reserve(size, alignment)
         self.reservations[reserved.address] = reserved
+        self._starts = sorted(self.reservations)
         return real.CUdeviceptr(reserved.address)
 
     @_driver_call
@@ -138,6 +144,7 @@ class ReferenceDriver:
         _require(reserved is not None and reserved.size == size, "not reserved so")
         _require(not self._mapped_in(int(address), size), "pages are mapped there")
         self.reservations.pop(int(address)).close()
+        self._starts = sorted(self.reservations)
 
     @_driver_call
     def cuMemCreate(self, size: Any, properties: Any, flags: Any) -> Any:
@@ -177,6 +184,7 @@ class ReferenceDriver:
     @_driver_call
     def cuMemUnmap(self, address: Any, size: Any) -> Any:
         _require(self.mappings.get(int(address)) == size, "not one whole mapping", address, size)
+        self.before_unmap(int(address), size)
         mapping.block_at(int(address), size)
         del self.mappings[int(address)]
 
@@ -207,6 +215,14 @@ class ReferenceDriver:
         _require(isinstance(descriptor, int), descriptor)
         _require(_FILE_NAME in os.readlink(f"/proc/self/fd/{descriptor}"), "no exported page")
         return self._new_handle(os.dup(descriptor), os.fstat(descriptor).st_size)
+
+    def reserves(self, address: int) -> bool:
+        """Whether an address is of this device."""
+        position = bisect.bisect_right(self._starts, address) - 1
+        if position < 0:
+            return False
+        reserved = self.reservations[self._starts[position]]
+        return address < reserved.address + reserved.size
 
     def open_files(self) -> int:
         """Descriptors of its memory files that this process has open."""

@@ -6,6 +6,7 @@ What is not there: upstream's scheduler, sockets, and a device; steps are noted 
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -164,6 +165,8 @@ class Batch(SimpleNamespace):
 
 class Scheduler:
     """What an ElasticRuntime and a Turn use of one; `sent`: reports, `noted`: everything else."""
+
+    forwards = nullcontext
 
     def __init__(self, rank, config, page, surroundings):
         self.rank, self.sent, self.noted = rank, [], []

@@ -20,7 +20,7 @@ class Worker(ElasticScheduler):
     def __init__(self, grew=False, waits=False, sleeps=True):
         self.clock, self.page_size, self.own_tokens = Clock(), 1, SIZE
         self.turns, self.ticks, self.reported = [], [], 0
-        self.rests, self.launched = [], None
+        self.rests, self.launched, self.enable_overlap = [], None, False
         self.runtime = SimpleNamespace(
             rank=1,
             grown={1: 0, 2: GROWN},
@@ -211,3 +211,28 @@ def test_upstream_s_observers_are_completed(monkeypatch):
     worker.init_load_inquirer()
     assert worker.pool_stats_observer == ("pool", 1)
     assert worker.load_inquirer == ("load", 2, worker)
+
+
+class Streams(list):
+    """Notes who waited, entered and left; the context and the stream of forwards in one."""
+
+    def wait_stream(self, other):
+        self.append(f"waits for {other}")
+
+    def __enter__(self):
+        self.append("in")
+
+    def __exit__(self, *error):
+        self.append("out")
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_what_belongs_to_forwards_runs_in_their_order(overlap):
+    """As upstream's `run_batch` orders a forward: after what the scheduler has launched."""
+    worker, noted = Worker(), Streams()
+    worker.enable_overlap, worker.schedule_stream = overlap, "the scheduler's"
+    worker.forward_stream = worker.forward_stream_ctx = noted
+    with worker.forwards():
+        noted.append("runs")
+    around = ["in", "waits for the scheduler's"], ["out"]
+    assert noted == ([*around[0], "runs", *around[1]] if overlap else ["runs"])
