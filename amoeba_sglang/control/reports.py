@@ -92,12 +92,10 @@ class Done(FromWorker, frozen=True):
 
 class StepsMeasured(FromWorker, frozen=True):
     """What steps have cost since the last such report, by degree, from the first worker of an
-    instance. On an emulated server also the `busy_seconds` and `late_seconds` of its Timeline since
-    the start."""
+    instance. `device`: what its device has counted since the start."""
 
     sums: dict[int, StepSums]
-    busy_seconds: float | None = None
-    late_seconds: float | None = None
+    device: dict[str, float] = {}
 
 
 class LongRequestsHere(FromWorker, frozen=True):

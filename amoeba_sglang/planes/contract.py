@@ -102,7 +102,6 @@ class Plane(ABC):
     def rest(self) -> None:
         """Note that the worker has nothing to run."""
 
-    def device_seconds(self) -> tuple[float, float] | None:
-        """(busy, late) seconds of a device since the start; late are those without work although
-        its worker was not at rest. None where nobody counts them."""
-        return None
+    def device_figures(self) -> Mapping[str, float]:
+        """What its device has counted since the start, by name; nothing where nobody counts."""
+        return {}

@@ -76,6 +76,9 @@ class ModelPlane(Plane):
     def rest(self) -> None:
         """Nothing: what has been launched runs by itself."""
 
+    def device_figures(self) -> Mapping[str, float]:
+        return self._device.figures()
+
     def _view_all(self) -> None:
         for number, layer in enumerate(self.executor.layers):
             self._pool.view_layer(number, layer.degree)

@@ -24,12 +24,8 @@ class Reports(Scheduler):
         """Tell the router now and then what steps cost here."""
         sums = self.runtime.meter.take()
         if sums is not None:
-            busy, late = self.runtime.plane.device_seconds() or (None, None)
-            self.link.send(
-                StepsMeasured(
-                    rank=self.runtime.rank, sums=sums, busy_seconds=busy, late_seconds=late
-                )
-            )
+            figures = dict(self.runtime.plane.device_figures())
+            self.link.send(StepsMeasured(rank=self.runtime.rank, sums=sums, device=figures))
 
     def report_progress(self, under_way: Transformation) -> None:
         """Tell the router where b is; one worker of the block is enough."""

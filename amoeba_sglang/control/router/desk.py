@@ -65,8 +65,8 @@ class Desk:
         self._flush = CacheFlush(terms.workers)
         self._paused = self._open = False
         self._later: deque[Event] = deque()
-        # By rank, the (late, busy) seconds of emulated devices.
-        self._device_times: dict[int, tuple[float, float]] = {}
+        # By rank, what its device has counted.
+        self._device_figures: dict[int, dict[str, float]] = {}
         self._takers: dict[type, Callable[[Any, float], list[Effect]]] = {
             events.Opened: self._opened,
             events.Arrival: self._arrival,
@@ -129,8 +129,8 @@ class Desk:
     # Questions and control requests
 
     def _state_asked(self, event: events.StateAsked, now: float) -> list[Effect]:
-        loads, times = self._books.loads.snapshots, self._device_times.values()
-        body = describe_server(self._terms, self.operations, loads, times)
+        loads, figures = self._books.loads.snapshots, list(self._device_figures.values())
+        body = describe_server(self._terms, self.operations, loads, figures)
         body["throughput"] = self._books.calibration.describe()
         body.update(self._rules.describe(now))
         return [Answer(event.waiter, 200, body)]
@@ -188,8 +188,7 @@ class Desk:
 
     def _steps_measured(self, report: reports.StepsMeasured, now: float) -> list[Effect]:
         self._books.calibration.add(report.sums)
-        if report.late_seconds is not None and report.busy_seconds is not None:
-            self._device_times[report.rank] = report.late_seconds, report.busy_seconds
+        self._device_figures[report.rank] = report.device
         return []
 
     def _long_requests_here(self, report: reports.LongRequestsHere, now: float) -> list[Effect]:

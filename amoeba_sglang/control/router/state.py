@@ -1,6 +1,7 @@
 """The bodies of `GET /amoeba/state` and `GET /get_load`."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from amoeba_sglang.control.policy.base import LongRequest, WorkerLoad
@@ -17,10 +18,10 @@ def describe_server(
     terms: Terms,
     operations: Operations,
     snapshots: Sequence[Snapshot],
-    device_times: Iterable[tuple[float, float]],
+    figures: Sequence[Mapping[str, float]],
 ) -> dict[str, Any]:
     """Layout, load and history of the server; snapshots, by rank, lag behind by up to a step.
-    device_times: (late, busy) seconds of the emulated devices that have told."""
+    figures: what the devices of workers have counted."""
     capacity, instances = terms.capacity, []
     for ranks in operations.layout.instances:
         loads = [snapshots[rank] for rank in ranks]
@@ -37,7 +38,8 @@ def describe_server(
     return {
         "schema": SCHEMA,
         "plane": terms.plane,
-        "EMULATED": terms.emulated and {**terms.emulated, "late_share": late_share(device_times)},
+        "EMULATED": terms.emulated and {**terms.emulated, "late_share": late_share(figures)},
+        "device": add_up(figures),
         "workers": terms.workers,
         "degrees": list(terms.chain.degrees),
         "instances": instances,
@@ -47,10 +49,19 @@ def describe_server(
     }
 
 
-def late_share(times: Iterable[tuple[float, float]]) -> float:
-    """By how much emulated devices lag behind: of the worker that is worst, its emulated seconds
-    (late, busy) as a share. What is measured while it is not small is the dilation's fault."""
+def late_share(figures: Iterable[Mapping[str, float]]) -> float:
+    """By how much emulated devices lag behind: of the worker that is worst, its late seconds as a
+    share. What is measured while it is not small is the dilation's fault."""
+    times = [(of["late_seconds"], of["busy_seconds"]) for of in figures if "late_seconds" in of]
     return max((late / max(late + busy, 1e-9) for late, busy in times), default=0.0)
+
+
+def add_up(figures: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Over all workers, by name."""
+    total: Counter[str] = Counter()
+    for of in figures:
+        total.update(of)
+    return dict(sorted(total.items()))
 
 
 def describe_loads(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 
 import numpy as np
@@ -80,6 +80,10 @@ class Device(ABC):
     @abstractmethod
     def copy_seconds(self) -> float:
         """A clock that runs while the calling thread copies."""
+
+    def figures(self) -> Mapping[str, float]:
+        """What it has counted since the start, by name."""
+        return {}
 
     @abstractmethod
     def return_freed_memory(self) -> None:

@@ -1,6 +1,6 @@
 """A plane whose steps and copies take their time and do nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -82,5 +82,7 @@ class EmulatedPlane(Plane):
     def rest(self) -> None:
         self._timeline.rest()
 
-    def device_seconds(self) -> tuple[float, float]:
-        return self._timeline.busy_seconds, self._timeline.late_seconds
+    def device_figures(self) -> Mapping[str, float]:
+        """Seconds; late are those without work although the worker was not at rest."""
+        line = self._timeline
+        return {"busy_seconds": line.busy_seconds, "late_seconds": line.late_seconds}

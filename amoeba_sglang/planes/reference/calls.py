@@ -2,12 +2,17 @@
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 HALF_TYPES = (torch.bfloat16, torch.float16)
+
+
+CALLS: Counter[str] = Counter()
+"""Of this process, by the library's name."""
 
 
 class KernelRefusal(ValueError):
@@ -21,6 +26,7 @@ def bind(real: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> dict[
     except TypeError as error:
         raise KernelRefusal(f"{real.__name__}: {error}") from error
     bound.apply_defaults()
+    CALLS[real.__qualname__] += 1
     return bound.arguments
 
 

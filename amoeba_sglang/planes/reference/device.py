@@ -11,6 +11,7 @@ from amoeba_sglang.planes.device.cuda import CudaDevice
 from amoeba_sglang.planes.kernels.device_mover import DeviceKVMover
 from amoeba_sglang.planes.kernels.launches import Launch
 from amoeba_sglang.planes.memory.cuda import CudaMemory
+from amoeba_sglang.planes.reference.calls import CALLS
 from amoeba_sglang.planes.reference.driver import ReferenceDriver, view_bytes
 from amoeba_sglang.planes.reference.recorder import Recorder
 from amoeba_sglang.planes.reference.streams import Event, Streams, Touch
@@ -77,13 +78,15 @@ class ReferenceDevice(CudaDevice):
         event.record()
         return event
 
-    def counts(self) -> Mapping[str, int]:
-        calls = self.driver.counts
+    def figures(self) -> Mapping[str, float]:
+        driver, streams = self.driver.counts, self.streams
         return {
-            "kernels": self.streams.counts["kernels"],
-            "maps": calls["cuMemMap"],
-            "unmaps": calls["cuMemUnmap"],
-            "waits": self.streams.waited.total(),
+            "kernels": streams.kernels.total(),
+            "moves of KV": streams.kernels["turn_cycle"],
+            "maps": driver["cuMemMap"],
+            "unmaps": driver["cuMemUnmap"],
+            **{f"wait {name}": count for name, count in streams.waited.items()},
+            **{f"call {name}": count for name, count in CALLS.items()},
         }
 
 

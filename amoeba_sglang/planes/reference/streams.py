@@ -104,13 +104,13 @@ class StreamContext:
 class Streams:
     """Of one process, in the place of torch.cuda.
 
-    recorder: sees what a thread launches, from when it first chooses a stream on. counts: kernels
-    that touch memory of the driver; waited: waits by their names.
+    recorder: sees what a thread launches, from when it first chooses a stream on. kernels:
+    those that touch memory of the driver, by name; waited: waits by theirs.
     """
 
     def __init__(self) -> None:
         self.recorder: AbstractContextManager = nullcontext()
-        self.counts: Counter[str] = Counter()
+        self.kernels: Counter[str] = Counter()
         self.waited: Counter[str] = Counter()
         self._omitted = set(filter(None, os.environ.get(OMIT, "").split(",")))
         self._lock = threading.RLock()
@@ -158,7 +158,7 @@ class Streams:
             mine.launched += 1
             for touch in touches:
                 mine.running[touch] = mine.launched, name
-            self.counts["kernels"] += 1
+            self.kernels[name] += 1
 
     def require_rest(self, start: int, size: int, what: str) -> None:
         """The host does `what` to these bytes now, for which no kernel may run."""

@@ -21,7 +21,7 @@ class Worker(Reports):
         self.runtime = SimpleNamespace(
             rank=rank,
             meter=SimpleNamespace(take=lambda: sums),
-            plane=SimpleNamespace(device_seconds=lambda: device),
+            plane=SimpleNamespace(device_figures=lambda: device or {}),
         )
 
 
@@ -50,10 +50,10 @@ def test_the_cost_of_steps_is_told_when_there_is_something():
     quiet.report_steps()
     worker.report_steps()
     assert quiet.sent == [] and worker.sent == [StepsMeasured(rank=1, sums=SUMS)]
-    worker = Worker(sums=SUMS, device=(9.0, 1.0))
+    worker = Worker(sums=SUMS, device={"maps": 9})
     worker.report_steps()
     [report] = worker.sent
-    assert (report.busy_seconds, report.late_seconds) == (9.0, 1.0)
+    assert report.device == {"maps": 9}
 
 
 @pytest.mark.parametrize(("rank", "says"), [(2, True), (3, False)])

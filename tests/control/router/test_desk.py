@@ -114,11 +114,18 @@ def test_an_emulated_server_says_so_and_how_late_its_devices_are():
     case = Case(emulated={"device": "h100"})
     assert case.state()["EMULATED"] == {"device": "h100", "late_share": 0.0}
     sums = {1: StepSums(1, [[1.0] * 5] * 6)}
-    report = StepsMeasured(rank=1, sums=sums, busy_seconds=9.0, late_seconds=1.0)
+    report = StepsMeasured(rank=1, sums=sums, device={"busy_seconds": 9.0, "late_seconds": 1.0})
     case.tell(report)
     body = case.state()
     assert body["EMULATED"]["late_share"] == pytest.approx(0.1)
     assert body["throughput"]["source"] == "1 steps of degree 1"
+
+
+def test_what_devices_count_is_added_up(case):
+    assert case.state()["device"] == {}
+    for rank, device in ((0, {"maps": 3}), (1, {"maps": 1}), (1, {"maps": 2, "unmaps": 5})):
+        case.tell(StepsMeasured(rank=rank, sums={}, device=device))
+    assert case.state()["device"] == {"maps": 5, "unmaps": 5}
 
 
 @pytest.mark.parametrize("what", ["read", "updated"])

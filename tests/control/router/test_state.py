@@ -24,4 +24,7 @@ def test_a_gateway_hears_of_requests_that_were_just_placed():
 
 def test_the_worst_device_says_how_late_all_are():
     assert late_share([]) == 0.0
-    assert late_share([(1.0, 9.0), (0.0, 5.0)]) == 0.1
+    assert (
+        late_share([{"late_seconds": 1, "busy_seconds": 9}, {"late_seconds": 0, "busy_seconds": 5}])
+        == 0.1
+    )

@@ -35,9 +35,9 @@ def gpu():
 def test_only_memory_of_the_device_counts(gpu):
     torch.zeros(4).add_(1)
     gpu.pages[0][4:].view(torch.int32)
-    assert not gpu.streams.counts["kernels"]
+    assert not gpu.streams.kernels
     gpu.pages[0][4:].add_(1)
-    assert gpu.streams.counts["kernels"] == 1
+    assert gpu.streams.kernels == {"aten.add_.Tensor": 1}
 
 
 def test_memory_of_a_running_kernel_stays_mapped(gpu):

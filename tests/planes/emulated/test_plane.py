@@ -101,4 +101,4 @@ def test_results_are_there_when_the_device_is_done():
     plane._timeline.launch(4.0)
     event.synchronize()
     assert slept == [3.0]
-    assert plane.device_seconds() == (7.0, 0.0)
+    assert plane.device_figures() == {"busy_seconds": 7.0, "late_seconds": 0.0}

@@ -1,0 +1,1 @@
+"""What must hold on the REFERENCE device, on real servers: python -m bench.reference."""

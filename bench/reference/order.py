@@ -1,0 +1,69 @@
+"""Leave out each wait of the CUDA plane, one server each: python -m bench.reference.order
+
+A server without faults counts its waits by name. Each is then left out of another server, which
+must end with a Race: the REFERENCE device takes a kernel for running until somebody has waited for
+it. Exit code 1 if a wait is not needed.
+"""
+
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from amoeba_sglang.planes.reference.streams import OMIT
+from bench import results_file
+from bench.reference.servers import change, start
+from tests.serving.load import chat_prompts
+from tests.serving.servers import Server
+from tests.serving.shallow_model import make_shallow
+
+_WAIT = "wait "
+LAYERS = 4
+# Of what a step's time is measured with, not of memory: or of a promise that others keep as well.
+ALSO_KEPT = {
+    "SideStream.submit.<locals>.run:Event.synchronize": "a transformation has waited for all steps "
+    "before it lets the helper begin; without that wait this one is needed (unit test)",
+}
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        model = str(make_shallow(Path(folder), LAYERS))
+        with start("sm90", "bfloat16", model) as server:
+            serve(server)
+            counts = server.state()["device"]
+        waits = [name.removeprefix(_WAIT) for name in counts if name.startswith(_WAIT)]
+        found = {wait: race_without(wait, model) for wait in waits}
+    for wait, race in found.items():
+        print(f"{wait}: {race or ALSO_KEPT.get(wait) or 'NOT NEEDED'}", flush=True)
+    results_file.write("reference_order", {"waits": found, "also_kept": ALSO_KEPT})
+    return int(any(race is None and wait not in ALSO_KEPT for wait, race in found.items()))
+
+
+def serve(server: Server) -> None:
+    """Streams through two merges and two splits, one of them without rows of its own."""
+    with ThreadPoolExecutor(4) as pool:
+        streams = [pool.submit(server.generate, prompt, 60) for prompt in chat_prompts(3)]
+        for degree in (2, 1, 2, 1):
+            change(server, [0, 1], degree)
+        assert all(len(stream.result()["output_ids"]) == 60 for stream in streams)
+    change(server, [0, 1], 2)
+    server.generate("one stream alone", 20)
+    change(server, [0, 1], 1)
+
+
+def race_without(wait: str, model: str) -> str | None:
+    """What the server that does not wait says; None if it serves all the same."""
+    with start("sm90", "bfloat16", model, env={OMIT: wait}) as server:
+        try:
+            serve(server)
+        except (AssertionError, RuntimeError, OSError):
+            lines = server.log.read_text().splitlines()
+            races = [line.split("Race: ")[1] for line in lines if "Race: " in line]
+            assert races, f"without {wait} it failed otherwise: {server.log}"
+            return races[0]
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
