@@ -8,13 +8,12 @@ it. Exit code 1 if a wait is not needed.
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from amoeba_sglang.planes.reference.streams import OMIT
 from bench import results_file
 from bench.reference.servers import change, start
 from tests.serving.load import chat_prompts
-from tests.serving.servers import Server
+from tests.serving.servers import MODEL, Server
 from tests.serving.shallow_model import make_shallow
 
 _WAIT = "wait "
@@ -28,7 +27,7 @@ ALSO_KEPT = {
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
-        model = str(make_shallow(Path(folder), LAYERS))
+        model = str(make_shallow(folder, LAYERS, source_dir=MODEL))
         with start("sm90", "bfloat16", model) as server:
             serve(server)
             counts = server.state()["device"]

@@ -11,12 +11,20 @@ def start(
     kind: str, dtype: str, model: str, workers: int = 2, env: dict[str, str] | None = None
 ) -> Server:
     """With small pools and slots that are audited; layouts change only when it is asked for."""
+    flags = {
+        "tp-size": workers,
+        "device": "cuda",
+        "amoeba-reference-device": kind,
+        "dtype": dtype,
+        "max-total-tokens": POOL,
+        "chunked-prefill-size": 128,
+        "max-running-requests": 16,
+        "amoeba-policy": "static",
+    }
+    given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     return Server(
-        "--tp-size", str(workers), "--device", "cuda", "--amoeba-reference-device", kind,
-        "--dtype", dtype, "--max-total-tokens", str(POOL), "--chunked-prefill-size", "128",
-        "--max-running-requests", "16", "--amoeba-policy", "static", "--skip-server-warmup",
-        model=model, module="tests.serving.audited", env=env,
-    )  # fmt: skip
+        *given, "--skip-server-warmup", model=model, module="tests.serving.audited", env=env
+    )
 
 
 def change(server: Server, ranks: list[int], degree: int) -> dict[str, Any]:
