@@ -14,7 +14,7 @@ from amoeba_sglang.host.cores import cpu_bindings, threads_per_worker
 from amoeba_sglang.planes.contract import Plane
 from amoeba_sglang.planes.device.base import Device
 from amoeba_sglang.planes.transport.base import Collectives, TransportGroup
-from amoeba_sglang.planes.transport.host import HostGroup
+from amoeba_sglang.planes.transport.collective import GlooGroup
 
 if TYPE_CHECKING:
     # Imports SGLang, whose platform the launcher has yet to choose.
@@ -31,6 +31,8 @@ class Backend(ABC):
     """What the state calls its plane."""
     device: Device | None = None
     """What a worker computes on, if it computes."""
+    joint_graphs = False
+    """Whether plain decode steps of instances can be recorded."""
     kv_layout = "own"
     """How the attention takes a layer's K or V: "own" and "hnd" as [slots, heads, page, D], which
     SGLang itself stores in the latter; "nhd" as its [slots, heads, D], slots of a token."""
@@ -124,7 +126,7 @@ class ModelBackend(Backend):
         """By degree, what joint steps gather through; upstream's groups, of the same ranks, use it
         as well. Through the host, whose memory all workers reach."""
         for degree, transport in transports.items():
-            if isinstance(transport, HostGroup):
+            if not isinstance(transport, GlooGroup):
                 coordinators[degree].host_communicator = transport
         return transports
 
@@ -152,4 +154,5 @@ class ModelBackend(Backend):
             device=self.device,
             collectives=self.collectives(runner.model.elastic.coordinators, groups.transports),
             attention_at=lambda degree: self.attention_at(runner, degree),
+            joint_graphs=self.joint_graphs,
         )

@@ -32,7 +32,7 @@ class GpuBackend(ModelBackend):
 
     def __init__(self, kind: str) -> None:
         self.kind, self._rows = kind, ROWS[kind]
-        self.kv_layout = self._rows[0].layout
+        self.kv_layout, self.joint_graphs = self._rows[0].layout, self._rows[0].graphs
 
     def adjust(self, server_args: Any) -> None:
         types = [name for row in self._rows for name in row.types]

@@ -9,17 +9,19 @@ from amoeba_sglang.errors import ConfigError
 class Row:
     """Of the table: an attention backend of SGLang, and what it is done for here.
 
-    types: --dtype; pages: tokens of a KV page; layout: see Backend.kv_layout.
+    types: --dtype; pages: tokens of a KV page; layout, graphs: see kv_layout and joint_graphs of
+    Backend.
     """
 
     attention: str
     types: tuple[str, ...]
     pages: tuple[int, ...]
     layout: str
+    graphs: bool = False
 
 
 _HALF = ("auto", "bfloat16", "half", "float16")
-_TRTLLM = Row("trtllm_mha", _HALF, pages=(16, 32, 64, 128), layout="hnd")
+_TRTLLM = Row("trtllm_mha", _HALF, pages=(16, 32, 64, 128), layout="hnd", graphs=True)
 ROWS = {
     "sm80": (
         Row("flashinfer", _HALF, pages=(1,), layout="nhd"),

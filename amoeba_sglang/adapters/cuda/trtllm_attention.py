@@ -17,6 +17,38 @@ from amoeba_sglang.adapters.model.device_copy import copy_to
 class TrtllmAttention(TRTLLMHAAttnBackend):
     """Attends over explicit slots per row, too."""
 
+    def make_joint_metadata(
+        self, batch: ForwardBatch, slots: list[torch.Tensor], width: int
+    ) -> TRTLLMMHAMetadata:
+        """That of decode steps of as many rows with up to `width` slots each, in memory that stays;
+        filled by `slots`, and used by what is computed next."""
+        rows, like = batch.batch_size, batch.seq_lens
+        ends = torch.arange(rows + 1, dtype=torch.int32, device=like.device)
+        metadata = TRTLLMMHAMetadata(
+            cache_seqlens_int32=like.to(torch.int32),
+            max_seq_len_q=1,
+            cu_seqlens_q=ends,
+            cu_seqlens_k=ends.clone(),
+            page_table=like.new_zeros((rows, width), dtype=torch.int32),
+        )
+        self.fill_joint_metadata(metadata, batch, slots)
+        self.forward_metadata = metadata
+        return metadata
+
+    def fill_joint_metadata(
+        self, metadata: TRTLLMMHAMetadata, batch: ForwardBatch, slots: list[torch.Tensor]
+    ) -> None:
+        """Let a recorded step attend over these; see `init_ragged_metadata`."""
+        counts = np.array([len(mine) for mine in slots])
+        rows = np.arange(len(slots)).repeat(counts)
+        places = np.arange(counts.sum()) - (counts.cumsum() - counts).repeat(counts)
+        packed = torch.from_numpy(np.stack([rows, places, np.concatenate(slots)]))
+        rows_there, places_there, ids = copy_to(batch.seq_lens.device, packed)
+        metadata.cache_seqlens_int32.copy_(batch.seq_lens)
+        # Whatever is left of earlier steps may be unmapped by now.
+        metadata.page_table.zero_()
+        metadata.page_table[rows_there, places_there] = ids.to(torch.int32)
+
     def init_ragged_metadata(self, batch: ForwardBatch, slots: list[torch.Tensor]) -> None:
         """Prepare a union. `slots`: joint slots of each row on the host, int64, in order, as many
         as it fills."""

@@ -26,6 +26,20 @@ def rows_of_joint_head(records: Sequence[StepRecord], vocabulary: int) -> list[i
     return [len(record.rows) for record in records]
 
 
+class GivenLogits:
+    """Stands in for `lm_head` where the logits are there already."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.quant_method = self
+        self._logits = logits
+
+    def apply(
+        self, layer: Any, hidden: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        assert bias is None and len(hidden) == len(self._logits), (len(hidden), bias)
+        return self._logits
+
+
 class JointHead:
     """Stands in for `lm_head` in upstream's logits processor for one step, which it calls once.
 

@@ -15,7 +15,8 @@ from sglang.srt.layers.layer_boundary.residual import batch as residual_batch
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch, PPProxyTensors
 from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
 
-from amoeba_sglang.adapters.model.joint_head import JointHead, rows_of_joint_head
+from amoeba_sglang.adapters.model.joint_graphs import JointGraphs, Recorded
+from amoeba_sglang.adapters.model.joint_head import GivenLogits, JointHead, rows_of_joint_head
 from amoeba_sglang.adapters.model.layer_shards import LayerShards
 from amoeba_sglang.adapters.model.union_batch import UnionBatch, build_union
 from amoeba_sglang.control.layout.slots import DegreeChain
@@ -51,6 +52,7 @@ class JointExecutor(StepExecutor):
         self.chain, self.size, self.page = chain, size, page
         self.groups, self.collectives, self.attentions = groups, collectives, attentions
         self._device = device
+        self._graphs: JointGraphs | None = None
         self.mirrors = [RowMirror() for _ in range(chain.finest)]
 
     def forward(self, own: ForwardBatch) -> Any | None:
@@ -58,28 +60,71 @@ class JointExecutor(StepExecutor):
             assert self.degree == 1, "a worker of an instance must not run alone"
             return None
         records, move = self._take_expected()
-        hidden = self._run(own, records, move, own.input_ids.to(torch.int64))
-        residual_width = hidden.shape[1] // 2
-        last = PPProxyTensors(
-            {
-                "hidden_states": hidden[:, :residual_width].contiguous(),
-                "residual": hidden[:, residual_width:].contiguous(),
-            }
-        )
-        own.residual_stream = None
-        normed = self.stack.layers[-1].ffn_boundary.from_pp(last, own)
-        normed = residual_batch.final_norm(normed, own, self.stack.norm)
+        recorded = self._find_graph(records, move)
+        if recorded is not None:
+            logits = self._replay(recorded, own, records)
+            return self.model.logits_processor(own.input_ids, logits, GivenLogits(logits), own)
+        x = self._run(own, records, move, own.input_ids.to(torch.int64))
         head = self._joint_head(records) or self.model.lm_head
-        return self.model.logits_processor(own.input_ids, normed, head, own)
+        return self.model.logits_processor(own.input_ids, self._final_norm(x, own), head, own)
 
     @torch.no_grad()
     def follow(self) -> None:
         records, move = self._take_expected()
+        recorded = self._find_graph(records, move)
+        if recorded is not None:
+            self._replay(recorded, None, records)
+            return
         weight = self.stack.embed_tokens.weight
         self._run(None, records, move, weight.new_zeros(0, dtype=torch.int64))
         head = self._joint_head(records)
         if head is not None:
             head.apply(None, weight.new_zeros(0, weight.shape[1]))
+
+    def record_graphs(self, graphs: JointGraphs, degree: int, width: int) -> None:
+        """Record plain decode steps at a degree, at which all layers and the pool are; collective.
+        `width`: slots that a row may fill."""
+        nobody = [StepRecord(0, 0, 0, -1, False)] * degree
+        graphs.record(
+            degree,
+            lambda rows: self._join(None, nobody, degree, rows),
+            lambda batch, ids: self._compute_logits(batch, ids, degree),
+            attention=self.attentions[degree],
+            width=width,
+            group=self.groups[degree],
+            device=self._device,
+        )
+        self._graphs = graphs
+
+    def _find_graph(self, records: list[StepRecord], move: LayerMove | None) -> Recorded | None:
+        degree = self.degree
+        if self._graphs is None or move is not None or degree == 1:
+            return None
+        at = self.index % len(records) // degree * degree
+        return self._graphs.find(degree, records[at : at + degree])
+
+    def _replay(
+        self, recorded: Recorded, own: ForwardBatch | None, records: list[StepRecord]
+    ) -> torch.Tensor:
+        union = self._join(own, records, self.degree, recorded.rows)
+        assert union is not None
+        return recorded.replay(own, union, self.attentions[self.degree])
+
+    def _compute_logits(self, batch: ForwardBatch, ids: torch.Tensor, degree: int) -> torch.Tensor:
+        """Own logits of a decode step of all layers, from own ids, each worker having as many."""
+        ranks = self.collectives[degree]
+        x = self.stack.embed_tokens(ranks.all_gather(ids))
+        x = self._run_layers(UnionBatch(batch, None, []), degree, 0, len(self.layers), x)
+        weight = self.model.lm_head.weight
+        shard = SimpleNamespace(weight=weight.chunk(degree)[ranks.rank])
+        logits = self.model.logits_processor._compute_lm_head(self._final_norm(x, batch), shard)
+        return ranks.all_gather(logits, dim=1).split(len(ids))[ranks.rank]
+
+    def _final_norm(self, x: torch.Tensor, batch: ForwardBatch) -> torch.Tensor:
+        """Hidden states beside residual [tokens, 2 H] -> [tokens, H]."""
+        batch.residual_stream = None
+        normed = self.stack.layers[-1].ffn_boundary.from_pp(_proxy(x), batch)
+        return residual_batch.final_norm(normed, batch, self.stack.norm)
 
     def synchronize(self) -> None:
         self._device.synchronize()
@@ -124,9 +169,10 @@ class JointExecutor(StepExecutor):
         return x[mine]
 
     def _join(
-        self, own: ForwardBatch | None, records: list[StepRecord], degree: int
+        self, own: ForwardBatch | None, records: list[StepRecord], degree: int, rows: int = 0
     ) -> UnionBatch | None:
-        """What the instance of `degree` around this worker computes; None without any rows."""
+        """What the instance of `degree` around this worker computes; None without any rows. `rows`:
+        to fill up each worker's to."""
         if degree == 1:
             return None if own is None else UnionBatch(own, [], [len(own.input_ids)])
         # While layers are at two degrees, those at the lower join only some of the workers.
@@ -139,6 +185,7 @@ class JointExecutor(StepExecutor):
             size=self.size,
             page=self.page,
             device=self.stack.embed_tokens.weight.device,
+            rows=rows,
         )
 
     def _run_layers(
@@ -154,16 +201,16 @@ class JointExecutor(StepExecutor):
         attention = self.attentions[degree]
         context = ForwardContext(attn_backend=attention)
         with self._stage(first, end, starts), forward_context(context), group:
-            if degree > 1:
-                attention.init_ragged_metadata(batch, union.slots)
-            else:
+            if degree == 1:
                 attention.init_forward_metadata(batch)
+            elif union.slots is not None:
+                attention.init_ragged_metadata(batch, union.slots)
             if starts:
                 out = self.stack(batch.input_ids, batch.positions, batch, input_embeds=x)
             else:
-                hidden, residual = (half.contiguous() for half in x.chunk(2, dim=1))
-                proxy = PPProxyTensors({"hidden_states": hidden, "residual": residual})
-                out = self.stack(batch.input_ids, batch.positions, batch, pp_proxy_tensors=proxy)
+                out = self.stack(
+                    batch.input_ids, batch.positions, batch, pp_proxy_tensors=_proxy(x)
+                )
         return torch.cat([out["hidden_states"], out["residual"]], dim=1)
 
     @contextmanager
@@ -176,3 +223,9 @@ class JointExecutor(StepExecutor):
             yield
         finally:
             stack.pp_group, stack.start_layer, stack.end_layer = saved
+
+
+def _proxy(x: torch.Tensor) -> PPProxyTensors:
+    """Of hidden states beside residual [tokens, 2 H]."""
+    hidden, residual = (half.contiguous() for half in x.chunk(2, dim=1))
+    return PPProxyTensors({"hidden_states": hidden, "residual": residual})

@@ -58,10 +58,11 @@ class ElasticKVPool(MHATokenToKVPool):
         """`blocks` of a peer, in its opened `pages`; its pool must be as large as this one."""
         return self.ranges.peer_layers(pages, handle, self._shape, self.store_dtype)
 
-    def view_layer(self, layer: int, degree: int) -> None:
-        """Re-view one layer's memory at `degree`: d times the slots, 1/d of the heads."""
+    def view_layer(self, layer: int, degree: int, rows: int | None = None) -> None:
+        """Re-view one layer's memory at `degree`: d times the slots, 1/d of the heads. `rows`: as
+        many as there will be, of which only those that are there may be touched."""
         _, heads, *rest = self._shape
-        shape = (self.ranges.rows * degree, heads // degree, *rest)
+        shape = ((rows or self.ranges.rows) * degree, heads // degree, *rest)
         views = self.ranges.layer(layer, shape, self.store_dtype)
         self.k_buffer[layer], self.v_buffer[layer] = views
 

@@ -4,8 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from sglang.srt.model_executor.cuda_graph_config import Backend
+from sglang.srt.runtime_context import get_exec
 
 from amoeba_sglang.adapters.model.elastic_model import ElasticModel
+from amoeba_sglang.adapters.model.joint_graphs import JointGraphs
 from amoeba_sglang.adapters.model.joint_step import JointExecutor
 from amoeba_sglang.adapters.model.kv_allocator import ElasticAllocator
 from amoeba_sglang.adapters.model.kv_pool import ElasticKVPool
@@ -79,6 +82,18 @@ class ModelPlane(Plane):
     def device_figures(self) -> Mapping[str, float]:
         return self._device.figures()
 
+    def record_graphs(self, graphs: JointGraphs, context_tokens: int) -> None:
+        """Record the decode steps of every degree above 1; all layers are at degree 1, before and
+        afterwards. Collective over all workers of the world."""
+        executor, everything = self.executor, range(len(self.executor.layers))
+        for degree in executor.chain.degrees[1:]:
+            super().switch(everything, degree)
+            for number in everything:
+                self._pool.view_layer(number, degree, self._pages.grown_rows(degree))
+            slots = degree * executor.size + self.grown[degree]
+            executor.record_graphs(graphs, degree, min(slots, -(-context_tokens // executor.page)))
+        self.switch(everything, 1)
+
     def _view_all(self) -> None:
         for number, layer in enumerate(self.executor.layers):
             self._pool.view_layer(number, layer.degree)
@@ -92,10 +107,12 @@ def make_plane(
     device: Device,
     collectives: Mapping[int, Collectives],
     attention_at: Callable[[int], Any],
+    joint_graphs: bool = False,
 ) -> ModelPlane:
     """The plane of the model and pool of an ElasticScheduler; collective over all workers of the
     world. `collectives`: by degree above 1, of its joint steps' tensors. `attention_at`: of a
-    degree, a backend that takes explicit slots per row."""
+    degree, a backend that takes explicit slots per row. `joint_graphs`: whether to record steps,
+    unless SGLang's flags say not to."""
     runner = scheduler.tp_worker.model_runner
     allocator: ElasticAllocator = scheduler.token_to_kv_pool_allocator
     config: AmoebaConfig = scheduler.server_args._amoeba
@@ -112,7 +129,7 @@ def make_plane(
         attentions={degree: attention_at(degree) for degree in chain.degrees},
         device=device,
     )
-    return ModelPlane(
+    plane = ModelPlane(
         executor,
         pool,
         Movers.create(config, rank, pool, elastic.store, groups, device=device),
@@ -121,3 +138,17 @@ def make_plane(
         staging_bytes=config.staging_mib << 20,
         crowding=device.crowding(config.workers),
     )
+    buckets = graph_buckets(scheduler.max_running_requests) if joint_graphs else []
+    if buckets:
+        plane.record_graphs(JointGraphs(buckets), scheduler.model_config.context_len)
+    return plane
+
+
+def graph_buckets(rows: int) -> list[int]:
+    """Rows of a worker, ascending, for which SGLang records graphs; the last holds `rows`, unless
+    the user wants fewer. None with --disable-cuda-graph."""
+    decode = get_exec().graph.cuda_graph_config.decode
+    if decode.backend == Backend.DISABLED:
+        return []
+    given = decode.bs or [1, 2, 4, *range(8, 256 + 8, 8)]
+    return [bucket for bucket, before in zip(given, [0, *given], strict=False) if before < rows]

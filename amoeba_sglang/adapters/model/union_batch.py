@@ -21,10 +21,11 @@ from amoeba_sglang.control.worker.step_record import StepRecord
 @dataclass(frozen=True)
 class UnionBatch:
     """`batch`: rows of all workers in rank order. `slots`: joint slots of each row, int64, as many
-    as it fills. `tokens`: new tokens of each worker, in rank order."""
+    as it fills; None where the attention has them already. `tokens`: new tokens of each worker, in
+    rank order."""
 
     batch: ForwardBatch
-    slots: list[torch.Tensor]
+    slots: list[torch.Tensor] | None
     tokens: list[int]
 
 
@@ -37,12 +38,15 @@ def build_union(
     size: int,
     page: int,
     device: torch.device | str,
+    rows: int = 0,
 ) -> UnionBatch | None:
     """Build the union of one instance from its workers' records (rank order), or None if empty.
 
     `mirrors`: of the same workers; they have heard these records (StepExecutor.hear).
     `size`: slots of a worker's own pool; `page`: tokens of a slot. `device`: of the batch; its
     `_cpu` fields and the slots are on the host.
+
+    `rows`: to fill up each worker's to, by rows of one token in the padding slot.
 
     Decode rows beside prefill rows run as one-token extends. Sampling fields stay with the
     owners' own batches; `input_ids` has the right length only, since the layers get embeddings.
@@ -56,7 +60,11 @@ def build_union(
             slots.append(chain.joint_slots_of_ids(degree, index, local, size))
             seq_lens.append(row.seq_len)
             extend_lens.append(row.extend_len)
-    tokens = [record.tokens for record in records]
+        padding = max(0, rows - len(record.rows))
+        slots += [np.zeros(1, dtype=np.int64)] * padding
+        seq_lens += [1] * padding
+        extend_lens += [1] * padding
+    tokens = [max(record.tokens, rows) for record in records]
     if not slots:
         return None
     extend = any(record.extend for record in records)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from amoeba_sglang.adapters.cuda.backend import GpuBackend
 from amoeba_sglang.config import MAX_GPU_PAGE_SIZE_KIB, PageSizes
 from amoeba_sglang.planes.contract import Plane
+from amoeba_sglang.planes.reference.watched import Launched
+from amoeba_sglang.planes.transport.base import Collectives, TransportGroup
 
 if TYPE_CHECKING:
     from amoeba_sglang.adapters.worker.connections import Groups
@@ -34,6 +37,12 @@ class ReferenceBackend(GpuBackend):
         from amoeba_sglang.planes.reference.device import device_of_process
 
         return device_of_process()
+
+    def collectives(
+        self, coordinators: Mapping[int, Any], transports: Mapping[int, TransportGroup]
+    ) -> Mapping[int, Collectives]:
+        launched = {degree: Launched(group) for degree, group in transports.items()}
+        return super().collectives(coordinators, launched)
 
     def make_plane(self, scheduler: Any, rank: int, groups: Groups) -> Plane:
         """With SGLang's streams stood for as well, and peers who hear nothing too early."""

@@ -26,6 +26,7 @@ from amoeba_sglang.planes.reference.flashinfer_calls import (
     RaggedPrefill,
     merge_states,
 )
+from amoeba_sglang.planes.reference.graphs import whole
 from amoeba_sglang.planes.reference.trtllm_calls import TrtllmCalls
 
 
@@ -99,7 +100,7 @@ def trtllm_names(calls: TrtllmCalls) -> Mapping[ModuleType, Mapping[str, Any]]:
         flashinfer_backend: _wrappers(),
         trtllm_mha_backend: {
             "flashinfer": SimpleNamespace(
-                decode=SimpleNamespace(trtllm_batch_decode_with_kv_cache=calls.decode),
+                decode=SimpleNamespace(trtllm_batch_decode_with_kv_cache=whole(calls.decode)),
                 prefill=SimpleNamespace(
                     trtllm_fmha_v2_prefill=calls.prefill,
                     trtllm_batch_context_with_kv_cache=calls.context,

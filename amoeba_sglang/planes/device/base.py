@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,6 +18,12 @@ from amoeba_sglang.planes.transport.base import TransportGroup
 
 Blocks = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """K and V of every layer of a pool."""
+
+
+class Graph(Protocol):
+    """What was launched once, to be launched again with what is in the same memory then."""
+
+    def replay(self) -> None: ...
 
 
 class Device(ABC):
@@ -63,6 +70,10 @@ class Device(ABC):
     @abstractmethod
     def ids(self, numbers: np.ndarray) -> torch.Tensor:
         """int64 indices, where they can index its tensors."""
+
+    @abstractmethod
+    def capture(self, launch: Callable[[], object]) -> Graph:
+        """Record what `launch` launches on the current stream, which runs nothing of it."""
 
     @abstractmethod
     def wait(self) -> None:

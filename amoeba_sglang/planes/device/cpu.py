@@ -2,13 +2,13 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
 import torch
 
-from amoeba_sglang.planes.device.base import Blocks, Device
+from amoeba_sglang.planes.device.base import Blocks, Device, Graph
 from amoeba_sglang.planes.kv.peer_mover import PeerKVMover
 from amoeba_sglang.planes.kv.units import UnitBuffers
 from amoeba_sglang.planes.memory.host import HostMemory
@@ -39,6 +39,9 @@ class CpuDevice(Device):
 
     def ids(self, numbers: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(numbers)
+
+    def capture(self, launch: Callable[[], object]) -> Graph:
+        raise AssertionError("a CPU computes at once, there is nothing to record")
 
     def wait(self) -> None:
         """Nothing: a copy returns when it is done."""

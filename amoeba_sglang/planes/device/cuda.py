@@ -1,14 +1,14 @@
 """A worker's GPU. Not yet run on one; tested through stand-ins for torch.cuda and the driver."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
 import torch
 
-from amoeba_sglang.planes.device.base import Blocks, Device
+from amoeba_sglang.planes.device.base import Blocks, Device, Graph
 from amoeba_sglang.planes.kernels.device_mover import DeviceKVMover
 from amoeba_sglang.planes.memory.cuda import CudaMemory
 from amoeba_sglang.planes.memory.side_stream import SideStream
@@ -25,6 +25,7 @@ class CudaDevice(Device):
         super().__init__()
         self._number, self._cuda = number, cuda
         self._device = torch.device("cuda", number)
+        self._graph_pool: Any = None
 
     def make_memory(self, page_size: int) -> CudaMemory:
         return CudaMemory(page_size, self._number)
@@ -51,6 +52,15 @@ class CudaDevice(Device):
 
     def ids(self, numbers: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(numbers).to(self._device)
+
+    def capture(self, launch: Callable[[], object]) -> Graph:
+        graph = self._cuda.CUDAGraph()
+        stream = self._cuda.current_stream(self._device)
+        with self._cuda.graph(graph, pool=self._graph_pool, stream=stream):
+            launch()
+        # One is replayed at a time, so all may use the same memory for what they make.
+        self._graph_pool = self._graph_pool or graph.pool()
+        return graph
 
     def wait(self) -> None:
         self._cuda.current_stream(self._device).synchronize()

@@ -65,9 +65,13 @@ class PageExchange:
             for degree in store.pages.chain.degrees
         }
 
+    def grown_rows(self, degree: int) -> int:
+        """Rows of every half of the KV when it has grown at `degree`."""
+        return self._ranges.rows_with(self._growth[degree])
+
     def grown_slots(self, degree: int) -> int:
         """Joint slots that an instance of `degree` has beyond its workers' own pools."""
-        return degree * (self._ranges.rows_with(self._growth[degree]) - self._ranges.base_rows)
+        return degree * (self.grown_rows(degree) - self._ranges.base_rows)
 
     def refusal(self, before: int, after: int) -> str | None:
         """Why this worker's limits do not allow the change, or None; nothing has changed."""

@@ -2,17 +2,18 @@
 
 import functools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from amoeba_sglang.planes.device.base import Blocks
+from amoeba_sglang.planes.device.base import Blocks, Graph
 from amoeba_sglang.planes.device.cuda import CudaDevice
 from amoeba_sglang.planes.kernels.device_mover import DeviceKVMover
 from amoeba_sglang.planes.kernels.launches import Launch
 from amoeba_sglang.planes.memory.cuda import CudaMemory
 from amoeba_sglang.planes.reference.calls import CALLS
 from amoeba_sglang.planes.reference.driver import ReferenceDriver, view_bytes
+from amoeba_sglang.planes.reference.graphs import RecordedGraph
 from amoeba_sglang.planes.reference.recorder import Recorder
 from amoeba_sglang.planes.reference.streams import Event, Streams, Touch
 from amoeba_sglang.planes.reference.watched import Watched
@@ -68,6 +69,13 @@ class ReferenceDevice(CudaDevice):
         mover.streams = self.streams
         return mover
 
+    def capture(self, launch: Callable[[], object]) -> Graph:
+        """On a GPU nothing of it would run now; here it does, since Python needs its results."""
+        graph = RecordedGraph(self.driver)
+        with graph.recording():
+            launch()
+        return graph
+
     def watch(self, group: TransportGroup) -> Watched:
         """The same group, through which peers hear that they may have what was launched."""
         return Watched(group, self.streams)
@@ -83,6 +91,8 @@ class ReferenceDevice(CudaDevice):
         return {
             "kernels": streams.kernels.total(),
             "moves of KV": streams.kernels["turn_cycle"],
+            "graphs": RecordedGraph.recorded,
+            "replays": RecordedGraph.replays,
             "maps": driver["cuMemMap"],
             "unmaps": driver["cuMemUnmap"],
             **{f"wait {name}": count for name, count in streams.waited.items()},

@@ -224,6 +224,13 @@ class ReferenceDriver:
         reserved = self.reservations[self._starts[position]]
         return address < reserved.address + reserved.size
 
+    def maps(self, address: int, size: int) -> bool:
+        """Whether there is memory behind all of these bytes."""
+        found = self._mapped_in(address, size)
+        ends = [start + self.mappings[start] for start in found]
+        whole = found and found[0] <= address and ends[-1] >= address + size
+        return bool(whole) and found[1:] == ends[:-1]
+
     def open_files(self) -> int:
         """Descriptors of its memory files that this process has open."""
         found = 0

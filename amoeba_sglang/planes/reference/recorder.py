@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from amoeba_sglang.planes.reference.driver import ReferenceDriver
+from amoeba_sglang.planes.reference.graphs import recording
 from amoeba_sglang.planes.reference.streams import Streams, Touch
 
 
@@ -29,7 +30,11 @@ class Recorder(TorchDispatchMode):
             touches = [touch for pair in given for touch in self._touches(*pair)]
             if touches:
                 self._streams.launch(str(func), touches)
-        return func(*args, **(kwargs or {}))
+        made = func(*args, **(kwargs or {}))
+        graph = recording()
+        if graph is not None and not func.is_view:
+            graph.add(func, args, kwargs or {}, made)
+        return made
 
     def _touches(self, argument: Any, value: Any) -> Iterator[Touch]:
         if isinstance(value, (list, tuple)):

@@ -1,19 +1,20 @@
-"""A transport whose messages say to peers that memory of the REFERENCE device is theirs now."""
+"""Transports as workers on the REFERENCE device have them."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from amoeba_sglang.planes.reference.graphs import whole
 from amoeba_sglang.planes.reference.streams import Streams
 from amoeba_sglang.planes.transport.base import TransportGroup
 
 
-class Watched(TransportGroup):
-    """Raises a Race if something of the current stream still runs when peers are told."""
+class Wrapped(TransportGroup):
+    """Does what another group does."""
 
-    def __init__(self, group: TransportGroup, streams: Streams) -> None:
-        self._group, self._streams = group, streams
+    def __init__(self, group: TransportGroup) -> None:
+        self._group = group
         self.rank, self.size, self.timeout_s = group.rank, group.size, group.timeout_s
 
     @property
@@ -25,11 +26,9 @@ class Watched(TransportGroup):
         self._group.phase = phase
 
     def barrier(self) -> None:
-        self._streams.require_told("a barrier with peers")
         self._group.barrier()
 
     def exchange(self, record: np.ndarray) -> list[np.ndarray]:
-        self._streams.require_told("a message to peers")
         return self._group.exchange(record)
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
@@ -43,3 +42,30 @@ class Watched(TransportGroup):
 
     def close(self) -> None:
         self._group.close()
+
+
+class Watched(Wrapped):
+    """Its messages say to peers that memory is theirs now: a Race if something of the current
+    stream still runs then."""
+
+    def __init__(self, group: TransportGroup, streams: Streams) -> None:
+        super().__init__(group)
+        self._streams = streams
+
+    def barrier(self) -> None:
+        self._streams.require_told("a barrier with peers")
+        super().barrier()
+
+    def exchange(self, record: np.ndarray) -> list[np.ndarray]:
+        self._streams.require_told("a message to peers")
+        return super().exchange(record)
+
+
+class Launched(Wrapped):
+    """Its collectives are kernels, as on a GPU, which a graph records."""
+
+    def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
+        return whole(super().all_reduce)(x)
+
+    def all_gather(self, x: torch.Tensor, dim: int = 0) -> torch.Tensor:
+        return whole(super().all_gather)(x, dim)

@@ -12,7 +12,7 @@ from amoeba_sglang.adapters.model import elastic_model as module
 from amoeba_sglang.adapters.model.elastic_model import ElasticModel, adopt_if_ours, blocks_of
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.planes.device.cpu import CpuDevice
-from amoeba_sglang.planes.transport import HostGroup
+from amoeba_sglang.planes.transport import GlooGroup, HostGroup
 from tests.adapters.model.joint_model import HIDDEN, LAYERS, make_context, make_model
 
 CONFIG = AmoebaConfig(4, 2, (1, 2, 4), LAYERS, 3 * HIDDEN * 48, "/run", page_size_kib=4)
@@ -95,7 +95,7 @@ def test_only_an_elastic_server_s_model_is_taken(asked, monkeypatch, config):
 
 
 def test_upstream_s_groups_use_shared_memory_if_the_workers_do():
-    shared, other = object.__new__(HostGroup), object()
+    shared, other = object.__new__(HostGroup), object.__new__(GlooGroup)
     coordinators = {2: SimpleNamespace(host_communicator=None)}
     assert CpuBackend().collectives(coordinators, {2: other}) == {2: other}
     assert coordinators[2].host_communicator is None

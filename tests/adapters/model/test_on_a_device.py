@@ -93,6 +93,7 @@ class NamedMemory:
 
     page_size = 4096
     size = pages = 0
+    zeroed = True
 
     def reserve(self, size):
         return self

@@ -1,0 +1,94 @@
+"""Decode steps of an instance as recorded graphs, one for each degree and number of rows.
+
+A step in the middle of a transformation, or with a prompt in it, is not one of these. Not yet run
+on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+
+from amoeba_sglang.adapters.model.union_batch import UnionBatch
+from amoeba_sglang.control.worker.step_record import StepRecord
+from amoeba_sglang.planes.device.base import Device, Graph
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A graph and where it reads and writes, which never moves.
+
+    batch: the union's, rows of each worker padded to `rows`; ids: of this worker's rows, int64
+    [rows]; metadata: of the attention. logits: of this worker's rows [rows, vocabulary].
+    """
+
+    rows: int
+    batch: ForwardBatch
+    ids: torch.Tensor
+    metadata: Any
+    logits: torch.Tensor
+    graph: Graph
+
+    def replay(self, own: ForwardBatch | None, union: UnionBatch, attention: Any) -> torch.Tensor:
+        """Logits of the rows of `own`, in the graph's memory."""
+        for name in ("seq_lens", "out_cache_loc", "positions"):
+            getattr(self.batch, name).copy_(getattr(union.batch, name))
+        rows = 0 if own is None else len(own.input_ids)
+        if own is not None:
+            self.ids[:rows].copy_(own.input_ids)
+        attention.fill_joint_metadata(self.metadata, union.batch, union.slots)
+        self.graph.replay()
+        return self.logits[:rows]
+
+
+class JointGraphs:
+    """`buckets`: numbers of rows of a worker, ascending, for each of which there is a graph."""
+
+    def __init__(self, buckets: Sequence[int]) -> None:
+        self._buckets = buckets
+        self._recorded: dict[tuple[int, int], Recorded] = {}
+
+    def find(self, degree: int, records: Sequence[StepRecord]) -> Recorded | None:
+        """What runs the step that these workers of one instance describe, if anything does."""
+        if any(record.extend or record.scores_prompts for record in records):
+            return None
+        most = max(len(record.rows) for record in records)
+        rows = next((bucket for bucket in self._buckets if bucket >= most), None)
+        return None if rows is None or not most else self._recorded.get((degree, rows))
+
+    def record(
+        self,
+        degree: int,
+        union_of: Callable[[int], UnionBatch],
+        compute: Callable[[ForwardBatch, torch.Tensor], torch.Tensor],
+        *,
+        attention: Any,
+        width: int,
+        group: Any,
+        device: Device,
+    ) -> None:
+        """Record all graphs of a degree, at which all layers are; collective over the instance.
+
+        `union_of`: of nothing but padding, so many rows a worker. `compute`: from it and own ids to
+        own logits. `width`: slots that a row may fill. `group`: upstream's, of the degree.
+        """
+        for rows in reversed(self._buckets):
+            union = union_of(rows)
+            batch, ids = union.batch, union.batch.positions.new_zeros(rows)
+            metadata = attention.make_joint_metadata(batch, union.slots, width)
+            made: dict[str, torch.Tensor] = {}
+
+            def launch(batch: ForwardBatch, ids: torch.Tensor, made: dict) -> None:
+                made["logits"] = compute(batch, ids)
+
+            # Kernels are compiled and libraries set up by a run that nobody records.
+            launch(batch, ids, made)
+            with group.graph_capture():
+                graph = device.capture(partial(launch, batch, ids, made))
+            recorded = Recorded(rows, batch, ids, metadata, made["logits"], graph)
+            self._recorded[degree, rows] = recorded
