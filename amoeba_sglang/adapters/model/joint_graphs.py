@@ -88,7 +88,7 @@ class JointGraphs:
 
             # Kernels are compiled and libraries set up by a run that nobody records.
             launch(batch, ids, made)
-            with group.graph_capture():
-                graph = device.capture(partial(launch, batch, ids, made))
-            recorded = Recorded(rows, batch, ids, metadata, made["logits"], graph)
-            self._recorded[degree, rows] = recorded
+            graph = device.capture(partial(launch, batch, ids, made), group)
+            self._recorded[degree, rows] = Recorded(
+                rows, batch, ids, metadata=metadata, logits=made["logits"], graph=graph
+            )

@@ -81,6 +81,7 @@ class JointExecutor(StepExecutor):
         if head is not None:
             head.apply(None, weight.new_zeros(0, weight.shape[1]))
 
+    @torch.no_grad()
     def record_graphs(self, graphs: JointGraphs, degree: int, width: int) -> None:
         """Record plain decode steps at a degree, at which all layers and the pool are; collective.
         `width`: slots that a row may fill."""

@@ -5,8 +5,7 @@ elastic happens at one point of the loop, after the next batch is planned and be
 """
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -168,15 +167,9 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, Retraction, Sche
         self.report_long_requests(turn.requests)
         turn.carry_out(self.runtime.protocol.turn(batch is not None))
 
-    @contextmanager
-    def forwards(self) -> Iterator[None]:
+    def forwards(self) -> AbstractContextManager:
         """What is launched inside runs where `run_batch` launches forwards, in their order."""
-        if not self.enable_overlap:
-            yield
-            return
-        with self.forward_stream_ctx:
-            self.forward_stream.wait_stream(self.schedule_stream)
-            yield
+        return self.forward_stream_ctx if self.enable_overlap else nullcontext()
 
     def run_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """Upstream's; its results are there when the plane is done."""

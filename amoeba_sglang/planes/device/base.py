@@ -6,7 +6,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -72,8 +72,9 @@ class Device(ABC):
         """int64 indices, where they can index its tensors."""
 
     @abstractmethod
-    def capture(self, launch: Callable[[], object]) -> Graph:
-        """Record what `launch` launches on the current stream, which runs nothing of it."""
+    def capture(self, launch: Callable[[], object], group: Any) -> Graph:
+        """Record what `launch` launches, which runs nothing of it. `group`: SGLang's
+        GroupCoordinator of the ranks that it gathers from; they all record the same."""
 
     @abstractmethod
     def wait(self) -> None:

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class CpuDevice(Device):
     def ids(self, numbers: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(numbers)
 
-    def capture(self, launch: Callable[[], object]) -> Graph:
+    def capture(self, launch: Callable[[], object], group: Any) -> Graph:
         raise AssertionError("a CPU computes at once, there is nothing to record")
 
     def wait(self) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ import torch
 from amoeba_sglang.planes.device.base import Blocks, Device, Graph
 from amoeba_sglang.planes.kernels.device_mover import DeviceKVMover
 from amoeba_sglang.planes.memory.cuda import CudaMemory
-from amoeba_sglang.planes.memory.side_stream import SideStream
 from amoeba_sglang.planes.transport.base import TransportGroup
 
 
@@ -48,15 +47,25 @@ class CudaDevice(Device):
         )
 
     def helper(self) -> Executor:
-        return SideStream(self._device, self._cuda)
+        """Its thread has a stream of its own, beside the one of the steps."""
+        return ThreadPoolExecutor(
+            1, thread_name_prefix="amoeba-copies", initializer=self._take_stream
+        )
+
+    def _take_stream(self) -> None:
+        # Both are a thread's own, and a new one has neither.
+        self._cuda.set_device(self._device)
+        self._cuda.set_stream(self._cuda.Stream(self._device))
 
     def ids(self, numbers: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(numbers).to(self._device)
 
-    def capture(self, launch: Callable[[], object]) -> Graph:
+    def capture(self, launch: Callable[[], object], group: Any) -> Graph:
         graph = self._cuda.CUDAGraph()
-        stream = self._cuda.current_stream(self._device)
-        with self._cuda.graph(graph, pool=self._graph_pool, stream=stream):
+        with (
+            group.graph_capture() as context,
+            self._cuda.graph(graph, pool=self._graph_pool, stream=context.stream),
+        ):
             launch()
         # One is replayed at a time, so all may use the same memory for what they make.
         self._graph_pool = self._graph_pool or graph.pool()
@@ -69,7 +78,7 @@ class CudaDevice(Device):
         self._cuda.synchronize(self._device)
 
     def copy_seconds(self) -> float:
-        """Of the clock: `SideStream` waits for each move's copies, which run beside computation."""
+        """Of the clock: each move waits for its copies, which run beside computation."""
         return time.perf_counter()
 
     def return_freed_memory(self) -> None:

@@ -3,6 +3,7 @@
 import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -69,7 +70,7 @@ class ReferenceDevice(CudaDevice):
         mover.streams = self.streams
         return mover
 
-    def capture(self, launch: Callable[[], object]) -> Graph:
+    def capture(self, launch: Callable[[], object], group: Any = None) -> Graph:
         """On a GPU nothing of it would run now; here it does, since Python needs its results."""
         graph = RecordedGraph(self.driver)
         with graph.recording():

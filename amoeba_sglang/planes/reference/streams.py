@@ -127,6 +127,12 @@ class Streams:
     def current_stream(self, device: Any = None) -> Stream:
         return getattr(self._current, "stream", self._default)
 
+    def set_device(self, device: Any) -> None:
+        """There is one."""
+
+    def set_stream(self, stream: Stream) -> None:
+        self.enter(stream)
+
     def stream(self, stream: Stream) -> "StreamContext":
         return StreamContext(self, stream)
 

@@ -1,5 +1,6 @@
 """What an ElasticScheduler does around upstream's: without sockets, model and pools."""
 
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -213,26 +214,13 @@ def test_upstream_s_observers_are_completed(monkeypatch):
     assert worker.load_inquirer == ("load", 2, worker)
 
 
-class Streams(list):
-    """Notes who waited, entered and left; the context and the stream of forwards in one."""
-
-    def wait_stream(self, other):
-        self.append(f"waits for {other}")
-
-    def __enter__(self):
-        self.append("in")
-
-    def __exit__(self, *error):
-        self.append("out")
-
-
 @pytest.mark.parametrize("overlap", [False, True])
-def test_what_belongs_to_forwards_runs_in_their_order(overlap):
-    """As upstream's `run_batch` orders a forward: after what the scheduler has launched."""
-    worker, noted = Worker(), Streams()
-    worker.enable_overlap, worker.schedule_stream = overlap, "the scheduler's"
-    worker.forward_stream = worker.forward_stream_ctx = noted
-    with worker.forwards():
-        noted.append("runs")
-    around = ["in", "waits for the scheduler's"], ["out"]
-    assert noted == ([*around[0], "runs", *around[1]] if overlap else ["runs"])
+def test_what_belongs_to_forwards_runs_where_they_do(overlap):
+    worker, noted = Worker(), []
+    worker.enable_overlap = overlap
+    with ExitStack() as stack:
+        stack.callback(noted.append, "left")
+        worker.forward_stream_ctx = stack
+        with worker.forwards():
+            noted.append("runs")
+        assert noted == (["runs", "left"] if overlap else ["runs"])

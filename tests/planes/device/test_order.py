@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from amoeba_sglang.planes.memory.side_stream import SideStream
 from amoeba_sglang.planes.reference.device import ReferenceDevice
 from amoeba_sglang.planes.reference.streams import Race
 
@@ -112,32 +111,21 @@ def test_peers_hear_nothing_of_what_still_runs(gpu):
     assert told == ["met", "record"]
 
 
-def test_the_helper_of_a_gpu_is_safe_and_neither_of_its_waits_can_go(gpu):
+def test_the_helper_launches_on_a_stream_of_its_own(gpu):
     def change():
-        gpu.memory.unmap(gpu.where, 0, 1)
-        gpu.memory.map(gpu.where, 0, [0])
-        gpu.pages[0].zero_()
-
-    def step(helper):
-        gpu.pages[0].sum()
-        helper.submit(change).result()
-        gpu.pages[0].sum()
+        assert gpu.streams.current_stream() is not gpu.streams._default
+        gpu.pages[1].zero_()
 
     with gpu.device.helper() as helper:
-        assert isinstance(helper, SideStream)
-        step(helper)
-        step(helper)
-    waits = list(gpu.streams.waited)
-    assert waits == [
-        "SideStream.submit.<locals>.run:Event.synchronize",
-        "SideStream.submit.<locals>.run:Stream.synchronize",
-    ]
-    for wait in waits:
-        gpu.streams._omitted = {wait}
-        with gpu.device.helper() as helper, pytest.raises(Race):
-            step(helper)
-        gpu.streams.synchronize()
-    gpu.device.driver.misuses.clear()
+        helper.submit(change).result()
+        with pytest.raises(Race):
+            gpu.pages[1].sum()
+        helper.submit(gpu.device.wait).result()
+        gpu.pages[1].sum()
+        gpu.pages[0].sum()
+        with pytest.raises(Race, match="an unmap"):
+            helper.submit(gpu.memory.unmap, gpu.where, 0, 1).result()
+        gpu.device.driver.misuses.clear()
 
 
 def test_a_wait_is_named_by_who_waits(gpu):
