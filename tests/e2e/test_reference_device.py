@@ -2,6 +2,7 @@
 the layout. It says nothing of a GPU's arithmetic or speed."""
 
 import math
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -109,3 +110,35 @@ def test_an_older_gpu_s_streams_go_through_changes(pair, older_server):
         assert found == [pair.generate(prompt, 40)["output_ids"] for prompt in prompts]
     assert older_server.post("/flush_cache", {})[0] == 200
     assert [older_server.generate(p, first)["output_ids"] for p in prompts] == sure
+
+
+def replays(server):
+    return server.state()["device"].get("replays", 0)
+
+
+def test_decode_steps_of_an_instance_are_replayed_and_say_what_prompts_say(server):
+    """The log-probability of each token when it was decoded is that of the same token in a
+    prompt, which no graph runs."""
+    change(server, 2)
+    try:
+        before = replays(server)
+        with ThreadPoolExecutor(3) as pool:
+            decoded = list(
+                pool.map(lambda p: server.generate(p, 60, return_logprob=True), PROMPTS[:3])
+            )
+        for reply, prompt in zip(decoded, PROMPTS[:3], strict=True):
+            found = [value for value, *_ in reply["meta_info"]["output_token_logprobs"]]
+            body = {"text": prompt, "return_logprob": True, "logprob_start_len": 0}
+            taught = server.post("/generate", body | {"sampling_params": {"max_new_tokens": 1}})[1]
+            count = len(taught["meta_info"]["input_token_logprobs"])
+            ids = [token for _, token, *_ in taught["meta_info"]["input_token_logprobs"]]
+            expected = server.generate(
+                ids + reply["output_ids"], 1, return_logprob=True, logprob_start_len=0
+            )["meta_info"]["input_token_logprobs"][count:]
+            assert found == [pytest.approx(value, abs=0.1) for value, *_ in expected]
+        deadline = time.monotonic() + 30
+        while replays(server) < before + 60 and time.monotonic() < deadline:
+            server.generate(PROMPTS[0], 8)
+        assert replays(server) >= before + 60
+    finally:
+        change(server, 1)

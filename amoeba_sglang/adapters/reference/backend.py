@@ -49,10 +49,9 @@ class ReferenceBackend(GpuBackend):
         device = self.device
         for width, (ranks, transport) in groups.moving.items():
             groups.moving[width] = ranks, device.watch(transport)
-        plane = super().make_plane(scheduler, rank, groups)
         streams = device.streams
         scheduler.schedule_stream = streams.current_stream()
         scheduler.forward_stream = streams.Stream()
         scheduler.forward_stream_ctx = streams.stream(scheduler.forward_stream)
         streams.enter(scheduler.schedule_stream)
-        return plane
+        return super().make_plane(scheduler, rank, groups)

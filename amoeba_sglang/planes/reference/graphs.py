@@ -66,7 +66,8 @@ class RecordedGraph:
             # One user more is the question itself.
             users = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata) - 1
             if users <= self._aliases[key]:
-                raise Misuse(f"a graph reads a tensor {tuple(tensor.shape)} that is gone")
+                reader = next(str(node.call) for node in self._nodes if _reads(node, key))
+                raise Misuse(f"{reader} of a graph reads a {tuple(tensor.shape)} that is gone")
         for node in self._nodes:
             for tensor in _tensors_in((node.args, node.kwargs)):
                 self._require_mapped(tensor)
@@ -78,21 +79,21 @@ class RecordedGraph:
 
     def _take(self, value: Any) -> Any:
         """An argument as it is kept: of another's tensor something that does not keep it alive."""
-        if not isinstance(value, torch.Tensor) or _key(value) in self._own:
+        if not isinstance(value, torch.Tensor) or key_of(value) in self._own:
             return value
         if self._driver.reserves(value.data_ptr()):
             return value
         alias = value.detach()
-        self._inputs.setdefault(_key(value), alias)
-        self._aliases[_key(value)] += 1
+        self._inputs.setdefault(key_of(value), alias)
+        self._aliases[key_of(value)] += 1
         return alias
 
     def _make(self, value: Any) -> Any:
         """A result as it is kept: memory of the graph, unless it came from outside."""
         if not isinstance(value, torch.Tensor):
             return value
-        if _key(value) not in self._inputs and not self._driver.reserves(value.data_ptr()):
-            self._own.add(_key(value))
+        if key_of(value) not in self._inputs and not self._driver.reserves(value.data_ptr()):
+            self._own.add(key_of(value))
         return self._take(value)
 
     def _require_mapped(self, tensor: torch.Tensor) -> None:
@@ -128,6 +129,10 @@ def _tensors_in(value: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
-def _key(tensor: torch.Tensor) -> int:
+def _reads(node: Node, key: int) -> bool:
+    return any(key_of(tensor) == key for tensor in _tensors_in((node.args, node.kwargs)))
+
+
+def key_of(tensor: torch.Tensor) -> int:
     """Of its storage."""
     return tensor.untyped_storage()._cdata

@@ -182,3 +182,43 @@ def test_a_plan_for_other_heads_is_refused(kind):
     union = make_union([[(9, 1)], [], [], []], 1, 4)
     with pytest.raises(KernelRefusal, match=r"planned for \(4, 2\) heads, called with 2 and 1"):
         attend(attention, union, 4, torch.bfloat16)
+
+
+def pad_to(union_rows, rows, page, degree):
+    records, mirrors = zip(
+        *(tell(mine, seed, page) for seed, mine in enumerate(union_rows)), strict=True
+    )
+    return build_union(
+        list(records), list(mirrors), CHAIN, degree,
+        size=TOKENS // page, page=page, device="cpu", rows=rows,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["trtllm by XQA", "trtllm-gen"], indirect=True)
+@pytest.mark.parametrize("degree", [2, 4])
+def test_a_recorded_step_attends_over_what_it_is_filled_with(kind, degree):
+    """In the memory that it was made with, whatever was in it before."""
+    (pool, attention), (_, dtype, page) = make(kind, degree), KINDS[kind]
+    empty = pad_to([[] for _ in range(degree)], 2, page, degree)
+    metadata = attention.make_joint_metadata(empty.batch, empty.slots, CONTEXT // page)
+    assert attention.forward_metadata is metadata
+    memory = metadata.page_table.data_ptr(), metadata.cache_seqlens_int32.data_ptr()
+    for rows in ([[(50, 1)], [(37, 1), (60, 1)], [], [(9, 1)]], STEPS["decode"]):
+        union = pad_to(rows[:degree], 2, page, degree)
+        _, expected = attend(attention, union, degree, dtype)
+        attention.forward_metadata = metadata
+        attention.fill_joint_metadata(metadata, union.batch, union.slots)
+        filled, attention.init_ragged_metadata = attention.init_ragged_metadata, lambda *_: None
+        _, found = attend(attention, union, degree, dtype)
+        attention.init_ragged_metadata = filled
+        assert torch.equal(found, expected)
+    assert memory == (metadata.page_table.data_ptr(), metadata.cache_seqlens_int32.data_ptr())
+
+
+def test_a_union_is_filled_up_in_the_padding_slot(kind):
+    _, _, page = KINDS[kind]
+    union = pad_to([[(37, 1)], []], 3, page, 2)
+    assert union.tokens == [3, 3] and union.batch.batch_size == 6
+    assert union.batch.seq_lens.tolist() == [37, 1, 1, 1, 1, 1]
+    assert union.batch.out_cache_loc[1:].tolist() == [0] * 5
+    assert [slots.tolist() for slots in union.slots[1:]] == [[0]] * 5

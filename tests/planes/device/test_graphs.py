@@ -53,7 +53,7 @@ def test_an_input_that_is_gone_is_refused(device):
         passing = torch.ones(2)
         return device.capture(lambda: out.append(kept + passing))
 
-    with pytest.raises(Misuse, match=r"reads a tensor \(2,\) that is gone"):
+    with pytest.raises(Misuse, match=r"aten.add.Tensor of a graph reads a \(2,\) that is gone"):
         record().replay()
 
 
@@ -90,3 +90,13 @@ def test_a_kernel_is_one_call_whatever_computes_it(device):
     lengths.copy_(torch.tensor([3, 4]))
     graph.replay()
     assert out[0].tolist() == [3.0, 6.0] and len(graph._nodes) == 2
+
+
+def test_what_may_be_a_view_is_recorded_where_it_copies(device):
+    """In inference mode `contiguous` is not taken apart into a copy."""
+    x, out = torch.arange(6.0).view(2, 3), []
+    with torch.inference_mode():
+        graph = device.capture(lambda: out.append((x + 0).t().contiguous() + 1))
+        x.mul_(2)
+        graph.replay()
+    assert out[0].flatten().tolist() == [1.0, 7.0, 3.0, 9.0, 5.0, 11.0]
