@@ -24,8 +24,8 @@ _HALF = ("auto", "bfloat16", "half", "float16")
 _TRTLLM = Row("trtllm_mha", _HALF, pages=(16, 32, 64, 128), layout="hnd", graphs=True)
 ROWS = {
     "sm80": (
-        Row("flashinfer", _HALF, pages=(1,), layout="nhd"),
-        Row("triton", ("float32", "float"), pages=(1,), layout="nhd"),
+        Row("flashinfer", _HALF, pages=(1,), layout="nhd", graphs=True),
+        Row("triton", ("float32", "float"), pages=(1,), layout="nhd", graphs=True),
     ),
     "sm90": (_TRTLLM,),
     "sm100": (_TRTLLM,),

@@ -47,3 +47,25 @@ class TritonAttention(TritonAttnBackend):
         )
         self.init_forward_metadata(batch)
         batch.spec_info = None
+
+    def make_joint_metadata(
+        self, batch: ForwardBatch, slots: list[torch.Tensor], width: int
+    ) -> ForwardMetadata:
+        """That of decode steps of as many rows with up to `width` slots each, in memory that stays;
+        filled by `slots`, and used by what is computed next."""
+        self.init_ragged_metadata(batch, slots)
+        metadata = self.forward_metadata
+        # Rows that share a prefix name its slots once each.
+        metadata.kv_indices = batch.seq_lens.new_zeros(batch.batch_size * width)
+        self.fill_joint_metadata(metadata, batch, slots)
+        return metadata
+
+    def fill_joint_metadata(
+        self, metadata: ForwardMetadata, batch: ForwardBatch, slots: list[torch.Tensor]
+    ) -> None:
+        """Let a recorded step attend over these; see `init_ragged_metadata`."""
+        self.init_ragged_metadata(batch, slots)
+        new, self.forward_metadata = self.forward_metadata, metadata
+        metadata.kv_indptr.copy_(new.kv_indptr)
+        metadata.kv_indices[: len(new.kv_indices)].copy_(new.kv_indices)
+        metadata.num_kv_splits.copy_(new.num_kv_splits)

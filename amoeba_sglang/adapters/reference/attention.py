@@ -16,6 +16,7 @@ from amoeba_sglang.adapters.reference.libraries import (
     triton_names,
     trtllm_names,
 )
+from amoeba_sglang.planes.reference.graphs import whole
 from amoeba_sglang.planes.reference.triton_calls import TritonCalls
 
 
@@ -43,7 +44,8 @@ def _make_triton(model_runner: Any) -> Any:
     _give(triton_names())
     attention = TritonAttention(model_runner)
     calls = TritonCalls(attention.decode_attention_fwd, attention.extend_attention_fwd)
-    attention.decode_attention_fwd, attention.extend_attention_fwd = calls.decode, calls.extend
+    attention.decode_attention_fwd = whole(calls.decode)
+    attention.extend_attention_fwd = calls.extend
     return attention
 
 

@@ -17,17 +17,26 @@ from amoeba_sglang.planes.reference.calls import (
     bind,
     spans_of,
 )
+from amoeba_sglang.planes.reference.graphs import whole
+
+_GRAPH_BUFFERS = (
+    "paged_kv_indptr_buffer",
+    "paged_kv_indices_buffer",
+    "paged_kv_last_page_len_buffer",
+)
 
 
 class Wrapper:
     """What all wrappers have. `real`: the library's class."""
 
     real: type
-    is_cuda_graph_enabled = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        bind(self.real.__init__, (self, *args), kwargs)
+        call = bind(self.real.__init__, (self, *args), kwargs)
         self._plan: dict[str, Any] | None = None
+        self.is_cuda_graph_enabled = call["use_cuda_graph"]
+        if self.is_cuda_graph_enabled:
+            self._most = [len(call[name]) for name in _GRAPH_BUFFERS]
 
     def begin_forward(self, *args: Any, **kwargs: Any) -> None:
         """`plan`, by its old name."""
@@ -37,6 +46,10 @@ class Wrapper:
             if known and name.endswith(("indptr", "indices", "last_page_len")):
                 if vector.dtype != torch.int32:
                     raise KernelRefusal(f"flashinfer: {name} of {vector.dtype}, only int32")
+        if self.is_cuda_graph_enabled:
+            given = [len(plan[name]) for name in ("indptr", "indices", "last_page_len")]
+            if given[::2] != self._most[::2] or given[1] > self._most[1]:
+                raise KernelRefusal(f"flashinfer: {given} in buffers of a graph of {self._most}")
         self._plan = plan
 
     def _planned(self, query: torch.Tensor, keys: torch.Tensor) -> dict[str, Any]:
@@ -57,6 +70,7 @@ class Wrapper:
 class PagedDecode(Wrapper):
     """`BatchDecodeWithPagedKVCacheWrapper` over pages of a token."""
 
+    @whole
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         call = bind(self.real.forward, (self, *args), kwargs)
         query, (keys, values) = call["q"], call["paged_kv_cache"]
