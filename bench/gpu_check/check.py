@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.gpu_check.device import Device, Gpu
 
-CHECKS = {"driver": "bench.gpu_check.driver", "movers": "bench.gpu_check.movers"}
+CHECKS = {name: f"bench.gpu_check.{name}" for name in ("driver", "movers", "elastic")}
 
 
 def run(name: str, device: Device, **options: Any) -> dict[str, Any]:

@@ -45,4 +45,4 @@ class StandInGpu:
         """Nothing is ever launched."""
 
     def describe(self) -> dict[str, Any]:
-        return {"gpu": "stand-in"}
+        return {"gpu": "stand-in", "gpus": 1}

@@ -72,9 +72,9 @@ def test_one_wrong_word_of_a_unit_is_found():
 
 
 def test_stages_that_are_not_built_are_refused_by_name(capsys):
-    assert gpu_check.main(["--stages", "kernels,multi"]) == 2
+    assert gpu_check.main(["--stages", "kernels,server"]) == 2
     assert capsys.readouterr().err == (
-        "error: --stages multi: is not built yet; known are kernels\n"
+        "error: --stages server: is not built yet; known are kernels, multi\n"
     )
     assert gpu_check.main(["--stages", "all"]) == 2
     assert "all: is no stage" in capsys.readouterr().err
@@ -121,3 +121,8 @@ except ModuleNotFoundError:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert said.stdout == "bare\n"
+
+
+def test_instances_are_not_merged_on_one_gpu():
+    line = check.run("elastic", StandInGpu())
+    assert not line["ok"] and "merge on at least 2 GPUs, there are 1" in line["problem"], line

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from bench.gpu_check.elastic import exercise
 from tests.serving.load import chat_prompts
 from tests.serving.servers import Server
 
@@ -114,6 +115,15 @@ def test_an_older_gpu_s_streams_go_through_changes(pair, older_server):
 
 def replays(server):
     return server.state()["device"].get("replays", 0)
+
+
+def test_the_check_for_owners_of_gpus_passes_and_withholds_times(server):
+    found = exercise(server, figures=False)
+    assert found["plane"] == "reference" and found["workers"] == 2
+    assert [change["degree"] for change in found["changes"]] == [2, 1, 2, 1]
+    assert all(change["bytes_moved"]["kv"] for change in found["changes"])
+    assert found["tokens_a_second"] == {2: "withheld", 1: "withheld"}
+    assert not any("seconds" in change for change in found["changes"])
 
 
 def test_decode_steps_of_an_instance_are_replayed_and_say_what_prompts_say(server):
