@@ -87,6 +87,10 @@ class Report:
             "",
             "lost: share of the ideal, (d-1)/d of the MLP, that does not become KV",
             "mappings: the most that the pages of a worker need on host memory",
+            f"on a GPU a worker has {self.capacity.handles:,} allocations, an open descriptor each "
+            "(ulimit -n)",
+            "pages mapped on a GPU: calls of its driver to map and unmap, by a merge or its split",
+            "not counted: memory of NCCL's communicators of each degree, and of recorded steps",
             *(f"warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
@@ -138,11 +142,11 @@ def _changes(capacity: PlannedCapacity) -> Iterator[str]:
         return
     yield ""
     yield "a merge and its split"
-    yield "  change  KV moved a live token  weights copied into a worker by the split"
+    yield "  change  KV moved a live token  weights copied by the split  pages mapped on a GPU"
     for change in capacity.changes:
         yield (
             f"  {f'{change.low} - {change.high}':>6}  {change.kv_bytes_per_token:>13,} bytes  "
-            f"{change.refilled_bytes / GB:>38.2f} GB"
+            f"{change.refilled_bytes / GB:>24.2f} GB  {change.driver_calls:>21,}"
         )
 
 

@@ -101,13 +101,15 @@ class PlannedChange:
     """A merge of degree `low` into `high` and the split back.
 
     `kv_bytes_per_token` of every live token change worker in each; `refilled_bytes` of weights are
-    copied into a worker by the split, none by the merge.
+    copied into a worker by the split, none by the merge. `driver_calls`: of a worker, to map and
+    unmap single pages of a GPU, in each.
     """
 
     low: int
     high: int
     kv_bytes_per_token: int
     refilled_bytes: int
+    driver_calls: int
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ class PlannedCapacity:
 
     `total_bytes`, `waste_bytes`: pages of the elastic weights at degree 1, and how much of them
     holds no weights. `padding_bytes`: what shards on pages of their own would add to them.
-    `weight_bytes`: everything a worker holds at degree 1 but KV.
+    `weight_bytes`: everything a worker holds at degree 1 but KV. `handles`: allocations of a worker
+    on a GPU, a page of weights or a layer's K or V each; as many descriptors stay open.
     """
 
     page_size: int
@@ -124,6 +127,7 @@ class PlannedCapacity:
     waste_bytes: int
     padding_bytes: int
     weight_bytes: int
+    handles: int
     degrees: tuple[DegreeCapacity, ...]
     changes: tuple[PlannedChange, ...]
 
@@ -157,6 +161,7 @@ def plan_capacity(
         waste_bytes=pages.waste_bytes,
         padding_bytes=pages.padding_bytes,
         weight_bytes=model.replicated_bytes + pages.total_pages * pages.page_size,
+        handles=pages.total_pages + 2 * model.layers,
         degrees=tuple(
             _at_degree(model, pages, degree, kv_page, base=(fitting[0], own[fitting[0]]))
             for degree in fitting
@@ -167,6 +172,7 @@ def plan_capacity(
                 high,
                 _moved_units(pages, low, high) * model.token_bytes // (high * chain.finest),
                 refilled_bytes(pages, high, low),
+                driver_calls(pages, low, high, model.layers),
             )
             for low, high in combinations(fitting, 2)
         ),
@@ -191,6 +197,15 @@ def starvation(model: DenseModel, capacity: PlannedCapacity, device_bytes: int) 
             f"{LEAST_KV_SHARE:.0%}"
         )
     return "; ".join(reasons) or None
+
+
+def driver_calls(pages: WeightPages, low: int, high: int, layers: int) -> int:
+    """Grown KV pages of the one degree go and those of the other come, weights between them."""
+    grown = sum(2 * layers * growth_pages(pages, degree, layers) for degree in (low, high))
+    freed = [
+        min(len(pages.freed_pages(d, w)) for w in range(pages.chain.finest)) for d in (low, high)
+    ]
+    return grown + freed[1] - freed[0]
 
 
 def _own_pages(model: DenseModel, pages: WeightPages, usable_bytes: int, degree: int) -> int:
