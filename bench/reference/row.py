@@ -17,7 +17,7 @@ from bench.soak.walk import Walk
 from tests.serving.load import chat_prompts
 from tests.serving.servers import Server
 
-STREAMS, NEW_TOKENS, TAUGHT = 32, 48, 200
+STREAMS, NEW_TOKENS, TAUGHT = 32, 48, 600
 # Of mean log-likelihood.
 _TOLERANCE = 1e-3
 

@@ -197,7 +197,7 @@ def pad_to(union_rows, rows, page, degree):
 @pytest.mark.parametrize("degree", [2, 4])
 def test_a_recorded_step_attends_over_what_it_is_filled_with(kind, degree):
     """In the memory that it was made with, whatever was in it before."""
-    (pool, attention), (_, dtype, page) = make(kind, degree), KINDS[kind]
+    (_, attention), (_, dtype, page) = make(kind, degree), KINDS[kind]
     empty = pad_to([[] for _ in range(degree)], 2, page, degree)
     metadata = attention.make_joint_metadata(empty.batch, empty.slots, CONTEXT // page)
     assert attention.forward_metadata is metadata
