@@ -17,6 +17,7 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from amoeba_sglang.adapters.model.union_batch import UnionBatch
 from amoeba_sglang.control.worker.step_record import StepRecord
 from amoeba_sglang.planes.device.base import Device, Graph
+from amoeba_sglang.planes.memory.base import MemoryFault
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,15 @@ class JointGraphs:
         attention: Any,
         width: int,
         group: Any,
+        meet: Callable[[], None],
         device: Device,
     ) -> None:
         """Record all graphs of a degree, at which all layers are; collective over the instance.
 
         `union_of`: of nothing but padding, so many rows a worker. `compute`: from it and own ids to
-        own logits. `width`: slots that a row may fill. `group`: upstream's, of the degree.
+        own logits. `width`: slots that a row may fill. `group`: upstream's, of the degree; `meet`:
+        returns when all of the instance are there, or says who is lost. MemoryFault if the device
+        has no memory for a graph.
         """
         for rows in reversed(self._buckets):
             union = union_of(rows)
@@ -86,9 +90,18 @@ class JointGraphs:
             def launch(batch: ForwardBatch, ids: torch.Tensor, made: dict) -> None:
                 made["logits"] = compute(batch, ids)
 
-            # Kernels are compiled and libraries set up by a run that nobody records.
-            launch(batch, ids, made)
-            graph = device.capture(partial(launch, batch, ids, made), group)
+            # Collectives of a GPU wait for a peer that has died as for one that is late.
+            meet()
+            try:
+                # Kernels are compiled and libraries set up by a run that nobody records.
+                launch(batch, ids, made)
+                graph = device.capture(partial(launch, batch, ids, made), group)
+            except torch.OutOfMemoryError as error:
+                raise MemoryFault(
+                    f"recording decode steps of degree {degree} with {rows} rows a worker: no "
+                    "memory left; use a smaller --mem-fraction-static or --cuda-graph-max-bs, or "
+                    "--disable-cuda-graph"
+                ) from error
             self._recorded[degree, rows] = Recorded(
                 rows, batch, ids, metadata=metadata, logits=made["logits"], graph=graph
             )

@@ -4,7 +4,7 @@ The pipeline-parallel seam of upstream's models runs a range of layers without t
 file: `start_layer`, `end_layer`, the first/last-rank flags and PPProxyTensors.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -82,9 +82,14 @@ class JointExecutor(StepExecutor):
             head.apply(None, weight.new_zeros(0, weight.shape[1]))
 
     @torch.no_grad()
-    def record_graphs(self, graphs: JointGraphs, degree: int, width: int) -> None:
+    def record_graphs(
+        self, graphs: JointGraphs, degree: int, width: int, meet: Callable[[], None]
+    ) -> None:
         """Record plain decode steps at a degree, at which all layers and the pool are; collective.
-        `width`: slots that a row may fill."""
+        See JointGraphs.record."""
+        if self.model.lm_head.weight.shape[0] % degree:
+            # Shards of the head would not be equal.
+            return
         nobody = [StepRecord(0, 0, 0, -1, False)] * degree
         graphs.record(
             degree,
@@ -93,6 +98,7 @@ class JointExecutor(StepExecutor):
             attention=self.attentions[degree],
             width=width,
             group=self.groups[degree],
+            meet=meet,
             device=self._device,
         )
         self._graphs = graphs

@@ -18,7 +18,7 @@ from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.transform.moves import UnitMove
 from amoeba_sglang.planes.contract import Plane, StepEvent
 from amoeba_sglang.planes.device.base import Device
-from amoeba_sglang.planes.transport.base import Collectives
+from amoeba_sglang.planes.transport.base import Collectives, TransportGroup
 
 
 class ModelPlane(Plane):
@@ -82,16 +82,20 @@ class ModelPlane(Plane):
     def device_figures(self) -> Mapping[str, float]:
         return self._device.figures()
 
-    def record_graphs(self, graphs: JointGraphs, context_tokens: int) -> None:
+    def record_graphs(
+        self, graphs: JointGraphs, context_tokens: int, transports: Mapping[int, TransportGroup]
+    ) -> None:
         """Record the decode steps of every degree above 1; all layers are at degree 1, before and
-        afterwards. Collective over all workers of the world."""
+        afterwards. Collective over all workers of the world. `transports`: by degree."""
         executor, everything = self.executor, range(len(self.executor.layers))
         for degree in executor.chain.degrees[1:]:
             super().switch(everything, degree)
             for number in everything:
                 self._pool.view_layer(number, degree, self._pages.grown_rows(degree))
             slots = degree * executor.size + self.grown[degree]
-            executor.record_graphs(graphs, degree, min(slots, -(-context_tokens // executor.page)))
+            transports[degree].phase = f"recording decode steps of degree {degree}"
+            width = min(slots, -(-context_tokens // executor.page))
+            executor.record_graphs(graphs, degree, width, transports[degree].barrier)
         self.switch(everything, 1)
 
     def _view_all(self) -> None:
@@ -140,7 +144,8 @@ def make_plane(
     )
     buckets = graph_buckets(scheduler.max_running_requests) if joint_graphs else []
     if buckets:
-        plane.record_graphs(JointGraphs(buckets), scheduler.model_config.context_len)
+        context = scheduler.model_config.context_len
+        plane.record_graphs(JointGraphs(buckets), context, groups.transports)
     return plane
 
 

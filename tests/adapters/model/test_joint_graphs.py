@@ -6,10 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sglang.srt.model_executor.cuda_graph_config import PhaseConfig
 
+from amoeba_sglang.adapters.model import plane
 from amoeba_sglang.adapters.model.joint_graphs import JointGraphs
 from amoeba_sglang.adapters.model.union_batch import UnionBatch
 from amoeba_sglang.control.worker.step_record import Row, StepRecord
+from amoeba_sglang.planes.memory.base import MemoryFault
 
 WIDTH = 7
 
@@ -58,8 +61,9 @@ def made():
     graphs, attention = JointGraphs([1, 2, 4]), Attention()
     group = SimpleNamespace(graph_capture=nullcontext)
     graphs.record(
-        2, union_of, compute, attention=attention, width=WIDTH, group=group, device=Device()
-    )
+        2, union_of, compute, attention=attention, width=WIDTH, group=group,
+        meet=lambda: attention.made.append("met"), device=Device(),
+    )  # fmt: skip
     return graphs, attention
 
 
@@ -70,7 +74,7 @@ def record(rows, **told):
 
 def test_the_largest_is_recorded_first_with_memory_for_the_longest_row(made):
     _, attention = made
-    assert attention.made == [(8, WIDTH), (4, WIDTH), (2, WIDTH)]
+    assert attention.made == [(8, WIDTH), "met", (4, WIDTH), "met", (2, WIDTH), "met"]
 
 
 @pytest.mark.parametrize(
@@ -100,3 +104,32 @@ def test_a_replay_takes_what_is_new_and_gives_own_logits(made):
     assert logits.tolist() == [[40.0, 9.0]]
     assert attention.filled[-1] == ("of 4", union.slots)
     assert recorded.replay(None, union, attention).shape == (0, 2)
+
+
+def test_a_device_without_memory_for_a_graph_says_what_to_do():
+    def run_out(batch, ids):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(MemoryFault, match="degree 2 with 4 rows a worker: .* --disable-cuda-graph"):
+        JointGraphs([1, 4]).record(
+            2, union_of, run_out, attention=Attention(), width=WIDTH, group=None,
+            meet=lambda: None, device=Device(),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("decode", "rows", "buckets"),
+    [
+        (PhaseConfig("disabled", bs=[1, 2]), 8, []),
+        (PhaseConfig("full", bs=[1, 2, 4, 8, 12]), 8, [1, 2, 4, 8]),
+        (PhaseConfig("full", bs=[1, 2, 4, 8, 12]), 9, [1, 2, 4, 8, 12]),
+        (PhaseConfig("full", bs=[1, 2]), 9, [1, 2]),
+        (PhaseConfig("full"), 17, [1, 2, 4, 8, 16, 24]),
+    ],
+)
+def test_steps_are_recorded_for_as_many_rows_as_sglang_records(monkeypatch, decode, rows, buckets):
+    config = SimpleNamespace(
+        graph=SimpleNamespace(cuda_graph_config=SimpleNamespace(decode=decode))
+    )
+    monkeypatch.setattr(plane, "get_exec", lambda: config)
+    assert plane.graph_buckets(rows) == buckets
