@@ -1,5 +1,6 @@
 """What a server on GPUs takes, and refuses by name; torch.cuda and the driver are stood for."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from amoeba_sglang.adapters.cuda.flags import find_kind, require_reach, say_atte
 from amoeba_sglang.adapters.cuda.flashinfer_attention import FlashInferAttention
 from amoeba_sglang.adapters.cuda.kinds import ROWS, kind_of
 from amoeba_sglang.errors import ConfigError
+from tests.serving.free_port import free_port
+from tests.serving.servers import MODEL, PORTS
 
 WHOLE = [[True] * 4] * 4
 # GPUs 0 and 2 are connected, and 1 and 3.
@@ -156,14 +159,35 @@ print(type(platform).__name__, platform.is_cuda(), platform.is_out_of_tree())
 """
 
 
-@pytest.mark.parametrize(
-    ("chosen", "platform"),
-    [("amoeba_cuda", "CudaPlatform True False"), ("", "CudaSRTPlatform True False")],
-)
-def test_sglang_on_a_gpu_is_its_own_unless_ours_is_asked_for(chosen, platform):
+def test_sglang_on_a_gpu_is_its_own_unless_ours_is_asked_for():
     """In a process that pretends to have a GPU. Whoever only installs us gets SGLang's platform."""
-    environment = {**os.environ, "SGLANG_PLATFORM": chosen}
+    environment = {**os.environ, "SGLANG_PLATFORM": ""}
     found = subprocess.run(
         [sys.executable, "-c", _RESOLVE], env=environment, capture_output=True, text=True
     )
-    assert found.stdout.strip() == platform, found.stderr
+    assert found.stdout.strip() == "CudaSRTPlatform True False", found.stderr
+
+
+def test_the_launcher_gets_to_where_it_would_serve_on_gpus():
+    """With SGLang's own settling of flags for a GPU, which a process only pretends to have."""
+    flags = [
+        "--model-path",
+        MODEL,
+        "--tp-size",
+        "2",
+        "--dp-size",
+        "2",
+        "--port",
+        str(free_port(*PORTS)),
+    ]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TORCHDYNAMO")}
+    environment.pop("SGLANG_PLATFORM", None)
+    said = subprocess.run(
+        [sys.executable, "-m", "tests.adapters.cuda.pretended", *flags, "--host", "127.0.0.1"],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr[-2000:]
+    assert json.loads(said.stdout.splitlines()[-1]) == {
+        "platform": "CudaPlatform", "attention": "trtllm_mha", "page": 16, "device": "cuda",
+        "pages_kib": 2048, "kind": "sm90", "workers": 4, "dynamo": None,
+    }  # fmt: skip
