@@ -23,7 +23,7 @@ LAYERS = 4
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         model = str(make_shallow(folder, LAYERS, source_dir=MODEL))
-        with start("sm90", "bfloat16", model) as server:
+        with begin(model) as server:
             serve(server)
             counts = server.state()["device"]
         waits = [name.removeprefix(_WAIT) for name in counts if name.startswith(_WAIT)]
@@ -33,6 +33,11 @@ def main() -> int:
             print(f"{wait}: {found[wait] or 'NOT NEEDED'}", flush=True)
     results_file.write("reference_order", {"waits": found})
     return int(None in found.values())
+
+
+def begin(model: str, env: dict[str, str] | None = None) -> Server:
+    # Those who audit wait as well.
+    return start("sm90", "bfloat16", model, module="amoeba_sglang.launch_server", env=env)
 
 
 def serve(server: Server) -> None:
@@ -49,7 +54,7 @@ def serve(server: Server) -> None:
 
 def race_without(wait: str, model: str) -> str | None:
     """What the server that does not wait says; None if it serves all the same."""
-    with start("sm90", "bfloat16", model, env={OMIT: wait}) as server:
+    with begin(model, {OMIT: wait}) as server:
         try:
             serve(server)
         except (AssertionError, RuntimeError, OSError):

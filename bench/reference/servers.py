@@ -7,10 +7,19 @@ from tests.serving.servers import Server
 POOL = 768
 
 
+AUDITED = "tests.serving.audited"
+
+
 def start(
-    kind: str, dtype: str, model: str, workers: int = 2, env: dict[str, str] | None = None
+    kind: str,
+    dtype: str,
+    model: str,
+    workers: int = 2,
+    *,
+    module: str = AUDITED,
+    env: dict[str, str] | None = None,
 ) -> Server:
-    """With small pools and slots that are audited; layouts change only when it is asked for."""
+    """With small pools; layouts change only when it is asked for. `module`: what is started."""
     flags = {
         "tp-size": workers,
         "device": "cuda",
@@ -22,9 +31,7 @@ def start(
         "amoeba-policy": "static",
     }
     given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    return Server(
-        *given, "--skip-server-warmup", model=model, module="tests.serving.audited", env=env
-    )
+    return Server(*given, "--skip-server-warmup", model=model, module=module, env=env)
 
 
 def change(server: Server, ranks: list[int], degree: int) -> dict[str, Any]:
