@@ -9,17 +9,16 @@ class CudaPlatform(CudaSRTPlatform):
     """SGLang's own for CUDA, in everything that it is asked; its attention also takes the explicit
     slots of joint steps."""
 
-    def init_backend(self) -> None:
-        super().init_backend()
+    def post_load_model(self, model: Any) -> None:
+        # SGLang calls `init_backend` of platforms only whose devices it does not know itself, and
+        # makes attention after this.
         from sglang.srt.layers.attention.attention_registry import register_attention_backend
 
-        for name, make in _MAKERS.items():
-            register_attention_backend(name)(make)
-
-    def post_load_model(self, model: Any) -> None:
         from amoeba_sglang.adapters.model.elastic_model import adopt_if_ours
 
         super().post_load_model(model)
+        for name, make in _MAKERS.items():
+            register_attention_backend(name)(make)
         adopt_if_ours(model)
 
 

@@ -8,13 +8,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
 
 from amoeba_sglang.adapters.choice import choose_backend
 from amoeba_sglang.adapters.cuda import backend as module
+from amoeba_sglang.adapters.cuda import platform
 from amoeba_sglang.adapters.cuda.collectives import GroupCollectives
 from amoeba_sglang.adapters.cuda.flags import find_kind, require_reach, say_attention
 from amoeba_sglang.adapters.cuda.flashinfer_attention import FlashInferAttention
 from amoeba_sglang.adapters.cuda.kinds import ROWS, kind_of
+from amoeba_sglang.adapters.cuda.platform import CudaPlatform
+from amoeba_sglang.adapters.model import elastic_model
 from amoeba_sglang.errors import ConfigError
 from tests.serving.free_port import free_port
 from tests.serving.servers import MODEL, PORTS
@@ -191,3 +195,18 @@ def test_the_launcher_gets_to_where_it_would_serve_on_gpus():
         "platform": "CudaPlatform", "attention": "trtllm_mha", "page": 16, "device": "cuda",
         "pages_kib": 2048, "kind": "sm90", "workers": 4, "dynamo": None,
     }  # fmt: skip
+
+
+def test_attention_is_ours_from_when_a_model_is_loaded_on(monkeypatch):
+    """SGLang asks a platform for CUDA to register nothing, and makes attention after this hook."""
+    taken = dict(ATTENTION_BACKENDS)
+    monkeypatch.setattr(elastic_model, "adopt_if_ours", lambda model: taken.update(model=model))
+    try:
+        CudaPlatform().post_load_model("a model")
+        made = {name: ATTENTION_BACKENDS[name] for name in ("flashinfer", "triton", "trtllm_mha")}
+    finally:
+        for name in ATTENTION_BACKENDS:
+            ATTENTION_BACKENDS[name] = taken[name]
+    assert taken["model"] == "a model"
+    assert all(make.__module__ == platform.__name__ for make in made.values()), made
+    assert not CudaPlatform().is_out_of_tree()
