@@ -133,6 +133,7 @@ def make_plane(
         attentions={degree: attention_at(degree) for degree in chain.degrees},
         device=device,
     )
+    executor.lag = device.lag if scheduler.enable_overlap else 0
     plane = ModelPlane(
         executor,
         pool,

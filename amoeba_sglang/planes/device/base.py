@@ -33,6 +33,9 @@ class Device(ABC):
     what a mover does are the helper's, everything else is the scheduler's thread's.
     """
 
+    lag = 0
+    """Steps that still run when the next is planned, if SGLang plans ahead."""
+
     def __init__(self) -> None:
         self._memories: weakref.WeakValueDictionary[int, Memory] = weakref.WeakValueDictionary()
 

@@ -20,6 +20,8 @@ class CudaDevice(Device):
     `cuda` stands for torch.cuda.
     """
 
+    lag = 1
+
     def __init__(self, number: int, cuda: Any = torch.cuda) -> None:
         super().__init__()
         self._number, self._cuda = number, cuda

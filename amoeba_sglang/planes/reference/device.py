@@ -45,6 +45,9 @@ class InterpretedMover(DeviceKVMover):
 class ReferenceDevice(CudaDevice):
     """A GPU's, with the driver, torch.cuda and kernels stood for; TRITON_INTERPRET=1 is set."""
 
+    # What is launched is computed at once.
+    lag = 0
+
     def __init__(self) -> None:
         self.streams = Streams()
         super().__init__(0, self.streams)

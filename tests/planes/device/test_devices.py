@@ -71,6 +71,11 @@ def test_the_reference_device_maps_pages_through_the_driver():
         device.make_memory(4096)
 
 
+def test_only_a_gpu_still_computes_when_the_next_step_is_planned():
+    devices = CpuDevice(), CudaDevice(0, Cuda()), ReferenceDevice()
+    assert [device.lag for device in devices] == [0, 1, 0]
+
+
 def test_a_process_has_one_reference_device():
     assert device_of_process() is device_of_process()
 
