@@ -53,10 +53,11 @@ class ElasticModel:
 
 
 def adopt_if_ours(model: nn.Module) -> None:
-    """For the hook of a platform, which SGLang's own launcher runs on, too."""
+    """For the hook of a platform, which SGLang's own launcher runs on, too: only workers that share
+    one torch.distributed world have groups to merge in."""
     server_args = get_server_args()
-    config = getattr(server_args, "_amoeba", None)
-    if config is not None:
+    if getattr(server_args, "_one_world", False):
+        config: AmoebaConfig = server_args._amoeba
         backend_of(server_args.device, config).adopt(model, config)
 
 

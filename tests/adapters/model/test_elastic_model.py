@@ -86,7 +86,7 @@ def test_pages_of_weights_are_those_of_the_kv(asked):
 
 @pytest.mark.parametrize("config", [None, CONFIG])
 def test_only_an_elastic_server_s_model_is_taken(asked, monkeypatch, config):
-    given = {} if config is None else {"_amoeba": config}
+    given = {} if config is None else {"_amoeba": config, "_one_world": True}
     server_args = SimpleNamespace(device="cpu", **given)
     monkeypatch.setattr(module, "get_server_args", lambda: server_args)
     model = fresh_model()
