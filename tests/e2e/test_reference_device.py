@@ -145,7 +145,10 @@ def test_decode_steps_of_an_instance_are_replayed_and_say_what_prompts_say(serve
             expected = server.generate(
                 ids + reply["output_ids"], 1, return_logprob=True, logprob_start_len=0
             )["meta_info"]["input_token_logprobs"][count:]
-            assert found == [pytest.approx(value, abs=0.1) for value, *_ in expected]
+            # In bfloat16 a sum of other rows beside it is rounded otherwise; over other slots it
+            # would be nats away.
+            far = [abs(one - value) for one, (value, *_) in zip(found, expected, strict=True)]
+            assert math.fsum(far) / len(far) < 0.05, far
         deadline = time.monotonic() + 30
         while replays(server) < before + 60 and time.monotonic() < deadline:
             server.generate(PROMPTS[0], 8)
