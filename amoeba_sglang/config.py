@@ -32,9 +32,9 @@ class AmoebaConfig:
     seconds. run_directory: where the sockets are, closed to other users. freeze_timeout_s: how long
     a process may be stopped; watchdog_timeout_s: how long it may make no progress, SGLang's
     --watchdog-timeout. dilation: real seconds of a second of the server's clock. emulation: what
-    its workers pretend to be, if anything. gpu: the kind of its GPUs, or of those that
-    the host stands for.
-    throughput_table: a saved one, from throughput_file or still to be measured and written there.
+    its workers pretend to be, if anything. gpu: the kind of its GPUs, or of those that the host
+    stands for. throughput_table: a saved one, from throughput_file or still to be measured and
+    written there.
     """
 
     group_size: int

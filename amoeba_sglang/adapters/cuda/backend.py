@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from amoeba_sglang.adapters.backend import ModelBackend
 from amoeba_sglang.adapters.cuda.collectives import GroupCollectives
 from amoeba_sglang.adapters.cuda.flags import require_reach
-from amoeba_sglang.adapters.cuda.kinds import ROWS
+from amoeba_sglang.adapters.cuda.kinds import ROWS, attention_of
 from amoeba_sglang.config import MAX_GPU_PAGE_SIZE_KIB, PageSizes
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.planes.memory.driver import load_bindings
@@ -35,16 +35,13 @@ class GpuBackend(ModelBackend):
         self.kv_layout, self.joint_graphs = self._rows[0].layout, self._rows[0].graphs
 
     def adjust(self, server_args: Any) -> None:
-        types = [name for row in self._rows for name in row.types]
-        for flag, value, allowed in (
-            ("--page-size", server_args.page_size, [None, *self._rows[0].pages]),
-            ("--dtype", server_args.dtype, types),
-        ):
-            if value not in allowed:
-                takes = ", ".join(str(one) for one in allowed if one is not None)
-                raise ConfigError(
-                    f"{flag} {value}: the attention of {self.kind} that is there takes {takes}"
-                )
+        page, pages = server_args.page_size, self._rows[0].pages
+        if page is not None and page not in pages:
+            raise ConfigError(
+                f"--page-size {page}: the attention of {self.kind} that is there takes "
+                f"{', '.join(map(str, pages))}"
+            )
+        attention_of(self.kind, server_args.dtype)
 
     def kv_page(self, chunk: int | None) -> int:
         return self._rows[0].pages[0]

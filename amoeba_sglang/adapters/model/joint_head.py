@@ -59,8 +59,11 @@ class JointHead:
     ) -> torch.Tensor:
         """Normed hidden states of own rows [rows, H] -> their logits [rows, vocabulary]."""
         assert bias is None, "an output bias is not served"
+        return self.of_union(self._ranks.all_gather_rows(hidden, self._rows))
+
+    def of_union(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Normed hidden states of all rows [union rows, H] -> the logits of own rows."""
         rank = self._ranks.rank
-        union = self._ranks.all_gather_rows(hidden, self._rows)
-        logits = self._processor._compute_lm_head(union, self._shard)
+        logits = self._processor._compute_lm_head(hidden, self._shard)
         first = sum(self._rows[:rank])
         return self._ranks.all_gather(logits, dim=1)[first : first + self._rows[rank]]

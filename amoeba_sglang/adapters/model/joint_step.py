@@ -122,10 +122,9 @@ class JointExecutor(StepExecutor):
         ranks = self.collectives[degree]
         x = self.stack.embed_tokens(ranks.all_gather(ids))
         x = self._run_layers(UnionBatch(batch, None, []), degree, 0, len(self.layers), x)
-        weight = self.model.lm_head.weight
-        shard = SimpleNamespace(weight=weight.chunk(degree)[ranks.rank])
-        logits = self.model.logits_processor._compute_lm_head(self._final_norm(x, batch), shard)
-        return ranks.all_gather(logits, dim=1).split(len(ids))[ranks.rank]
+        rows = [len(ids)] * degree
+        head = JointHead(self.model.logits_processor, self.model.lm_head.weight, rows, ranks)
+        return head.of_union(self._final_norm(x, batch))
 
     def _final_norm(self, x: torch.Tensor, batch: ForwardBatch) -> torch.Tensor:
         """Hidden states beside residual [tokens, 2 H] -> [tokens, H]."""
