@@ -26,9 +26,9 @@ def prompts(count: int, length: int, vocabulary: int) -> list[list[int]]:
 
 def score(server: Server, tokens: list[int], **route: int) -> list[float]:
     """Log-probability of every token but the first, given those before it."""
-    reply = server.generate(tokens, 1, return_logprob=True, logprob_start_len=0, **route)
+    scores = server.score(tokens, **route)
     server.post("/flush_cache", {})
-    return [entry[0] for entry in reply["meta_info"]["input_token_logprobs"][1:]]
+    return scores
 
 
 def decode_scores(server: Server, tokens: list[int], **route: int) -> list[float]:

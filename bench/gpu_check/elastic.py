@@ -4,12 +4,13 @@ It starts like anybody's; what it needs is a patched SGLang with its kernels. Wh
 is a part of `start_s`.
 """
 
-import math
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from bench.gpu_check.device import Device
+from bench.reference.servers import change
 from tests.serving.load import chat_prompts
 from tests.serving.servers import MODEL, Server
 
@@ -41,7 +42,7 @@ def exercise(server: Server, figures: bool) -> dict[str, Any]:
     likelihoods, rates = {}, {}
     for degree in [*degrees[1:], 1]:
         _change(server, everybody, degree, figures)
-        likelihoods[degree] = _likelihood(server, text)
+        likelihoods[degree] = statistics.fmean(server.score(text))
         rates[degree] = _tokens_a_second(server) if figures else "withheld"
     far = {d: mean for d, mean in likelihoods.items() if abs(mean - likelihoods[1]) > _TOLERANCE}
     assert not far, f"log-likelihoods {far} are not that of degree 1, {likelihoods[1]}"
@@ -55,17 +56,9 @@ def exercise(server: Server, figures: bool) -> dict[str, Any]:
 
 
 def _change(server: Server, ranks: list[int], degree: int, figures: bool) -> dict[str, Any]:
-    status, reply = server.transform(ranks, degree)
-    assert status == 200 and reply["outcome"] == "done", (status, reply)
+    reply = change(server, ranks, degree)
     times = ("seconds", "longest_step_seconds", "copy_seconds") if figures else ()
     return {name: reply[name] for name in ("kind", "degree", "moves", "bytes_moved", *times)}
-
-
-def _likelihood(server: Server, ids: list[int]) -> float:
-    """Mean log-probability of each token after those before it."""
-    scored = server.generate(ids, 1, return_logprob=True, logprob_start_len=0)
-    found = [value for value, *_ in scored["meta_info"]["input_token_logprobs"][1:]]
-    return math.fsum(found) / len(found)
 
 
 def _tokens_a_second(server: Server) -> float:

@@ -88,6 +88,22 @@ class ServerLog:
             for kind in ("merge", "split")
         }
 
+    def digests_taken(self) -> dict[int, int]:
+        """How many there are, by rank; a point in time for `changes_since`."""
+        return {rank: len(found) for rank, found in self.digests.items()}
+
+    def changes_since(self, taken: dict[int, int]) -> list[str]:
+        """Workers whose KV or weights were not the same in all digests since then, or had none."""
+        kept = {
+            rank: {one[1:] for one in found[taken.get(rank, 0) :]}
+            for rank, found in self.digests.items()
+        }
+        return [
+            f"rank {rank}: content after a merge and a split: {content}"
+            for rank, content in kept.items()
+            if len(content) != 1
+        ]
+
     def content_problems(self) -> list[str]:
         """Weights that differ from those of the first digest of their worker."""
         return [

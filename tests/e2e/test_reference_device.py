@@ -8,19 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bench.gpu_check.elastic import exercise
+from bench.reference.servers import POOL, start
+from bench.reference.servers import change as change_ranks
 from tests.serving.load import chat_prompts
-from tests.serving.servers import Server
 
-POOL, PROMPTS = 768, chat_prompts(6)
-
-
-def start(kind, dtype, model):
-    return Server(
-        "--tp-size", "2", "--device", "cuda", "--amoeba-reference-device", kind,
-        "--dtype", dtype, "--max-total-tokens", str(POOL), "--chunked-prefill-size", "128",
-        "--max-running-requests", "16", "--amoeba-policy", "static", "--skip-server-warmup",
-        model=model, module="tests.serving.audited",
-    )  # fmt: skip
+PROMPTS = chat_prompts(6)
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +31,12 @@ def older_server(request, shallow_model):
 
 
 def change(server, degree):
-    status, reply = server.transform([0, 1], degree)
-    assert status == 200 and reply["outcome"] == "done", reply
-    return reply
+    return change_ranks(server, [0, 1], degree)
 
 
 def likelihood(server, ids):
     """Mean log-probability of each of these tokens after those before it."""
-    body = {"return_logprob": True, "logprob_start_len": 0}
-    reply = server.generate(ids, 1, **body)
-    found = [value for value, *_ in reply["meta_info"]["input_token_logprobs"][1:]]
+    found = server.score(ids)
     assert len(found) == len(ids) - 1
     return math.fsum(found) / len(found)
 

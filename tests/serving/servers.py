@@ -183,3 +183,8 @@ class Server:
         if status != 200:
             raise RuntimeError(f"/generate answered {status}: {reply}")
         return reply
+
+    def score(self, text: str | list[int], **route: int) -> list[float]:
+        """Log-probability of every token but the first, given those before it."""
+        reply = self.generate(text, 1, return_logprob=True, logprob_start_len=0, **route)
+        return [value for value, *_ in reply["meta_info"]["input_token_logprobs"][1:]]
