@@ -14,7 +14,7 @@ STARTED := $(shell date +%s)
 # make reaches it, not a shell that would leave it behind.
 SCREEN := @exec $(PYTHON) -m tools.screen
 
-.PHONY: setup model serve test lint bench ratio gpu-check fresh world soak world-mutants
+.PHONY: setup model serve test lint bench ratio gpu-check gpu-bench fresh world soak world-mutants
 
 setup: $(VENV)/.patched $(MODEL)/config.json
 	@echo "Set up in $$(( $$(date +%s) - $(STARTED) )) s. Next: make serve, or make test."
@@ -72,6 +72,11 @@ ratio: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev
 GPU_PYTHON ?= $(PYTHON)
 gpu-check:
 	@$(GPU_PYTHON) -m bench.gpu_check --stages $(or $(STAGES),kernels)
+
+# What a buyer asks, on this machine's GPUs: MODEL=DIR GPUS=n. Sets nothing up: GPU_PYTHON has a
+# patched SGLang with its kernels.
+gpu-bench:
+	@$(GPU_PYTHON) -m bench.gpu_bench --model $(MODEL) --gpus $(or $(GPUS),2) $(ARGS)
 
 # Everything again on a bare Debian 12; see tests/bare/fresh_root.sh. Needs root and debootstrap.
 fresh:

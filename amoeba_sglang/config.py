@@ -22,6 +22,15 @@ MAPPING_SHARE = 0.8
 
 
 @dataclass(frozen=True)
+class GpuChoice:
+    """GPUs, or what stands for them: their kind, as in "sm90", and SGLang's name of the attention
+    that they compute with."""
+
+    kind: str
+    attention: str
+
+
+@dataclass(frozen=True)
 class AmoebaConfig:
     """One server. Travels to every process as `server_args._amoeba`.
 
@@ -32,9 +41,9 @@ class AmoebaConfig:
     seconds. run_directory: where the sockets are, closed to other users. freeze_timeout_s: how long
     a process may be stopped; watchdog_timeout_s: how long it may make no progress, SGLang's
     --watchdog-timeout. dilation: real seconds of a second of the server's clock. emulation: what
-    its workers pretend to be, if anything. gpu: the kind of its GPUs, or of those that the host
-    stands for. throughput_table: a saved one, from throughput_file or still to be measured and
-    written there.
+    its workers pretend to be, if anything. gpu: what its workers compute on, unless that is the
+    host. throughput_table: a saved one, from throughput_file or still to be measured and written
+    there.
     """
 
     group_size: int
@@ -55,7 +64,7 @@ class AmoebaConfig:
     watchdog_timeout_s: float = 300.0
     dilation: float = 1.0
     emulation: Emulation | None = None
-    gpu: str | None = None
+    gpu: GpuChoice | None = None
     throughput_table: ThroughputTable | None = None
     throughput_file: str | None = None
 
@@ -118,7 +127,7 @@ def build_config(
     emulation: Emulation | None = None,
     throughput_table: ThroughputTable | None = None,
     watchdog_timeout_s: float = 300.0,
-    gpu: str | None = None,
+    gpu: GpuChoice | None = None,
     pages: PageSizes = HOST_PAGES,
 ) -> AmoebaConfig:
     """Check the flags against each other and the model.

@@ -11,9 +11,10 @@ import sys
 from amoeba_sglang.adapters.cpu import NAME as CPU_PLATFORM
 from amoeba_sglang.adapters.cpu import VARIABLE as PLATFORM_VARIABLE
 from amoeba_sglang.adapters.cuda import NAME as CUDA_PLATFORM
-from amoeba_sglang.adapters.cuda.flags import find_kind, say_attention
+from amoeba_sglang.adapters.cuda.flags import choose_attention, find_kind, say_attention
 from amoeba_sglang.adapters.launch import parse_server_args, prepare, serve
 from amoeba_sglang.adapters.reference import NAME as REFERENCE_PLATFORM
+from amoeba_sglang.config import GpuChoice
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.flags import make_parser
 from amoeba_sglang.host.ports import require_free
@@ -42,9 +43,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def choose_device(rest: list[str], reference: str | None) -> tuple[list[str], str | None]:
-    """SGLang's flags with the device said, its platform chosen, which importing it settles, and the
-    kind of the GPUs, if there are. `reference`: that of those that the host is to stand for."""
+def choose_device(rest: list[str], reference: str | None) -> tuple[list[str], GpuChoice | None]:
+    """SGLang's flags with the device said, its platform chosen, which importing it settles, and
+    what is computed on if it is not the host. `reference`: the kind of GPUs that the host is to
+    stand for."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--device")
     known, others = parser.parse_known_args(rest)
@@ -58,15 +60,18 @@ def choose_device(rest: list[str], reference: str | None) -> tuple[list[str], st
         os.environ[PLATFORM_VARIABLE] = REFERENCE_PLATFORM
         # Read when Triton is imported, here and in the workers.
         os.environ["TRITON_INTERPRET"] = "1"
-        return [*others, "--device", "cpu"], reference
+        row, others = choose_attention(others, reference)
+        return [*others, "--device", "cpu"], GpuChoice(reference, row.attention)
     if device is None:
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         kind = find_kind()
+        row, others = choose_attention(others, kind)
         os.environ[PLATFORM_VARIABLE] = CUDA_PLATFORM
-        return [*say_attention(others, kind), "--device", "cuda"], kind
+        rest = [*say_attention(others, row), "--device", "cuda"]
+        return rest, GpuChoice(kind, row.attention)
     if device == "cpu":
         # An empty variable means to SGLang what none means.
         os.environ[PLATFORM_VARIABLE] = os.environ.get(PLATFORM_VARIABLE) or CPU_PLATFORM

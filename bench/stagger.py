@@ -117,7 +117,7 @@ async def _measure(server: Server, options: argparse.Namespace) -> Session:
                 stream_tokens(
                     http,
                     server,
-                    _prompt(number, options.prompt_tokens),
+                    prompt_of(number, options.prompt_tokens),
                     _TOKENS,
                     rank=number % options.workers,
                     arrivals=session.arrivals[number],
@@ -148,7 +148,7 @@ async def _measure(server: Server, options: argparse.Namespace) -> Session:
     return session
 
 
-def _prompt(number: int, length: int) -> list[int]:
+def prompt_of(number: int, length: int) -> list[int]:
     return [(31 * i + 977 * number) % 40000 + 200 for i in range(length)]
 
 

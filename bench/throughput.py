@@ -17,7 +17,7 @@ from typing import Any
 
 from bench import results_file
 from bench.idle import stock_environment
-from tests.serving.servers import MODEL, Server
+from tests.serving.servers import Server
 
 CASES = ("dp", "tp", "tp-gloo")
 KEPT = ("output_throughput", "mean_ttft_ms", "median_itl_ms", "p99_itl_ms", "completed", "duration")
@@ -123,7 +123,7 @@ def run_bench_serving(server: Server, load: ServingLoad, workers: int, seed: int
         output = Path(directory) / "run.jsonl"
         command = [
             sys.executable, "-m", "sglang.benchmark.serving", "--backend", "sglang",
-            "--base-url", server.url, "--model", MODEL, "--tokenizer", MODEL,
+            "--base-url", server.url, "--model", server.model, "--tokenizer", server.model,
             "--dataset-name", "random-ids", "--tokenize-prompt",
             "--random-input-len", str(load.input_len),
             "--random-output-len", str(load.output_len), "--random-range-ratio", "0.5",

@@ -9,10 +9,12 @@ from amoeba_sglang import launch_server
 from amoeba_sglang.adapters import launch
 from amoeba_sglang.adapters.choice import choose_backend
 from amoeba_sglang.adapters.cpu import NAME
-from amoeba_sglang.config import ModelHeads, build_config
+from amoeba_sglang.config import GpuChoice, ModelHeads, build_config
 from amoeba_sglang.control.router.limits import RequestLimits
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.flags import make_parser
+
+GPU = GpuChoice("sm90", "trtllm_mha")
 
 
 def config_of(*flags: str):
@@ -58,9 +60,9 @@ def test_a_gpu_gets_the_cuda_platform_and_its_attention(environment, monkeypatch
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda number: (9, 0))
-    attention = ["--attention-backend", "trtllm_mha", "--page-size", "16"]
+    attention = ["--attention-backend", "fa3", "--page-size", "1"]
     chosen = launch_server.choose_device(rest, None)
-    assert chosen == ([*attention, "--device", "cuda"], "sm90")
+    assert chosen == ([*attention, "--device", "cuda"], GpuChoice("sm90", "fa3"))
     assert environment["SGLANG_PLATFORM"] == "amoeba_cuda"
 
 
@@ -71,8 +73,10 @@ def test_a_gpu_that_is_not_there_is_refused_with_what_there_is(environment):
 
 
 def test_a_reference_device_stands_for_a_gpu_and_computes_on_the_host(environment):
-    rest, kind = launch_server.choose_device(["--device", "cuda", "--port", "1"], "sm90")
-    assert (rest, kind) == (["--port", "1", "--device", "cpu"], "sm90")
+    flags = ["--device", "cuda", "--port", "1", "--attention-backend", "trtllm_mha"]
+    rest, gpu = launch_server.choose_device(flags, "sm90")
+    # The attention is its platform's.
+    assert (rest, gpu) == (["--port", "1", "--device", "cpu"], GPU)
     assert environment["SGLANG_PLATFORM"] == "amoeba_reference"
     assert environment["TRITON_INTERPRET"] == "1"
 
@@ -96,7 +100,7 @@ def test_the_environment_of_the_children(environment):
 
 def test_children_on_gpus_compile_and_thread_as_sglang_has_it(environment):
     environment.pop("TORCHDYNAMO_DISABLE", None)
-    launch.prepare_environment(config_of(), choose_backend("cuda", gpu="sm90"))
+    launch.prepare_environment(config_of(), choose_backend("cuda", gpu=GPU))
     assert environment["GLOO_SOCKET_IFNAME"] == "lo"
     assert "OMP_NUM_THREADS" not in environment and "TORCHDYNAMO_DISABLE" not in environment
 
@@ -205,8 +209,8 @@ def test_flags_meet_sglang_s_own(tmp_path):
 
 
 def test_workers_on_gpus_move_kv_only_through_memory():
-    launch._require_transport("peer", choose_backend("cuda", gpu="sm90"))
+    launch._require_transport("peer", choose_backend("cuda", gpu=GPU))
     launch._require_transport("collective", choose_backend("cpu"))
-    for backend in (choose_backend("cuda", gpu="sm90"), choose_backend("cpu", gpu="sm90")):
+    for backend in (choose_backend("cuda", gpu=GPU), choose_backend("cpu", gpu=GPU)):
         with pytest.raises(ConfigError, match="--amoeba-transport collective: .* have peer; leave"):
             launch._require_transport("collective", backend)

@@ -69,13 +69,14 @@ _INTRO = """# What of the CUDA path has run on what
 Written by `python -m tools.gpu_calls` from the code, and held against it by a test. Nothing has
 run on a GPU. A server with `--device cuda --amoeba-reference-device sm90` (or sm80, sm100) runs on
 the REFERENCE device: the driver's calls over host memory, streams that refuse what a GPU would
-race on, graphs that replay calls, attention calls held against FlashInfer's and Triton's
-signatures and computed by torch. That proves addresses, bookkeeping and order. It says nothing of
-kernels' arithmetic, of the driver's behaviour, or of speed.
+race on, graphs that replay calls, attention calls held against the signatures of FlashInfer,
+FlashAttention 3 and upstream's Triton kernels and computed by torch. That proves addresses,
+bookkeeping and order. It says nothing of kernels' arithmetic, of the driver's behaviour, or of
+speed.
 
 Never run anywhere, since only a GPU reaches it: SGLang's own graph runners (degree 1, prompts),
-its kernel library, FlashInfer's and Triton's attention kernels and sampling, NCCL and custom
-all-reduce.
+its kernel library (FlashAttention 3 is a part of it), FlashInfer's and Triton's attention kernels
+and sampling, NCCL and custom all-reduce.
 
 | call | in | has run on |
 |---|---|---|

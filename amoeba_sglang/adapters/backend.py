@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from amoeba_sglang.config import HOST_PAGES, AmoebaConfig, ModelHeads
+from amoeba_sglang.config import HOST_PAGES, AmoebaConfig, GpuChoice, ModelHeads
 from amoeba_sglang.control.device.emulation import Emulation
 from amoeba_sglang.host.cores import cpu_bindings, threads_per_worker
 from amoeba_sglang.planes.contract import Plane
@@ -25,8 +25,8 @@ class Backend(ABC):
     """`adapters.choice.choose_backend` takes one in every process of a server, and nobody else asks
     which it is."""
 
-    kind: str | None = None
-    """Of the GPUs, or of those that are stood for; see adapters/cuda/kinds.py."""
+    gpu: GpuChoice | None = None
+    """What workers compute on, unless it is the host; see adapters/cuda/kinds.py."""
     name: str
     """What the state calls its plane."""
     device: Device | None = None

@@ -5,7 +5,7 @@ from amoeba_sglang.adapters.cpu.backend import CpuBackend
 from amoeba_sglang.adapters.cuda.backend import CudaBackend
 from amoeba_sglang.adapters.emulated.backend import EmulatedBackend
 from amoeba_sglang.adapters.reference.backend import ReferenceBackend
-from amoeba_sglang.config import AmoebaConfig
+from amoeba_sglang.config import AmoebaConfig, GpuChoice
 from amoeba_sglang.control.device.emulation import Emulation
 from amoeba_sglang.errors import ConfigError
 
@@ -16,11 +16,10 @@ def backend_of(device: str, config: AmoebaConfig) -> Backend:
 
 
 def choose_backend(
-    device: str, emulation: Emulation | None = None, gpu: str | None = None
+    device: str, emulation: Emulation | None = None, gpu: GpuChoice | None = None
 ) -> Backend:
     """The backend for the device that SGLang's tensors are on, or for what it is to pretend;
-    ConfigError if there is none. `gpu`: the kind of the GPUs, or of those that the host stands
-    for."""
+    ConfigError if there is none. `gpu`: of the workers, or what the host stands for."""
     if device not in ("cpu", "cuda"):
         raise ConfigError(f"--device {device}: Amoeba serves on cuda and on cpu")
     if emulation is not None:

@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from amoeba_sglang.adapters.backend import Backend
-from amoeba_sglang.config import AmoebaConfig, build_config
+from amoeba_sglang.config import AmoebaConfig, GpuChoice, build_config
 from amoeba_sglang.control.policy.throughput import ThroughputTable
 from amoeba_sglang.control.router.limits import RequestLimits
 from amoeba_sglang.errors import ConfigError
@@ -29,7 +29,7 @@ def parse_server_args(rest: list[str]) -> Any:
 
 
 def prepare(
-    server_args: Any, options: argparse.Namespace, gpu: str | None, run_directory: str
+    server_args: Any, options: argparse.Namespace, gpu: GpuChoice | None, run_directory: str
 ) -> AmoebaConfig:
     """Check everything, then make `server_args` and the environment those of an Amoeba server.
     `gpu`: see choose_backend."""
@@ -90,7 +90,7 @@ def check(
         emulation=backend.emulation,
         throughput_table=read_table(options.amoeba_throughput_table),
         watchdog_timeout_s=server_args.watchdog_timeout,
-        gpu=backend.kind,
+        gpu=backend.gpu,
         pages=backend.pages,
     )
     backend.require_degrees(config.degrees)

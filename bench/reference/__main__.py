@@ -21,11 +21,12 @@ from tests.serving.servers import MODEL
 from tests.serving.shallow_model import make_shallow
 
 ROWS = {
-    f"{kind}-{dtype}": Row(kind, dtype)
-    for kind, dtype in (
-        ("sm80", "float32"), ("sm80", "bfloat16"), ("sm90", "bfloat16"), ("sm100", "bfloat16"),
-    )
-}  # fmt: skip
+    "sm80-float32": Row("sm80", "float32"),
+    "sm80-bfloat16": Row("sm80", "bfloat16"),
+    "sm90-bfloat16": Row("sm90", "bfloat16"),
+    "sm90-trtllm_mha": Row("sm90", "bfloat16", "trtllm_mha"),
+    "sm100-bfloat16": Row("sm100", "bfloat16"),
+}
 _NAME = "reference_rows"
 
 

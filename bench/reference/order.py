@@ -37,7 +37,14 @@ def main() -> int:
 
 def begin(model: str, env: dict[str, str] | None = None) -> Server:
     # Those who audit wait as well.
-    return start("sm90", "bfloat16", model, module="amoeba_sglang.launch_server", env=env)
+    return start(
+        "sm90",
+        "bfloat16",
+        model,
+        attention="trtllm_mha",
+        module="amoeba_sglang.launch_server",
+        env=env,
+    )
 
 
 def serve(server: Server) -> None:

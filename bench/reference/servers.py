@@ -16,10 +16,12 @@ def start(
     model: str,
     workers: int = 2,
     *,
+    attention: str | None = None,
     module: str = AUDITED,
     env: dict[str, str] | None = None,
 ) -> Server:
-    """With small pools; layouts change only when it is asked for. `module`: what is started."""
+    """With small pools; layouts change only when it is asked for. `attention`: another than the
+    GPU's usual one; `module`: what is started."""
     flags = {
         "tp-size": workers,
         "device": "cuda",
@@ -30,6 +32,8 @@ def start(
         "max-running-requests": 16,
         "amoeba-policy": "static",
     }
+    if attention is not None:
+        flags["attention-backend"] = attention
     given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     return Server(*given, "--skip-server-warmup", model=model, module=module, env=env)
 

@@ -18,15 +18,23 @@ PROMPTS = chat_prompts(6)
 @pytest.fixture(scope="module")
 def server(shallow_model):
     """By trtllm_mha, in pages of 16 tokens."""
-    with start("sm90", "bfloat16", shallow_model) as running:
+    with start("sm90", "bfloat16", shallow_model, attention="trtllm_mha") as running:
         yield running
 
 
-@pytest.fixture(params=["float32", "bfloat16"], ids=["by Triton", "by FlashInfer"])
-def older_server(request, shallow_model):
+BY_TOKEN = {
+    "by Triton": ("sm80", "float32"),
+    "by FlashInfer": ("sm80", "bfloat16"),
+    "by FlashAttention 3": ("sm90", "bfloat16"),
+}
+
+
+@pytest.fixture(params=BY_TOKEN)
+def token_server(request, shallow_model):
     """In pages of one token, of which the interpreter moves a few hundred a second."""
-    with start("sm80", request.param, shallow_model) as running:
-        running.dtype = request.param
+    kind, dtype = BY_TOKEN[request.param]
+    with start(kind, dtype, shallow_model) as running:
+        running.dtype = dtype
         yield running
 
 
@@ -84,21 +92,21 @@ def test_a_long_request_has_the_memory_that_a_merge_frees(server):
         change(server, 1)
 
 
-def test_an_older_gpu_s_streams_go_through_changes(pair, older_server):
+def test_streams_in_pages_of_a_token_go_through_changes(pair, token_server):
     """In float32 tokens are those of the CPU plane; else as many, and the same again afterwards."""
     prompts, first = PROMPTS[:3], 8
-    exact = older_server.dtype == "float32"
-    sure = [(pair if exact else older_server).generate(p, first)["output_ids"] for p in prompts]
+    exact = token_server.dtype == "float32"
+    sure = [(pair if exact else token_server).generate(p, first)["output_ids"] for p in prompts]
     with ThreadPoolExecutor(len(prompts)) as pool:
-        streams = [pool.submit(older_server.generate, prompt, 40) for prompt in prompts]
-        change(older_server, 2)
-        change(older_server, 1)
+        streams = [pool.submit(token_server.generate, prompt, 40) for prompt in prompts]
+        change(token_server, 2)
+        change(token_server, 1)
         found = [stream.result()["output_ids"] for stream in streams]
     assert all(len(ids) == 40 for ids in found)
     if exact:
         assert found == [pair.generate(prompt, 40)["output_ids"] for prompt in prompts]
-    assert older_server.post("/flush_cache", {})[0] == 200
-    assert [older_server.generate(p, first)["output_ids"] for p in prompts] == sure
+    assert token_server.post("/flush_cache", {})[0] == 200
+    assert [token_server.generate(p, first)["output_ids"] for p in prompts] == sure
 
 
 def replays(server):

@@ -43,7 +43,7 @@ class Server:
         model: str = MODEL,
         env: dict[str, str] | None = None,
     ) -> None:
-        self.port = free_port(*PORTS)
+        self.port, self.model = free_port(*PORTS), model
         self.url = f"http://127.0.0.1:{self.port}"
         self.command = [
             sys.executable, "-m", module, "--model-path", model, "--device", "cpu",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from amoeba_sglang.adapters.backend import ModelBackend
 from amoeba_sglang.adapters.cuda.collectives import GroupCollectives
 from amoeba_sglang.adapters.cuda.flags import require_reach
-from amoeba_sglang.adapters.cuda.kinds import ROWS, attention_of
-from amoeba_sglang.config import MAX_GPU_PAGE_SIZE_KIB, PageSizes
+from amoeba_sglang.adapters.cuda.kinds import row_of
+from amoeba_sglang.config import MAX_GPU_PAGE_SIZE_KIB, GpuChoice, PageSizes
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.planes.memory.driver import load_bindings
 from amoeba_sglang.planes.memory.peers import read_reach
@@ -25,26 +25,32 @@ _LATE_SIZING = "SGLANG_ENABLE_POST_CAPTURE_KV_SIZING"
 
 
 class GpuBackend(ModelBackend):
-    """What is done for a kind of GPU, whether it is there or stood for."""
+    """What is done for GPUs, whether they are there or stood for."""
 
     # Memory that GPUs reach; nothing else moves KV between them yet.
     transports = ("peer",)
+    joint_graphs = True
 
-    def __init__(self, kind: str) -> None:
-        self.kind, self._rows = kind, ROWS[kind]
-        self.kv_layout, self.joint_graphs = self._rows[0].layout, self._rows[0].graphs
+    def __init__(self, gpu: GpuChoice) -> None:
+        self.gpu, self._row = gpu, row_of(gpu)
+        self.kv_layout = self._row.layout
 
     def adjust(self, server_args: Any) -> None:
-        page, pages = server_args.page_size, self._rows[0].pages
-        if page is not None and page not in pages:
+        page, dtype, row = server_args.page_size, server_args.dtype, self._row
+        if page is not None and page not in row.pages:
             raise ConfigError(
-                f"--page-size {page}: the attention of {self.kind} that is there takes "
-                f"{', '.join(map(str, pages))}"
+                f"--page-size {page}: {row.attention} on {self.gpu.kind} takes "
+                f"{', '.join(map(str, row.pages))}"
             )
-        attention_of(self.kind, server_args.dtype)
+        if dtype not in row.types:
+            # A file of --config can say what the launcher's own look at the flags did not see.
+            raise ConfigError(
+                f"--dtype {dtype}: {row.attention} on {self.gpu.kind} takes "
+                f"{', '.join(row.types)}; say it on the command line, where it chooses another"
+            )
 
     def kv_page(self, chunk: int | None) -> int:
-        return self._rows[0].pages[0]
+        return self._row.pages[0]
 
     def attention_at(self, runner: Any, degree: int) -> Any:
         # Imports SGLang, see Backend.

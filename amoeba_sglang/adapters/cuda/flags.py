@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from amoeba_sglang.adapters.cuda.kinds import ROWS, attention_of, kind_of
+from amoeba_sglang.adapters.cuda.kinds import Row, choose_row, kind_of
 from amoeba_sglang.control.layout.reach import Reach, cut_block, find_order
 from amoeba_sglang.errors import ConfigError
 
@@ -29,27 +29,35 @@ def find_kind() -> str:
     return kinds[0]
 
 
-def say_attention(rest: list[str], kind: str) -> list[str]:
-    """SGLang's flags with the attention that joint steps have on this kind of GPU, unless they name
-    it already; ConfigError if they name another."""
+def choose_attention(rest: list[str], kind: str) -> tuple[Row, list[str]]:
+    """What SGLang's flags choose on this kind of GPU, by what they name or by its default, and the
+    flags without the attention's; ConfigError if there is nothing like that."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for field in _ATTENTION:
         parser.add_argument("--" + field.replace("_", "-"), dest=field)
+    named, others = parser.parse_known_args(rest)
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--page-size")
-    known, _ = parser.parse_known_args(rest)
-    attention = attention_of(kind, known.dtype)
+    dtype = parser.parse_known_args(rest)[0].dtype
+    row = choose_row(kind, dtype, named.attention_backend)
     for field in _ATTENTION:
-        given = getattr(known, field)
-        if given not in (None, attention):
+        given = getattr(named, field)
+        if given not in (None, row.attention):
             flag = "--" + field.replace("_", "-")
             raise ConfigError(
-                f"{flag} {given}: joint steps on {kind} have {attention}; leave it out"
+                f"{flag} {given}: prompts and decoding have one attention, here {row.attention}; "
+                "leave it out, or name both by --attention-backend"
             )
-    said = [] if known.attention_backend else ["--attention-backend", attention]
+    return row, others
+
+
+def say_attention(others: list[str], row: Row) -> list[str]:
+    """SGLang's flags with the attention and the page of `row`, unless they name a page already."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--page-size")
+    known, _ = parser.parse_known_args(others)
     # SGLang would settle a page of its own choice for some.
-    pages = [] if known.page_size else ["--page-size", str(ROWS[kind][0].pages[0])]
-    return [*rest, *said, *pages]
+    pages = [] if known.page_size else ["--page-size", str(row.pages[0])]
+    return [*others, "--attention-backend", row.attention, *pages]
 
 
 def require_reach(server_args: Any, reach: Reach) -> None:

@@ -1,7 +1,8 @@
-"""Which attention a kind of GPU computes joint steps with."""
+"""Which attention the kinds of GPUs compute with."""
 
 from dataclasses import dataclass
 
+from amoeba_sglang.config import GpuChoice
 from amoeba_sglang.errors import ConfigError
 
 
@@ -9,7 +10,7 @@ from amoeba_sglang.errors import ConfigError
 class Row:
     """Of the table: an attention backend of SGLang, and what it is done for here.
 
-    types: --dtype; pages: tokens of a KV page; layout, graphs: see kv_layout and joint_graphs of
+    types: --dtype; pages: tokens of a KV page, the usual one first; layout: see kv_layout of
     Backend.
     """
 
@@ -17,21 +18,20 @@ class Row:
     types: tuple[str, ...]
     pages: tuple[int, ...]
     layout: str
-    graphs: bool = False
 
 
 _HALF = ("auto", "bfloat16", "half", "float16")
-_TRTLLM = Row("trtllm_mha", _HALF, pages=(16, 32, 64, 128), layout="hnd", graphs=True)
+_FA3 = Row("fa3", _HALF, pages=(1,), layout="nhd")
+_FLASHINFER = Row("flashinfer", _HALF, pages=(1,), layout="nhd")
+_TRITON = Row("triton", ("float32", "float"), pages=(1,), layout="nhd")
+_TRTLLM = Row("trtllm_mha", _HALF, pages=(16, 32, 64, 128), layout="hnd")
 ROWS = {
-    "sm80": (
-        Row("flashinfer", _HALF, pages=(1,), layout="nhd", graphs=True),
-        Row("triton", ("float32", "float"), pages=(1,), layout="nhd", graphs=True),
-    ),
-    "sm90": (_TRTLLM,),
-    "sm100": (_TRTLLM,),
-    "sm120": (_TRTLLM,),
+    "sm80": (_FLASHINFER, _TRITON),
+    "sm90": (_FA3, _TRTLLM, _TRITON),
+    "sm100": (_TRTLLM, _TRITON),
+    "sm120": (_FLASHINFER, _TRTLLM, _TRITON),
 }
-"""By kind of GPU; those of one kind differ in types only."""
+"""By kind of GPU. The first that takes a type is what SGLang itself would choose."""
 _BY_MAJOR = {8: "sm80", 9: "sm90", 10: "sm100", 12: "sm120"}
 
 
@@ -47,15 +47,20 @@ def kind_of(capability: tuple[int, int]) -> str:
     return kind
 
 
-def find_row(kind: str, dtype: str) -> Row | None:
-    """What computes in this --dtype on this kind of GPU, if anything does."""
-    return next((row for row in ROWS[kind] if dtype in row.types), None)
+def row_of(gpu: GpuChoice) -> Row:
+    return next(row for row in ROWS[gpu.kind] if row.attention == gpu.attention)
 
 
-def attention_of(kind: str, dtype: str) -> str:
-    """SGLang's name of what computes in a --dtype on a kind of GPU; ConfigError if nothing does."""
-    row = find_row(kind, dtype)
+def choose_row(kind: str, dtype: str, attention: str | None = None) -> Row:
+    """What computes in a --dtype on a kind of GPU, by this attention if one is named; ConfigError
+    if nothing does."""
+    there = [row for row in ROWS[kind] if attention in (None, row.attention)]
+    if not there:
+        names = ", ".join(row.attention for row in ROWS[kind])
+        raise ConfigError(f"--attention-backend {attention}: joint steps on {kind} have {names}")
+    row = next((row for row in there if dtype in row.types), None)
     if row is None:
-        types = ", ".join(name for one in ROWS[kind] for name in one.types)
-        raise ConfigError(f"--dtype {dtype}: the attention of {kind} that is there takes {types}")
-    return row.attention
+        types = ", ".join(name for one in there for name in one.types)
+        by = f"{attention} on {kind}" if attention else f"the attention of {kind} that is there"
+        raise ConfigError(f"--dtype {dtype}: {by} takes {types}")
+    return row

@@ -1,5 +1,7 @@
 """The platform class of workers on GPUs. Not yet run on a GPU."""
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from sglang.srt.platforms.cuda import CudaSRTPlatform
@@ -17,32 +19,25 @@ class CudaPlatform(CudaSRTPlatform):
         from amoeba_sglang.adapters.model.elastic_model import adopt_if_ours
 
         super().post_load_model(model)
-        for name, make in _MAKERS.items():
-            register_attention_backend(name)(make)
+        for name, place in _CLASSES.items():
+            register_attention_backend(name)(_maker(place))
         adopt_if_ours(model)
 
 
-def _make_flashinfer(model_runner: Any) -> Any:
-    from amoeba_sglang.adapters.cuda.flashinfer_attention import FlashInferAttention
+def _maker(place: str) -> Callable[[Any], Any]:
+    """What makes the class there, whose module only a process with a model should import."""
 
-    return FlashInferAttention(model_runner)
+    def make(model_runner: Any) -> Any:
+        module, name = place.split(":")
+        return getattr(import_module(module), name)(model_runner)
 
-
-def _make_triton(model_runner: Any) -> Any:
-    from amoeba_sglang.adapters.cuda.triton_attention import TritonAttention
-
-    return TritonAttention(model_runner)
+    return make
 
 
-def _make_trtllm(model_runner: Any) -> Any:
-    from amoeba_sglang.adapters.cuda.trtllm_attention import TrtllmAttention
-
-    return TrtllmAttention(model_runner)
-
-
-_MAKERS = {
-    "flashinfer": _make_flashinfer,
-    "triton": _make_triton,
-    "trtllm_mha": _make_trtllm,
+_CLASSES = {
+    "fa3": f"{__package__}.fa3_attention:Fa3Attention",
+    "flashinfer": f"{__package__}.flashinfer_attention:FlashInferAttention",
+    "triton": f"{__package__}.triton_attention:TritonAttention",
+    "trtllm_mha": f"{__package__}.trtllm_attention:TrtllmAttention",
 }
 """By upstream's name, which users know and upstream's own checks ask for."""

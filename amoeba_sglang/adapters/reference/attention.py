@@ -7,9 +7,9 @@ from typing import Any
 from sglang.srt.runtime_context import get_server_args, override_platform
 
 from amoeba_sglang.adapters.cuda.flashinfer_attention import FlashInferAttention
-from amoeba_sglang.adapters.cuda.kinds import attention_of
 from amoeba_sglang.adapters.cuda.triton_attention import TritonAttention
 from amoeba_sglang.adapters.cuda.trtllm_attention import TrtllmAttention
+from amoeba_sglang.adapters.reference.fa3 import make_fa3
 from amoeba_sglang.adapters.reference.libraries import (
     flashinfer_names,
     reference_calls,
@@ -21,13 +21,11 @@ from amoeba_sglang.planes.reference.triton_calls import TritonCalls
 
 
 def make_attention(model_runner: Any) -> Any:
-    """Upstream's backend for the kind of GPU that the configuration names, with calls that are
-    computed on the host."""
-    kind = get_server_args()._amoeba.gpu
-    facts = {f"is_{one}": one == kind for one in ("sm90", "sm100", "sm120")}
+    """Upstream's backend that the configuration names, with calls that are computed on the host."""
+    gpu = get_server_args()._amoeba.gpu
+    facts = {f"is_{one}": one == gpu.kind for one in ("sm90", "sm100", "sm120")}
     with override_platform(**facts):
-        name = attention_of(kind, str(model_runner.dtype).removeprefix("torch."))
-        return _MAKERS[name](model_runner)
+        return _MAKERS[gpu.attention](model_runner)
 
 
 def _make_flashinfer(model_runner: Any) -> Any:
@@ -57,6 +55,7 @@ def _give(names: Mapping[ModuleType, Mapping[str, Any]]) -> None:
 
 
 _MAKERS = {
+    "fa3": make_fa3,
     "trtllm_mha": _make_trtllm,
     "triton": _make_triton,
     "flashinfer": _make_flashinfer,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from amoeba_sglang.adapters.cuda.backend import GpuBackend
-from amoeba_sglang.config import MAX_GPU_PAGE_SIZE_KIB, PageSizes
+from amoeba_sglang.config import MAX_GPU_PAGE_SIZE_KIB, GpuChoice, PageSizes
 from amoeba_sglang.planes.contract import Plane
 from amoeba_sglang.planes.reference.watched import Launched
 from amoeba_sglang.planes.transport.base import Collectives, TransportGroup
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 class ReferenceBackend(GpuBackend):
-    """What a server on GPUs of a kind does, call for call, with nothing of their speed."""
+    """What a server on GPUs does, call for call, with nothing of their speed."""
 
     name = "reference"
     # A GPU has none below 2 MiB: of such the models that a host can run would free few.
     pages = PageSizes(least=64, usual=64, most=MAX_GPU_PAGE_SIZE_KIB)
     classes = {"paged_allocator": "amoeba_sglang.adapters.reference.allocator.ReferenceAllocator"}
 
-    def __init__(self, kind: str) -> None:
-        super().__init__(kind)
+    def __init__(self, gpu: GpuChoice) -> None:
+        super().__init__(gpu)
         self.sentence = (
-            f"REFERENCE device {kind}: the calls of a GPU computed on the host, no figure of it "
-            "says anything of a GPU"
+            f"REFERENCE device {gpu.kind} by {gpu.attention}: the calls of a GPU computed on the "
+            "host, no figure of it says anything of a GPU"
         )
 
     @property

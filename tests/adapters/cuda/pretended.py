@@ -79,7 +79,7 @@ def show(server_args, config):
                 "page": server_args.page_size,
                 "device": server_args.device,
                 "pages_kib": config.page_size_kib,
-                "kind": config.gpu,
+                "kind": config.gpu.kind,
                 "workers": config.workers,
                 "dynamo": os.environ.get("TORCHDYNAMO_DISABLE"),
             }

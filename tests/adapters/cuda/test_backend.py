@@ -8,17 +8,25 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from sglang.srt import runtime_context
+from sglang.srt.arg_groups import model_override_base
 from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
 
 from amoeba_sglang.adapters.choice import choose_backend
 from amoeba_sglang.adapters.cuda import backend as module
 from amoeba_sglang.adapters.cuda import platform
 from amoeba_sglang.adapters.cuda.collectives import GroupCollectives
-from amoeba_sglang.adapters.cuda.flags import find_kind, require_reach, say_attention
+from amoeba_sglang.adapters.cuda.flags import (
+    choose_attention,
+    find_kind,
+    require_reach,
+    say_attention,
+)
 from amoeba_sglang.adapters.cuda.flashinfer_attention import FlashInferAttention
 from amoeba_sglang.adapters.cuda.kinds import ROWS, kind_of
 from amoeba_sglang.adapters.cuda.platform import CudaPlatform
 from amoeba_sglang.adapters.model import elastic_model
+from amoeba_sglang.config import GpuChoice
 from amoeba_sglang.errors import ConfigError
 from tests.serving.free_port import free_port
 from tests.serving.servers import MODEL, PORTS
@@ -70,27 +78,61 @@ def test_only_gpus_of_one_kind_that_is_done_can_merge(gpus):
         find_kind()
 
 
+def said(rest, kind):
+    """What SGLang is told."""
+    row, others = choose_attention(rest, kind)
+    return say_attention(others, row)
+
+
 def test_sglang_is_told_the_attention_that_joint_steps_have():
-    said = ["--attention-backend", "trtllm_mha", "--page-size", "16"]
-    assert say_attention(["--port", "1"], "sm100") == ["--port", "1", *said]
-    own = ["--attention-backend=trtllm_mha", "--page-size=64"]
-    assert say_attention(own, "sm90") == own
-    said = ["--attention-backend", "flashinfer", "--page-size", "1"]
-    assert say_attention([], "sm80") == said
-    assert say_attention(["--dtype", "float32"], "sm80")[2:4] == ["--attention-backend", "triton"]
+    told = ["--attention-backend", "trtllm_mha", "--page-size", "16"]
+    assert said(["--port", "1"], "sm100") == ["--port", "1", *told]
+    own = ["--page-size=64", "--attention-backend", "trtllm_mha"]
+    assert said(own, "sm90") == own
+    same = ["--decode-attention-backend", "flashinfer"]
+    assert said(same, "sm120") == ["--attention-backend", "flashinfer", "--page-size", "1"]
+    single = ["--dtype", "float32"]
+    assert said(single, "sm80")[2:4] == ["--attention-backend", "triton"]
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_what_is_chosen_without_flags_is_what_sglang_would_choose(kind):
+    """Its own function, asked in a process that pretends to have such a GPU."""
+    context = runtime_context.RuntimeContext(runtime_context.ParallelContext())
+    facts = {f"is_{one}": one == kind for one in ("sm90", "sm100", "sm120")}
+    facts |= {"is_hopper_with_cuda_12_3": kind == "sm90", "has_flashinfer": True}
+    model = SimpleNamespace(
+        hf_config=SimpleNamespace(architectures=["LlamaForCausalLM"]),
+        has_asymmetric_kv=False, has_attention_sinks=False,
+    )  # fmt: skip
+    args = SimpleNamespace(speculative_algorithm=None, speculative_eagle_topk=None, tp_size=1)
+    with (
+        runtime_context.use_context(context),
+        runtime_context.override_platform(**facts),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(model_override_base, "current_platform", CudaPlatform())
+        patch.setattr(model_override_base, "resolving_view", lambda given: given)
+        patch.setattr(model_override_base, "resolved_view", lambda given: given)
+        chosen = model_override_base.get_default_attn_backend(args, False, model)
+    assert choose_attention([], kind)[0].attention == chosen
 
 
 @pytest.mark.parametrize(
     ("rest", "line"),
     [
-        (["--attention-backend", "fa3"], "--attention-backend fa3: joint steps on sm90 have trtll"),
-        (["--decode-attention-backend", "fa3"], "--decode-attention-backend fa3: .*; leave it out"),
-        (["--dtype", "float32"], "--dtype float32: the attention of sm90 that is there takes auto"),
+        (["--attention-backend", "fa4"], "fa4: joint steps on sm90 have fa3, trtllm_mha, triton"),
+        (["--decode-attention-backend", "triton"], "--decode-attention-backend triton: .* name bo"),
+        (
+            ["--dtype", "half", "--attention-backend", "triton"],
+            "--dtype half: triton on sm90 takes",
+        ),
+        (["--dtype", "float64"], "--dtype float64: the attention of sm90 that is there takes auto"),
     ],
 )
 def test_other_attention_is_refused(rest, line):
     with pytest.raises(ConfigError, match=line):
-        say_attention(rest, "sm90")
+        choose_attention(rest, "sm90")
 
 
 def test_the_gpus_of_a_group_must_reach_each_other():
@@ -108,13 +150,17 @@ def test_the_gpus_of_a_group_must_reach_each_other():
 def test_a_backend_of_gpus_says_that_it_has_not_run_on_one(monkeypatch):
     monkeypatch.setattr(module, "load_bindings", lambda: None)
     monkeypatch.setattr(module, "read_reach", lambda bindings: WHOLE)
-    backend = choose_backend("cuda", gpu="sm90")
-    assert (backend.name, backend.kind, backend.kv_layout) == ("cuda", "sm90", "hnd")
+    backend = choose_backend("cuda", gpu=GpuChoice("sm90", "trtllm_mha"))
+    assert (backend.name, backend.gpu.kind, backend.kv_layout) == ("cuda", "sm90", "hnd")
     assert "not yet run on a GPU" in backend.sentence
     assert (backend.pages.least, backend.pages.usual, backend.pages.most) == (2048, 2048, 32768)
     backend.adjust(arguments())
-    with pytest.raises(ConfigError, match="--page-size 1: the attention of sm90"):
+    with pytest.raises(
+        ConfigError, match="--page-size 1: trtllm_mha on sm90 takes 16, 32, 64, 128"
+    ):
         backend.adjust(arguments(page_size=1))
+    with pytest.raises(ConfigError, match="--dtype float32: trtllm_mha on sm90 .* command line"):
+        backend.adjust(arguments(dtype="float32"))
     assert backend.transports == ("peer",)
     monkeypatch.setenv("SGLANG_ENABLE_POST_CAPTURE_KV_SIZING", "True")
     with pytest.raises(ConfigError, match="SGLANG_ENABLE_POST_CAPTURE_KV_SIZING: .* unset it"):
@@ -122,7 +168,7 @@ def test_a_backend_of_gpus_says_that_it_has_not_run_on_one(monkeypatch):
 
 
 def test_attention_that_plans_has_an_instance_a_degree(monkeypatch):
-    backend = choose_backend("cuda", gpu="sm80")
+    backend = choose_backend("cuda", gpu=GpuChoice("sm80", "flashinfer"))
     monkeypatch.setattr(FlashInferAttention, "__init__", lambda self, runner, degree: None)
     own = object.__new__(FlashInferAttention)
     runner = SimpleNamespace(attn_backend=own)
@@ -192,7 +238,7 @@ def test_the_launcher_gets_to_where_it_would_serve_on_gpus():
     )  # fmt: skip
     assert said.returncode == 0, said.stderr[-2000:]
     assert json.loads(said.stdout.splitlines()[-1]) == {
-        "platform": "CudaPlatform", "attention": "trtllm_mha", "page": 16, "device": "cuda",
+        "platform": "CudaPlatform", "attention": "fa3", "page": 1, "device": "cuda",
         "pages_kib": 2048, "kind": "sm90", "workers": 4, "dynamo": None,
     }  # fmt: skip
 
@@ -203,7 +249,7 @@ def test_attention_is_ours_from_when_a_model_is_loaded_on(monkeypatch):
     monkeypatch.setattr(elastic_model, "adopt_if_ours", lambda model: taken.update(model=model))
     try:
         CudaPlatform().post_load_model("a model")
-        made = {name: ATTENTION_BACKENDS[name] for name in ("flashinfer", "triton", "trtllm_mha")}
+        made = {name: ATTENTION_BACKENDS[name] for name in ("fa3", "flashinfer", "triton")}
     finally:
         for name in ATTENTION_BACKENDS:
             ATTENTION_BACKENDS[name] = taken[name]

@@ -19,6 +19,7 @@ from amoeba_sglang.adapters.model.kv_pool import ElasticKVPool
 from amoeba_sglang.adapters.model.union_batch import build_union
 from amoeba_sglang.adapters.reference.attention import make_attention
 from amoeba_sglang.adapters.reference.backend import ReferenceBackend
+from amoeba_sglang.config import GpuChoice
 from amoeba_sglang.control.layout.locations import locations_at
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.worker.mirror import RowMirror
@@ -29,17 +30,20 @@ TOKENS, HEADS, KV_HEADS, DIM, CONTEXT = 192, 8, 4, 16, 128
 CHAIN = DegreeChain((1, 2, 4))
 # What attends on which GPU: its type, tokens of a KV page.
 KINDS = {
-    "triton": ("sm80", torch.float32, 1),
-    "flashinfer": ("sm80", torch.bfloat16, 1),
-    "trtllm by XQA": ("sm90", torch.bfloat16, 16),
-    "trtllm-gen": ("sm100", torch.bfloat16, 16),
+    "triton": (GpuChoice("sm80", "triton"), torch.float32, 1),
+    "flashinfer": (GpuChoice("sm80", "flashinfer"), torch.bfloat16, 1),
+    "fa3": (GpuChoice("sm90", "fa3"), torch.bfloat16, 1),
+    "trtllm by XQA": (GpuChoice("sm90", "trtllm_mha"), torch.bfloat16, 16),
+    "trtllm-gen": (GpuChoice("sm100", "trtllm_mha"), torch.bfloat16, 16),
 }
 _MODEL = SimpleNamespace(
     num_attention_heads=HEADS, get_max_num_attention_heads=lambda: HEADS,
     get_num_kv_heads=lambda *_: KV_HEADS, head_dim=DIM, v_head_dim=DIM, swa_v_head_dim=DIM,
     context_len=CONTEXT, hidden_size=HEADS * DIM, is_multimodal=False, is_encoder_decoder=False,
     attention_arch=AttentionArch.MHA, linear_attn_registry_result=None,
-    hf_config=LlamaConfig(architectures=["LlamaForCausalLM"]), hf_text_config=None,
+    is_local_attention_model=False,
+    hf_config=LlamaConfig(architectures=["LlamaForCausalLM"]),
+    hf_text_config=LlamaConfig(num_attention_heads=HEADS),
 )  # fmt: skip
 
 
@@ -77,7 +81,8 @@ def make(kind, degree, page=None):
         token_to_kv_pool_allocator=allocator, server_args=runtime_context.get_server_args(),
         model=torch.nn.Module(), max_running_requests=4, is_draft_worker=False,
         spec_algorithm=SpeculativeAlgorithm.NONE, sliding_window_size=None, model_config=_MODEL,
-        kv_cache_dtype=dtype, dtype=dtype, decode_num_tokens_per_req=lambda: 1,
+        kv_cache_dtype=dtype, dtype=dtype, kv_cache_dtype_str="auto",
+        decode_num_tokens_per_req=lambda: 1,
         prefill_attention_backend_str="", decode_attention_backend_str="",
         kv_index_translator=KVIndexTranslator(
             req_to_token=rows.req_to_token, token_to_kv_pool_allocator=allocator,
@@ -89,7 +94,7 @@ def make(kind, degree, page=None):
         buffer.copy_(torch.randn(buffer.shape, generator=generator))
     pool.view_layer(0, degree)
     runner.attn_backend = make_attention(runner)
-    return pool, ReferenceBackend("sm80").attention_at(runner, degree)
+    return pool, ReferenceBackend(KINDS[kind][0]).attention_at(runner, degree)
 
 
 def tell(rows, seed, page):
@@ -182,6 +187,25 @@ def test_a_plan_for_other_heads_is_refused(kind):
     union = make_union([[(9, 1)], [], [], []], 1, 4)
     with pytest.raises(KernelRefusal, match=r"planned for \(4, 2\) heads, called with 2 and 1"):
         attend(attention, union, 4, torch.bfloat16)
+
+
+@pytest.mark.parametrize("kind", ["fa3"], indirect=True)
+def test_what_was_planned_for_all_heads_is_refused_at_another_degree(kind):
+    """As upstream plans its own decode steps; joint steps leave the plan to the kernel."""
+    _, attention = make(kind, 2)
+    union = make_union([[(9, 1)], []], 1, 2)
+    plan_of, lengths = attention._compute_scheduler_metadata, union.batch.seq_lens.int()
+    joint = type(attention).init_ragged_metadata
+
+    def plan_too(batch, slots):
+        joint(attention, batch, slots)
+        ends = attention.forward_metadata.cu_seqlens_q
+        attention.forward_metadata.scheduler_metadata = plan_of(1, 9, lengths, ends)
+
+    attend(attention, union, 2, torch.bfloat16)
+    attention.init_ragged_metadata = plan_too
+    with pytest.raises(KernelRefusal, match=r"planned for \[1, 8, 4, 16\], called with \[1, 4, 2"):
+        attend(attention, union, 2, torch.bfloat16)
 
 
 def pad_to(union_rows, rows, page, degree):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from amoeba_sglang.adapters.choice import choose_backend
-from amoeba_sglang.adapters.cuda.kinds import find_row
+from amoeba_sglang.config import GpuChoice
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.planes.reference.device import device_of_process
 
@@ -14,10 +14,14 @@ def arguments(**given):
     return SimpleNamespace(**{"dtype": "auto", "page_size": None} | given)
 
 
+XQA, FA3 = GpuChoice("sm90", "trtllm_mha"), GpuChoice("sm90", "fa3")
+
+
 @pytest.mark.parametrize("kind", ["sm90", "sm100"])
 def test_it_says_that_nothing_of_it_is_a_figure(kind):
-    backend = choose_backend("cpu", None, kind)
-    assert backend.name == "reference" and backend.sentence.startswith(f"REFERENCE device {kind}")
+    backend = choose_backend("cpu", None, GpuChoice(kind, "trtllm_mha"))
+    assert backend.name == "reference"
+    assert backend.sentence.startswith(f"REFERENCE device {kind} by trtllm_mha")
     assert backend.device is device_of_process()
     assert backend.kv_layout == "hnd" and backend.kv_page(8192) == 16
     backend.adjust(arguments())
@@ -26,29 +30,29 @@ def test_it_says_that_nothing_of_it_is_a_figure(kind):
 
 def test_a_host_cannot_stand_for_a_gpu_and_emulate_one():
     with pytest.raises(ConfigError, match="--amoeba-emulate: .* without --amoeba-reference-device"):
-        choose_backend("cpu", object(), "sm90")
+        choose_backend("cpu", object(), XQA)
 
 
-def test_an_older_gpu_computes_in_pages_of_a_token_by_what_its_type_has():
-    backend = choose_backend("cpu", None, "sm80")
+@pytest.mark.parametrize(
+    ("gpu", "dtype"),
+    [(FA3, "auto"), (GpuChoice("sm80", "triton"), "float32")],
+)
+def test_upstream_s_own_layout_has_pages_of_a_token(gpu, dtype):
+    backend = choose_backend("cpu", None, gpu)
     assert backend.kv_layout == "nhd" and backend.kv_page(8192) == 1
-    for dtype in ("float32", "bfloat16", "auto"):
-        backend.adjust(arguments(dtype=dtype, page_size=1))
-    with pytest.raises(ConfigError, match="--page-size 16: .* sm80 .* takes 1"):
-        backend.adjust(arguments(page_size=16))
-    assert find_row("sm80", "float32").attention == "triton"
-    assert find_row("sm80", "bfloat16").attention == "flashinfer"
-    assert find_row("sm90", "float32") is None
+    backend.adjust(arguments(dtype=dtype, page_size=1))
+    with pytest.raises(ConfigError, match=f"--page-size 16: .* {gpu.kind} takes 1"):
+        backend.adjust(arguments(dtype=dtype, page_size=16))
 
 
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"dtype": "float32"}, "--dtype float32: .* sm90 .* takes auto, bfloat16"),
+        ({"dtype": "float32"}, "--dtype float32: trtllm_mha on sm90 takes auto, bfloat16"),
         ({"page_size": 1}, "--page-size 1: .* takes 16, 32, 64, 128"),
         ({"page_size": 48}, "--page-size 48: .* takes 16, 32, 64, 128"),
     ],
 )
 def test_what_the_attention_of_the_gpu_does_not_have_is_refused(given, line):
     with pytest.raises(ConfigError, match=line):
-        choose_backend("cpu", None, "sm90").adjust(arguments(**given))
+        choose_backend("cpu", None, XQA).adjust(arguments(**given))
