@@ -45,6 +45,8 @@ class Steps:
             crowding=CpuDevice().crowding(worker.n),
         )
         self._epoch = 0
+        # By degree, seconds of the last step without a change.
+        self._plain: dict[int, float] = {}
 
     @torch.inference_mode()
     def run(self, transformation: Transformation | None) -> float:
@@ -65,7 +67,10 @@ class Steps:
             if layer.degree > 1:
                 x = worker.group.all_reduce(x)
             x = F.layer_norm(x, x.shape[1:])
-        return time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        if transformation is None:
+            self._plain[present] = seconds
+        return seconds
 
     def transform(
         self, after: int, live: np.ndarray, layers_per_step: int | None, overlap: bool
@@ -89,7 +94,8 @@ class Steps:
             plane=self._plane,
             block=worker.group,
             moving=worker.moving,
-            pace=Pace(layers_per_step, len(self._layers)),
+            pace=Pace(layers_per_step),
+            plain_seconds=self._plain.get(before, 0.0),
             helper=self._helper,
             now=time.monotonic,
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -36,7 +36,8 @@ class Transformation:
     results but for the bytes and seconds of its report.
 
     `index`: position in the block. `block`, `moving`: transports over exactly the block's ranks,
-    for the caller's thread and for `helper`, the thread that copies. `now`: the clock of all times.
+    for the caller's thread and for `helper`, the thread that copies. `plain_seconds`: see Timing;
+    `now`: the clock of all times.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Transformation:
         block: TransportGroup,
         moving: TransportGroup,
         pace: Pace,
+        plain_seconds: float,
         helper: Executor,
         now: Callable[[], float],
     ) -> None:
@@ -65,8 +67,9 @@ class Transformation:
         self._pace, self._helper, self._now = pace, helper, now
         self._live: list[np.ndarray] = []
         self._copies: Future[Copied] | None = None
-        self._timing = Timing(0.0, 0.0)
-        # Of what has moved since the last joint step began.
+        self._plain_seconds, self._layer_seconds = plain_seconds, 0.0
+        # When the last move began, and the seconds of what has moved since the last joint step did.
+        self._began: float | None = None
         self._moving_seconds = 0.0
         self._left = self._now()
 
@@ -129,7 +132,7 @@ class Transformation:
         report.weight_bytes += copied.weight_bytes
         report.copy_seconds += copied.seconds
         self._moving_seconds = self._plane.crowding * copied.seconds
-        self._timing = Timing(self._moving_seconds / len(layers), 0.0)
+        self._layer_seconds = self._moving_seconds / len(layers)
         if copied.fault:
             self._turn_round(copied.fault)
         else:
@@ -139,13 +142,18 @@ class Transformation:
         report.settle_seconds += self._now() - started
 
     def _start(self, live: np.ndarray, step_seconds: float) -> None:
-        micros = [round(1e6 * s) for s in (self._timing.layer_seconds, step_seconds)]
+        now = self._now()
+        cycle = 0.0 if self._began is None else now - self._began
+        self._began = now
+        own = Timing(self._layer_seconds, step_seconds, cycle, self._plain_seconds)
+        micros = [round(1e6 * seconds) for seconds in astuple(own)]
         received = self._block.exchange(np.concatenate([np.array(micros, dtype=np.int64), live]))
-        timings = [Timing(float(words[0]) / 1e6, float(words[1]) / 1e6) for words in received]
-        self.layers = self.boundary.next_layers(self._pace.next_layers(timings))
+        count = len(micros)
+        timings = [Timing(*(words[:count] / 1e6).tolist()) for words in received]
+        self.layers = self.boundary.next_layers(self._pace.next_layers(timings, self.boundary.left))
         self.report.moves += 1
         self.report.pace = self._pace.reason
-        self._live = [words[2:] for words in received]
+        self._live = [words[count:] for words in received]
 
     # On the helper's thread
 

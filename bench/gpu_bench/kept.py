@@ -2,7 +2,7 @@
 
 import re
 import statistics
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from amoeba_sglang.control.layout.capacity import plan_capacity
@@ -34,30 +34,38 @@ def prefilled(server: Server) -> int:
 def work(server: Server, load: Load) -> dict[str, Any]:
     """Requests are in the middle of their output while everything merges and splits; then their
     prompts come again. Nothing should have waited, nothing be computed twice."""
-    degrees = server.state()["degrees"]
+    degrees, output = server.state()["degrees"], 4 * load.output_tokens
     server.post("/flush_cache", {})
     prompts = [prompt_of(7000 + number, load.prompt_tokens) for number in range(load.streams)]
-    before = prefilled(server)
+    computed, whole = [], []
+    cached = 0
     with ThreadPoolExecutor(len(prompts)) as pool:
-        # Each is sent once to have its prefix cached, and once more to be in flight.
-        list(pool.map(lambda prompt: server.generate(prompt, 1, routed_dp_rank=0), prompts))
-        first = prefilled(server)
-        streams = [
-            pool.submit(server.generate, prompt, 4 * load.output_tokens, routed_dp_rank=0)
-            for prompt in prompts
-        ]
-        for degree in (*degrees[1:], *degrees[-2::-1]):
-            change(server, degree)
-        whole = [len(stream.result()["output_ids"]) for stream in streams]
-    again = [server.generate(prompt, 1, routed_dp_rank=0)["meta_info"] for prompt in prompts]
+
+        def send(new_tokens: int) -> list[Future[Any]]:
+            return [
+                pool.submit(server.generate, prompt, new_tokens, routed_dp_rank=0)
+                for prompt in prompts
+            ]
+
+        # Twice before the switches: what a prefix cache of whole pages does not have, and the last
+        # token, are computed at every time.
+        for switches in (False, False, True, False):
+            before = prefilled(server)
+            replies = send(output if switches else 1)
+            for degree in (*degrees[1:], *degrees[-2::-1]) if switches else ():
+                change(server, degree)
+            metas = [reply.result()["meta_info"] for reply in replies]
+            if switches:
+                whole = [meta["completion_tokens"] == output for meta in metas]
+            cached = sum(meta["cached_tokens"] for meta in metas)
+            computed.append(prefilled(server) - before)
+    first, usual, beside, after = computed
     return {
         "requests_in_flight": len(prompts),
-        "of_these_whole": whole.count(4 * load.output_tokens),
-        "prompt_tokens": load.prompt_tokens * len(prompts),
-        "computed_before_the_switches": first - before,
-        # The last token of a prompt is always computed.
-        "computed_once_more": prefilled(server) - first - 2 * len(prompts),
-        "cached_tokens_kept": sum(meta["cached_tokens"] for meta in again),
+        "of_these_whole": sum(whole),
+        "prompt_tokens_computed_at_first": first,
+        "computed_once_more": beside + after - 2 * usual,
+        "cached_tokens_kept": cached,
     }
 
 

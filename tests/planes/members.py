@@ -120,7 +120,8 @@ class Member(ElasticWorker):
             plane=self.plane,
             block=self.group,
             moving=self.moving_group,
-            pace=Pace(pace, LAYERS),
+            pace=Pace(pace),
+            plain_seconds=0.0,
             helper=self.helper,
             now=time.monotonic,
         )

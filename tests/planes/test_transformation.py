@@ -105,6 +105,7 @@ def test_a_block_that_mixes_up_two_orders_stops_before_it_moves_anything():
             block=block,
             moving=None,
             pace=None,
+            plain_seconds=0.0,
             helper=None,
             now=time.monotonic,
         ).enter()

@@ -124,6 +124,7 @@ class ElasticRuntime:
     def enter(self, order: TransformOrder, committed: float) -> None:
         """Leave the instance and meet the whole block of the order. `committed`: when it came."""
         self._committed, slowest_step = committed, self.step_clock.slowest_seconds
+        plain_seconds = self.step_clock.plain_seconds
         self.step_clock.meet()
         place, width = order.ranks.index(self.rank), len(order.ranks)
         self.transformation = Transformation(
@@ -133,7 +134,8 @@ class ElasticRuntime:
             plane=self.plane,
             block=self.groups.transports[width],
             moving=self.groups.moving[width][1],
-            pace=Pace(self.config.layers_per_step, self.config.layers),
+            pace=Pace(self.config.layers_per_step),
+            plain_seconds=plain_seconds,
             helper=self.helper,
             now=self.clock.now,
         )

@@ -26,7 +26,12 @@ class Boundary:
 
     @property
     def finished(self) -> bool:
-        return self.b == (0 if self.falls else self.layers)
+        return not self.left
+
+    @property
+    def left(self) -> int:
+        """Layers that have yet to move."""
+        return self.b if self.falls else self.layers - self.b
 
     def next_layers(self, count: int) -> range:
         """The up to `count` layers that move next."""

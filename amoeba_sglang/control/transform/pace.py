@@ -13,11 +13,17 @@ _STEPS_REMEMBERED = 4
 
 @dataclass(frozen=True)
 class Timing:
-    """What one worker measured since the last move: seconds that it took for a layer (0 if nothing
-    has moved yet), and seconds of the joint step beside it, without those of the move."""
+    """What one worker measured, in seconds.
 
-    layer_seconds: float
-    step_seconds: float
+    layer: that a layer took in the last move, 0 if nothing has moved yet; step: of the joint step
+    beside it, without those of the move; cycle: from the begin of that move to now, 0 if nothing
+    has moved yet; plain: of a decode step before the change, 0 of a worker without rows.
+    """
+
+    layer: float
+    step: float
+    cycle: float = 0.0
+    plain: float = 0.0
 
 
 class Pace:
@@ -26,29 +32,43 @@ class Pace:
     `fixed`: --amoeba-layers-per-step; None chooses, 0 moves all layers at once.
     """
 
-    def __init__(self, fixed: int | None, layers: int) -> None:
-        self._fixed, self._layers = fixed, layers
+    def __init__(self, fixed: int | None) -> None:
+        self._fixed = fixed
         self._steps: deque[float] = deque(maxlen=_STEPS_REMEMBERED)
         self.reason = "--amoeba-layers-per-step"
 
-    def next_layers(self, timings: Sequence[Timing]) -> int:
-        """k for the next step, from what every worker of the block measured.
+    def next_layers(self, timings: Sequence[Timing], left: int) -> int:
+        """k for the next step, from what every worker of the block measured, with `left` layers to
+        move.
 
         A step is as slow as its slowest worker. Of the last steps the fastest counts, or a decode
         step after a prefill chunk would wait for what was chosen for the chunk.
         """
         if self._fixed is not None:
-            return self._fixed or self._layers
-        layer_seconds = max(timing.layer_seconds for timing in timings)
-        if not layer_seconds:
+            return self._fixed or left
+        layer = max(timing.layer for timing in timings)
+        if not layer:
             self.reason = "the first layer, to measure"
             return 1
-        self._steps.append(max(timing.step_seconds for timing in timings))
-        step_seconds = min(self._steps)
-        budget = max(GROWTH_SHARE * step_seconds, LEAST_SECONDS)
-        count = max(1, min(self._layers, int(budget / layer_seconds)))
+        self._steps.append(max(timing.step for timing in timings))
+        step = min(self._steps)
+        budget = max(GROWTH_SHARE * step, LEAST_SECONDS)
+        count = max(1, min(left, int(budget / layer)))
         self.reason = (
-            f"a layer takes {1e3 * layer_seconds:.2f} ms, a step {1e3 * step_seconds:.1f} ms, "
+            f"a layer takes {1e3 * layer:.2f} ms, a step {1e3 * step:.1f} ms, "
             f"{GROWTH_SHARE:.0%} of it {1e3 * budget:.1f} ms"
         )
-        return count
+        return left if self._ends_sooner(timings, left * layer, moves=-(-left // count)) else count
+
+    def _ends_sooner(self, timings: Sequence[Timing], pause: float, moves: int) -> bool:
+        """Whether a pause for all that is left costs less than so many more moves, by what the last
+        one has added to a step; it may stop nobody for longer than a step takes."""
+        plain = max(timing.plain for timing in timings)
+        added = max(timing.cycle for timing in timings) - plain
+        if moves < 2 or pause > min(moves * added, plain):
+            return False
+        self.reason = (
+            f"all at once: {1e3 * pause:.1f} ms, {moves} moves would add {1e3 * added:.1f} ms each "
+            f"to steps of {1e3 * plain:.1f} ms"
+        )
+        return True

@@ -40,6 +40,11 @@ class StepClock:
         return max(self._last)
 
     @property
+    def plain_seconds(self) -> float:
+        """Of a decode step here; 0 while there are no rows."""
+        return 0.0 if self._started is None else statistics.median_high(self._decodes)
+
+    @property
     def _expected(self) -> float:
         """Seconds of the present step: the median of its kind, or the last one's noise would be
         promised, and a decode step behind a prefill chunk would be expected to last as long."""

@@ -228,7 +228,8 @@ class Worker:
             plane=plane,
             block=circle,
             moving=circle,
-            pace=Pace(1, LAYERS),
+            pace=Pace(1),
+            plain_seconds=0.0,
             helper=AtOnce(),
             now=time.monotonic,
         )
