@@ -83,8 +83,8 @@ def _add_layout_flags(group: argparse._ArgumentGroup) -> None:
         default="auto",
         metavar="K",
         help="layers moved between two steps of a transformation: 0 moves all at once, auto as "
-        f"many as stretch a step by {100 * GROWTH_SHARE:g} %%, or all where that was measured to cost "
-        "less (default: auto)",
+        f"many as stretch a step by {100 * GROWTH_SHARE:g} %%, or all where that was measured to "
+        "cost less (default: auto)",
     )
 
 

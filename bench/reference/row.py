@@ -91,6 +91,8 @@ class Case:
             self._learn(text, f"degree {degree}")
         self._compare_content()
         self.problems += self._walk.problems + self._log.content_problems()
+        without = self.server.state()["device"]["plain steps without a graph"]
+        self._require(not without, f"{without} plain decode steps had no graph")
 
     async def _change(self, changes: int) -> None:
         """Random changes until there were enough and all layouts were seen."""

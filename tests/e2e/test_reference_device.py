@@ -149,5 +149,6 @@ def test_decode_steps_of_an_instance_are_replayed_and_say_what_prompts_say(serve
         while replays(server) < before + 60 and time.monotonic() < deadline:
             server.generate(PROMPTS[0], 8)
         assert replays(server) >= before + 60
+        assert server.state()["device"]["plain steps without a graph"] == 0
     finally:
         change(server, 1)

@@ -48,10 +48,11 @@ class Recorded:
 
 
 class JointGraphs:
-    """`buckets`: numbers of rows of a worker, ascending, for each of which there is a graph."""
+    """`buckets`: numbers of rows of a worker, ascending, for each of which there is a graph.
+    without: plain decode steps so far that none was large enough for."""
 
     def __init__(self, buckets: Sequence[int]) -> None:
-        self._buckets = buckets
+        self._buckets, self.without = buckets, 0
         self._recorded: dict[tuple[int, int], Recorded] = {}
 
     def find(self, degree: int, records: Sequence[StepRecord]) -> Recorded | None:
@@ -59,8 +60,12 @@ class JointGraphs:
         if any(record.extend or record.scores_prompts for record in records):
             return None
         most = max(len(record.rows) for record in records)
-        rows = next((bucket for bucket in self._buckets if bucket >= most), None)
-        return None if rows is None or not most else self._recorded.get((degree, rows))
+        if not most:
+            return None
+        rows = next((bucket for bucket in self._buckets if bucket >= most), 0)
+        found = self._recorded.get((degree, rows))
+        self.without += found is None
+        return found
 
     def record(
         self,
@@ -85,17 +90,13 @@ class JointGraphs:
             union = union_of(rows)
             batch, ids = union.batch, union.batch.positions.new_zeros(rows)
             metadata = attention.make_joint_metadata(batch, union.slots, width)
-            made: dict[str, torch.Tensor] = {}
-
-            def launch(batch: ForwardBatch, ids: torch.Tensor, made: dict) -> None:
-                made["logits"] = compute(batch, ids)
-
+            launch = partial(compute, batch, ids)
             # Collectives of a GPU wait for a peer that has died as for one that is late.
             meet()
             try:
                 # Kernels are compiled and libraries set up by a run that nobody records.
-                launch(batch, ids, made)
-                graph = device.capture(partial(launch, batch, ids, made), group)
+                launch()
+                graph, logits = device.capture(launch, group)
             except torch.OutOfMemoryError as error:
                 raise MemoryFault(
                     f"recording decode steps of degree {degree} with {rows} rows a worker: no "
@@ -103,5 +104,5 @@ class JointGraphs:
                     "--disable-cuda-graph"
                 ) from error
             self._recorded[degree, rows] = Recorded(
-                rows, batch, ids, metadata=metadata, logits=made["logits"], graph=graph
+                rows, batch, ids, metadata=metadata, logits=logits, graph=graph
             )

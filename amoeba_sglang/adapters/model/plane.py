@@ -37,6 +37,7 @@ class ModelPlane(Plane):
     ) -> None:
         self._pool, self._kv, self._pages = pool, movers.kv, movers.pages
         self._device, self._staging_bytes = device, staging_bytes
+        self._graphs: JointGraphs | None = None
         super().__init__(executor, {d: movers.pages.grown_slots(d) for d in degrees}, crowding)
 
     def refusal(self, before: int, after: int) -> str | None:
@@ -80,7 +81,10 @@ class ModelPlane(Plane):
         """Nothing: what has been launched runs by itself."""
 
     def device_figures(self) -> Mapping[str, float]:
-        return self._device.figures()
+        steps = (
+            {} if self._graphs is None else {"plain steps without a graph": self._graphs.without}
+        )
+        return {**self._device.figures(), **steps}
 
     def record_graphs(
         self, graphs: JointGraphs, context_tokens: int, transports: Mapping[int, TransportGroup]
@@ -96,6 +100,7 @@ class ModelPlane(Plane):
             transports[degree].phase = f"recording decode steps of degree {degree}"
             width = min(slots, -(-context_tokens // executor.page))
             executor.record_graphs(graphs, degree, width, transports[degree].barrier)
+        self._graphs = graphs
         self.switch(everything, 1)
 
     def _view_all(self) -> None:

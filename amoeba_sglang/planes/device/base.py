@@ -6,7 +6,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from amoeba_sglang.planes.kv.mover import KVMover
 from amoeba_sglang.planes.memory.base import Memory
 from amoeba_sglang.planes.transport.base import TransportGroup
 
+T = TypeVar("T")
 Blocks = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """K and V of every layer of a pool."""
 
@@ -75,9 +76,10 @@ class Device(ABC):
         """int64 indices, where they can index its tensors."""
 
     @abstractmethod
-    def capture(self, launch: Callable[[], object], group: Any) -> Graph:
-        """Record what `launch` launches, which runs nothing of it. `group`: SGLang's
-        GroupCoordinator of the ranks that it gathers from; they all record the same."""
+    def capture(self, launch: Callable[[], T], group: Any) -> tuple[Graph, T]:
+        """Record what `launch` launches, which runs nothing of it; and what it returns, tensors
+        that each replay fills. `group`: SGLang's GroupCoordinator of the ranks that it gathers
+        from; they all record the same."""
 
     @abstractmethod
     def wait(self) -> None:

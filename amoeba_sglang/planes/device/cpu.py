@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from amoeba_sglang.planes.device.base import Blocks, Device, Graph
+from amoeba_sglang.planes.device.base import Blocks, Device, Graph, T
 from amoeba_sglang.planes.kv.peer_mover import PeerKVMover
 from amoeba_sglang.planes.kv.units import UnitBuffers
 from amoeba_sglang.planes.memory.host import HostMemory
@@ -41,7 +41,7 @@ class CpuDevice(Device):
     def ids(self, numbers: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(numbers)
 
-    def capture(self, launch: Callable[[], object], group: Any) -> Graph:
+    def capture(self, launch: Callable[[], T], group: Any) -> tuple[Graph, T]:
         raise AssertionError("a CPU computes at once, there is nothing to record")
 
     def wait(self) -> None:

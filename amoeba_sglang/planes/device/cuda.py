@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from amoeba_sglang.planes.device.base import Blocks, Device, Graph
+from amoeba_sglang.planes.device.base import Blocks, Device, Graph, T
 from amoeba_sglang.planes.kernels.device_mover import DeviceKVMover
 from amoeba_sglang.planes.memory.cuda import CudaMemory
 from amoeba_sglang.planes.transport.base import TransportGroup
@@ -62,16 +62,16 @@ class CudaDevice(Device):
     def ids(self, numbers: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(numbers).to(self._device)
 
-    def capture(self, launch: Callable[[], object], group: Any) -> Graph:
+    def capture(self, launch: Callable[[], T], group: Any) -> tuple[Graph, T]:
         graph = self._cuda.CUDAGraph()
         with (
             group.graph_capture() as context,
             self._cuda.graph(graph, pool=self._graph_pool, stream=context.stream),
         ):
-            launch()
+            made = launch()
         # One is replayed at a time, so all may use the same memory for what they make.
         self._graph_pool = self._graph_pool or graph.pool()
-        return graph
+        return graph, made
 
     def wait(self) -> None:
         self._cuda.current_stream(self._device).synchronize()

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from amoeba_sglang.planes.device.base import Blocks, Graph
+from amoeba_sglang.planes.device.base import Blocks, Graph, T
 from amoeba_sglang.planes.device.cuda import CudaDevice
 from amoeba_sglang.planes.kernels.device_mover import DeviceKVMover
 from amoeba_sglang.planes.kernels.launches import Launch
@@ -73,12 +73,12 @@ class ReferenceDevice(CudaDevice):
         mover.streams = self.streams
         return mover
 
-    def capture(self, launch: Callable[[], object], group: Any = None) -> Graph:
+    def capture(self, launch: Callable[[], T], group: Any = None) -> tuple[Graph, T]:
         """On a GPU nothing of it would run now; here it does, since Python needs its results."""
         graph = RecordedGraph(self.driver)
         with graph.recording():
-            launch()
-        return graph
+            made = launch()
+        return graph, made
 
     def watch(self, group: TransportGroup) -> Watched:
         """The same group, through which peers hear that they may have what was launched."""

@@ -33,8 +33,7 @@ class Device:
     """Launches again what was launched."""
 
     def capture(self, launch, group):
-        launch()
-        return SimpleNamespace(replay=launch)
+        return SimpleNamespace(replay=launch), launch()
 
 
 def union_of(rows, degree=2):
@@ -84,14 +83,17 @@ def test_a_step_has_the_graph_that_holds_its_longest_part(made, rows, bucket):
     graphs, _ = made
     found = graphs.find(2, [record(count) for count in rows])
     assert (found and found.rows) == bucket
+    assert graphs.without == (found is None)
 
 
 @pytest.mark.parametrize("told", [{"extend": True}, {"scores_prompts": True}])
 def test_prompts_are_no_plain_decode_steps(made, told):
     graphs, _ = made
     assert graphs.find(2, [record(1), record(1, **told)]) is None
-    assert graphs.find(4, [record(1)] * 4) is None, "not recorded"
     assert graphs.find(2, [record(0)] * 2) is None, "nothing to run"
+    assert graphs.without == 0
+    assert graphs.find(4, [record(1)] * 4) is None, "not recorded"
+    assert graphs.without == 1
 
 
 def test_a_replay_takes_what_is_new_and_gives_own_logits(made):
