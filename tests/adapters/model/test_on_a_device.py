@@ -1,7 +1,6 @@
 """A joint step of tensors that are on a GPU in name: nothing is forgotten on the host, and nothing
 is read back."""
 
-import traceback
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +15,6 @@ from sglang.srt.model_executor.forward_batch_info import (
 from sglang.srt.models.llama import LlamaForCausalLM
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig
 
 from amoeba_sglang.adapters.model.joint_step import JointExecutor
@@ -27,33 +25,12 @@ from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.control.worker.step_record import Row, StepRecord
 from amoeba_sglang.planes.device.cpu import CpuDevice
 from amoeba_sglang.planes.pages.weight_store import WeightStore
+from tests.adapters.device_reads import Reads
 from tests.adapters.model.joint_model import LAYERS, MODEL, VOCABULARY
 
 CHAIN, SLOTS, PAGE = DegreeChain((1, 2, 4)), 40, 4
 # Upstream keeps what rotates positions for all models of a length: this length is nobody else's.
 _MODEL = LlamaConfig(**MODEL.to_dict() | {"max_position_embeddings": 31})
-
-
-class Reads(TorchDispatchMode):
-    """Collects where something goes from the device to the host."""
-
-    def __init__(self):
-        super().__init__()
-        self.places = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        tensors = [value for value in args if isinstance(value, torch.Tensor)]
-        from_device = any(tensor.device.type == "cuda" for tensor in tensors)
-        to_host = isinstance(out, torch.Tensor) and out.device.type == "cpu"
-        if from_device and (to_host or function is torch.ops.aten._local_scalar_dense.default):
-            frame = next(
-                frame
-                for frame in reversed(traceback.extract_stack()[:-1])
-                if "/torch/" not in frame.filename
-            )
-            self.places.append(f"{frame.filename}:{frame.lineno}")
-        return out
 
 
 class Alone:
