@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.gpu_check.device import Device, Gpu
 
-CHECKS = {name: f"bench.gpu_check.{name}" for name in ("driver", "movers", "elastic")}
+CHECKS = {name: f"bench.gpu_check.{name}" for name in ("driver", "movers", "joint", "elastic")}
 
 
 def run(name: str, device: Device, **options: Any) -> dict[str, Any]:

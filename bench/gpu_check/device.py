@@ -1,6 +1,7 @@
 """The GPU that a check runs on."""
 
 import resource
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +22,9 @@ class Device(Protocol):
 
     def synchronize(self) -> None:
         """Wait until all that was launched has run."""
+
+    def capture(self, launch: Callable[[], None]) -> Callable[[], None]:
+        """What launches the same again from a recording."""
 
     def describe(self) -> dict[str, Any]:
         """What it is, and the limits of this process that matter."""
@@ -48,6 +52,19 @@ class Gpu:
         import torch
 
         torch.cuda.synchronize(self.number)
+
+    def capture(self, launch: Callable[[], None]) -> Callable[[], None]:
+        import torch
+
+        # Libraries set themselves up in a run that nobody records, on a stream beside the usual.
+        stream = torch.cuda.Stream(self.number)
+        with torch.cuda.stream(stream):
+            launch()
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            launch()
+        return graph.replay
 
     def describe(self) -> dict[str, Any]:
         import torch

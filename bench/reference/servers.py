@@ -35,7 +35,10 @@ def start(
     if attention is not None:
         flags["attention-backend"] = attention
     given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    return Server(*given, "--skip-server-warmup", model=model, module=module, env=env)
+    # A step of the whole model takes seconds here, and 32 streams take turns.
+    return Server(
+        *given, "--skip-server-warmup", model=model, module=module, env=env, patience_s=1800.0
+    )
 
 
 def change(server: Server, ranks: list[int], degree: int) -> dict[str, Any]:

@@ -44,5 +44,9 @@ class StandInGpu:
     def synchronize(self) -> None:
         """Nothing is ever launched."""
 
+    def capture(self, launch: Any) -> Any:
+        """Nothing is recorded: it is launched again."""
+        return launch
+
     def describe(self) -> dict[str, Any]:
         return {"gpu": "stand-in", "gpus": 1}

@@ -46,15 +46,34 @@ def test_memory_that_does_something_else_is_found():
     assert open_files() == before
 
 
-def test_the_movers_check_walks_through_every_change_with_the_real_kernel():
-    """N=2 only: the interpreter takes its time."""
+@pytest.fixture(scope="module")
+def lines():
+    """What the checks that move KV by the real kernel find; the interpreter takes its time."""
     said = subprocess.run(
         [sys.executable, "-m", "tests.bench.interpreted_movers"],
         cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True,
     )  # fmt: skip
-    line = json.loads(said.stdout.splitlines()[-1])
-    assert line["ok"], line
-    assert line["N=2"] == {"changes": 8, "bits": "as they were", "gb_s": "withheld"}
+    return [json.loads(line) for line in said.stdout.splitlines()[-3:]]
+
+
+def test_the_movers_check_walks_through_every_change_with_the_real_kernel(lines):
+    assert lines[0]["ok"], lines[0]
+    assert lines[0]["N=2"] == {"changes": 8, "bits": "as they were", "gb_s": "withheld"}
+
+
+def test_merged_workers_compute_what_one_computes_alone(lines):
+    assert lines[1]["ok"], lines[1]
+    assert list(lines[1]["N=4"]["furthest"]) == ["2", "4"]
+    for count in ("N=2", "N=4"):
+        found = lines[1][count]
+        assert 0 < max(found["furthest"].values()) < 1e-3 and found["in grown memory"] < 1e-3
+        assert found["bits"] == "as they were" and found["weight_bytes"] > 0
+
+
+def test_memory_that_comes_back_in_another_order_is_computed_with_and_found(lines):
+    assert not lines[2]["ok"] and lines[2]["problem"].startswith("AssertionError: worker "), lines[
+        2
+    ]
 
 
 def test_one_wrong_word_of_a_unit_is_found():
@@ -108,7 +127,7 @@ class Bare:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Bare())
-from bench.gpu_check import __main__, check, driver, movers
+from bench.gpu_check import __main__, check, driver, joint, movers
 from amoeba_sglang.planes.memory import cuda
 from cuda.bindings import driver
 assert "torch" in sys.modules

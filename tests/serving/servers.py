@@ -33,7 +33,8 @@ PORTS = (10000, 19999)
 class Server:
     """A server process: `module` is "amoeba_sglang.launch_server" or "sglang.launch_server".
 
-    Started on enter, waited for, and reaped with all its children on exit.
+    Started on enter, waited for, and reaped with all its children on exit. `patience_s`: for the
+    answer to a POST.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class Server:
         module: str = "amoeba_sglang.launch_server",
         model: str = MODEL,
         env: dict[str, str] | None = None,
+        patience_s: float = 120.0,
     ) -> None:
+        self.patience_s = patience_s
         self.port, self.model = free_port(*PORTS), model
         self.url = f"http://127.0.0.1:{self.port}"
         self.command = [
@@ -135,7 +138,11 @@ class Server:
         return self._call(urllib.request.Request(self.url + path), timeout)[1]
 
     def post(
-        self, path: str, body: Any, timeout: float = 120.0, headers: dict[str, str] | None = None
+        self,
+        path: str,
+        body: Any,
+        timeout: float | None = None,
+        headers: dict[str, str] | None = None,
     ) -> tuple[int, Any]:
         """(status, decoded JSON) of a POST; error statuses are returned, not raised."""
         request = urllib.request.Request(
@@ -143,7 +150,7 @@ class Server:
             json.dumps(body).encode(),
             {"Content-Type": "application/json", **(headers or {})},
         )
-        return self._call(request, timeout)
+        return self._call(request, timeout or self.patience_s)
 
     def _call(self, request: urllib.request.Request, timeout: float) -> tuple[int, Any]:
         try:
