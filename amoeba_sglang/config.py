@@ -23,11 +23,12 @@ MAPPING_SHARE = 0.8
 
 @dataclass(frozen=True)
 class GpuChoice:
-    """GPUs, or what stands for them: their kind, as in "sm90", and SGLang's name of the attention
-    that they compute with."""
+    """GPUs, or what stands for them: their kind, as in "sm90", SGLang's name of the attention that
+    they compute with, and whether all workers share the first one."""
 
     kind: str
     attention: str
+    shared: bool = False
 
 
 @dataclass(frozen=True)

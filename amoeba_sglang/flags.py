@@ -108,6 +108,12 @@ def _add_measurement_flags(group: argparse._ArgumentGroup) -> None:
         "to its libraries and computes them on the host",
     )
     group.add_argument(
+        "--amoeba-share-gpu",
+        action="store_true",
+        help="all workers on the first GPU, which gather through the host: to check a server where "
+        "there is one GPU, not to serve from it",
+    )
+    group.add_argument(
         "--amoeba-throughput-table",
         metavar="FILE",
         help="what steps cost at every degree, to start from; if there is no such file, measure it "

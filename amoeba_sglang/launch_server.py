@@ -7,6 +7,7 @@ replicas and Amoeba as M groups of N workers that can merge.
 import argparse
 import os
 import sys
+from dataclasses import replace
 
 from amoeba_sglang.adapters.cpu import NAME as CPU_PLATFORM
 from amoeba_sglang.adapters.cpu import VARIABLE as PLATFORM_VARIABLE
@@ -29,6 +30,8 @@ def main(argv: list[str]) -> int:
     try:
         require_patched()
         rest, gpu = choose_device(rest, options.amoeba_reference_device)
+        if options.amoeba_share_gpu:
+            gpu = share(gpu, options.amoeba_reference_device)
         if "-h" in rest or "--help" in rest:
             parser.print_help()
         server_args = parse_server_args(rest)
@@ -41,6 +44,16 @@ def main(argv: list[str]) -> int:
     directory.adopt()
     serve(server_args, config)
     return 0
+
+
+def share(gpu: GpuChoice | None, reference: str | None) -> GpuChoice:
+    """The same GPU for all workers; ConfigError if there is none."""
+    if gpu is None or reference is not None:
+        raise ConfigError(
+            "--amoeba-share-gpu: only workers on a GPU can share it; use --device cuda without "
+            "--amoeba-reference-device, or leave it out"
+        )
+    return replace(gpu, shared=True)
 
 
 def choose_device(rest: list[str], reference: str | None) -> tuple[list[str], GpuChoice | None]:

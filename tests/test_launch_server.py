@@ -81,6 +81,13 @@ def test_a_reference_device_stands_for_a_gpu_and_computes_on_the_host(environmen
     assert environment["TRITON_INTERPRET"] == "1"
 
 
+def test_only_workers_on_a_gpu_share_it():
+    assert launch_server.share(GPU, None) == GpuChoice("sm90", "trtllm_mha", shared=True)
+    for gpu, reference in ((None, None), (GPU, "sm90")):
+        with pytest.raises(ConfigError, match="--amoeba-share-gpu: only workers on a GPU"):
+            launch_server.share(gpu, reference)
+
+
 @pytest.mark.parametrize("rest", [[], ["--device", "cpu"]])
 def test_a_reference_device_without_the_device_it_stands_for_is_refused(environment, rest):
     with pytest.raises(ConfigError, match="--amoeba-reference-device sm90: .* add --device cuda"):

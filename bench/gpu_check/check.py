@@ -9,7 +9,9 @@ from typing import Any
 
 from bench.gpu_check.device import Device, Gpu
 
-CHECKS = {name: f"bench.gpu_check.{name}" for name in ("driver", "movers", "joint", "elastic")}
+CHECKS = {
+    name: f"bench.gpu_check.{name}" for name in ("driver", "movers", "joint", "one_gpu", "elastic")
+}
 
 
 def run(name: str, device: Device, **options: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bench.gpu_check.elastic import exercise
+from bench.gpu_check.one_gpu import compare
 from bench.reference.servers import POOL, start
 from bench.reference.servers import change as change_ranks
 from tests.serving.load import chat_prompts
@@ -114,7 +114,7 @@ def replays(server):
 
 
 def test_the_check_for_owners_of_gpus_passes_and_withholds_times(server):
-    found = exercise(server, figures=False)
+    found = compare(server)
     assert found["plane"] == "reference" and found["workers"] == 2
     assert [change["degree"] for change in found["changes"]] == [2, 1, 2, 1]
     assert all(change["bytes_moved"]["kv"] for change in found["changes"])

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from amoeba_sglang.adapters.backend import ModelBackend
-from amoeba_sglang.adapters.cuda.collectives import GroupCollectives
-from amoeba_sglang.adapters.cuda.flags import require_reach
+from amoeba_sglang.adapters.cuda.collectives import GroupCollectives, StagedCollectives
+from amoeba_sglang.adapters.cuda.flags import require_reach, share_gpu
 from amoeba_sglang.adapters.cuda.kinds import row_of
 from amoeba_sglang.config import MAX_GPU_PAGE_SIZE_KIB, GpuChoice, PageSizes
 from amoeba_sglang.errors import ConfigError
@@ -69,6 +69,11 @@ class CudaBackend(GpuBackend):
     pages = PageSizes(least=2 << 10, usual=2 << 10, most=MAX_GPU_PAGE_SIZE_KIB)
     sentence = "CUDA plane, not yet run on a GPU"
 
+    def __init__(self, gpu: GpuChoice) -> None:
+        super().__init__(gpu)
+        # What waits for the host cannot be recorded.
+        self.joint_graphs = not gpu.shared
+
     @property
     def device(self) -> CudaDevice:
         return _device_of_process()
@@ -76,7 +81,13 @@ class CudaBackend(GpuBackend):
     def collectives(
         self, coordinators: Mapping[int, Any], transports: Mapping[int, TransportGroup]
     ) -> Mapping[int, Collectives]:
-        return {degree: GroupCollectives(group) for degree, group in coordinators.items()}
+        if not self.gpu.shared:
+            return {degree: GroupCollectives(group) for degree, group in coordinators.items()}
+        staged = {degree: StagedCollectives(group) for degree, group in transports.items()}
+        for degree, group in coordinators.items():
+            # The one place where upstream's group asks a communicator before its own for a GPU.
+            group.hpu_communicator = staged[degree]
+        return staged
 
     def adjust(self, server_args: Any) -> None:
         super().adjust(server_args)
@@ -85,7 +96,10 @@ class CudaBackend(GpuBackend):
                 f"{_LATE_SIZING}: SGLang's own growing pool is not one that instances merge with; "
                 "unset it"
             )
-        require_reach(server_args, read_reach(load_bindings()))
+        if self.gpu.shared:
+            share_gpu(server_args)
+        else:
+            require_reach(server_args, read_reach(load_bindings()))
 
     def environment(self, workers: int) -> dict[str, str]:
         """Nothing: SGLang's settings for GPUs are right."""

@@ -1,10 +1,13 @@
-"""What joint steps gather on GPUs, through upstream's groups. Not yet run on a GPU."""
+"""What joint steps gather on GPUs: through upstream's groups, or through the host where workers
+share one. Not yet run on a GPU."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from amoeba_sglang.planes.transport.base import TransportGroup
 
 
 class GroupCollectives:
@@ -24,3 +27,23 @@ class GroupCollectives:
         padded = F.pad(x, [0, 0] * (x.dim() - 1) + [0, most - len(x)])
         parts = self._group.all_gather(padded, 0).split(most)
         return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
+
+
+class StagedCollectives:
+    """Collectives of workers on one GPU, where NCCL has none: every tensor goes to the host and
+    back, and the host waits for it. In the place of one of upstream's communicators, too."""
+
+    disabled = False
+
+    def __init__(self, group: TransportGroup) -> None:
+        self.rank, self._host = group.rank, group
+
+    def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
+        """Sum `x` over the ranks, in place."""
+        return x.copy_(self._host.all_reduce(x.cpu()))
+
+    def all_gather(self, x: torch.Tensor, dim: int = 0) -> torch.Tensor:
+        return self._host.all_gather(x.cpu(), dim).to(x.device)
+
+    def all_gather_rows(self, x: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+        return self._host.all_gather_rows(x.cpu(), rows).to(x.device)

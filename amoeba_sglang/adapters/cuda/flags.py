@@ -60,6 +60,18 @@ def say_attention(others: list[str], row: Row) -> list[str]:
     return [*others, "--attention-backend", row.attention, *pages]
 
 
+def share_gpu(server_args: Any) -> None:
+    """Put all workers on the first GPU; ConfigError unless their pools are of a given size, since
+    each would take what is free as its own."""
+    if server_args.max_total_tokens is None:
+        raise ConfigError(
+            "--amoeba-share-gpu: workers cannot tell what of the GPU's memory is theirs; say "
+            "--max-total-tokens, as in --max-total-tokens 4096"
+        )
+    # SGLang's parser takes no 0.
+    server_args.gpu_id_step = 0
+
+
 def require_reach(server_args: Any, reach: Reach) -> None:
     """ConfigError unless each worker has a GPU and those of a group reach each other's memory.
 

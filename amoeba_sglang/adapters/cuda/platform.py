@@ -6,10 +6,20 @@ from typing import Any
 
 from sglang.srt.platforms.cuda import CudaSRTPlatform
 
+from amoeba_sglang.config import AmoebaConfig
+
 
 class CudaPlatform(CudaSRTPlatform):
     """SGLang's own for CUDA, in everything that it is asked; its attention also takes the explicit
     slots of joint steps."""
+
+    def get_torch_distributed_backend_str(self) -> str:
+        from sglang.srt.runtime_context import get_server_args
+
+        # SGLang's own launcher runs on this platform, too.
+        config: AmoebaConfig | None = getattr(get_server_args(), "_amoeba", None)
+        shares = config is not None and config.gpu is not None and config.gpu.shared
+        return "gloo" if shares else super().get_torch_distributed_backend_str()
 
     def post_load_model(self, model: Any) -> None:
         # SGLang calls `init_backend` of platforms only whose devices it does not know itself, and

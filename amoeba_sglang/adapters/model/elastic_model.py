@@ -64,12 +64,16 @@ def adopt_if_ours(model: nn.Module) -> None:
 def make_coordinators(config: AmoebaConfig, chain: DegreeChain) -> dict[int, Any]:
     """Upstream's groups of every degree above 1, by degree; collective over the world."""
     world = get_world_group()
+    # On one GPU there is no NCCL; see the backend's collectives.
+    own = None if config.gpu is None or not config.gpu.shared else False
     return {
         degree: init_model_parallel_group(
             blocks_of(config, degree),
             world.local_rank,
             dist.get_backend(world.device_group),
             group_name=f"amoeba_degree_{degree}",
+            use_pynccl=own,
+            use_custom_allreduce=own,
         )
         for degree in chain.degrees[1:]
     }

@@ -16,7 +16,7 @@ import torch
 from amoeba_sglang import launch_server
 from amoeba_sglang.adapters.cuda import backend
 
-GPUS = 4
+GPUS = int(os.environ.get("PRETENDED_GPUS", "4"))
 
 
 class Kernels(types.ModuleType):
@@ -80,6 +80,7 @@ def show(server_args, config):
                 "device": server_args.device,
                 "pages_kib": config.page_size_kib,
                 "kind": config.gpu.kind,
+                "step": server_args.gpu_id_step,
                 "workers": config.workers,
                 "dynamo": os.environ.get("TORCHDYNAMO_DISABLE"),
             }

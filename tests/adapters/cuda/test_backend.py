@@ -1,5 +1,6 @@
 """What a server on GPUs takes, and refuses by name; torch.cuda and the driver are stood for."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 import torch
 from sglang.srt import runtime_context
 from sglang.srt.arg_groups import model_override_base
+from sglang.srt.distributed.parallel_state import GroupCoordinator
 from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
 
 from amoeba_sglang.adapters.choice import choose_backend
@@ -31,6 +33,7 @@ from amoeba_sglang.errors import ConfigError
 from tests.serving.free_port import free_port
 from tests.serving.servers import MODEL, PORTS
 
+FA3 = GpuChoice("sm90", "fa3")
 WHOLE = [[True] * 4] * 4
 # GPUs 0 and 2 are connected, and 1 and 3.
 PAIRS = [[one % 2 == other % 2 for other in range(4)] for one in range(4)]
@@ -218,29 +221,68 @@ def test_sglang_on_a_gpu_is_its_own_unless_ours_is_asked_for():
     assert found.stdout.strip() == "CudaSRTPlatform True False", found.stderr
 
 
-def test_the_launcher_gets_to_where_it_would_serve_on_gpus():
+@pytest.mark.parametrize(
+    ("flags", "gpus", "settled"),
+    [
+        (("--tp-size", "2", "--dp-size", "2"), 4, {"workers": 4, "step": 1}),
+        (("--tp-size", "2", "--amoeba-share-gpu", "--max-total-tokens", "4096"), 1, {"step": 0}),
+    ],
+    ids=["a GPU each", "one GPU"],
+)
+def test_the_launcher_gets_to_where_it_would_serve_on_gpus(flags, gpus, settled):
     """With SGLang's own settling of flags for a GPU, which a process only pretends to have."""
-    flags = [
-        "--model-path",
-        MODEL,
-        "--tp-size",
-        "2",
-        "--dp-size",
-        "2",
-        "--port",
-        str(free_port(*PORTS)),
-    ]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TORCHDYNAMO")}
     environment.pop("SGLANG_PLATFORM", None)
+    served = ("--model-path", MODEL, "--host", "127.0.0.1", "--port", str(free_port(*PORTS)))
     said = subprocess.run(
-        [sys.executable, "-m", "tests.adapters.cuda.pretended", *flags, "--host", "127.0.0.1"],
-        env=environment, capture_output=True, text=True,
+        [sys.executable, "-m", "tests.adapters.cuda.pretended", *served, *flags],
+        env=environment | {"PRETENDED_GPUS": str(gpus)}, capture_output=True, text=True,
     )  # fmt: skip
     assert said.returncode == 0, said.stderr[-2000:]
     assert json.loads(said.stdout.splitlines()[-1]) == {
         "platform": "CudaPlatform", "attention": "fa3", "page": 1, "device": "cuda",
-        "pages_kib": 2048, "kind": "sm90", "workers": 4, "dynamo": None,
-    }  # fmt: skip
+        "pages_kib": 2048, "kind": "sm90", "workers": 2, "dynamo": None,
+    } | settled  # fmt: skip
+
+
+SHARED = GpuChoice("sm90", "fa3", shared=True)
+
+
+def test_workers_that_share_a_gpu_need_no_nccl_and_record_nothing():
+    backend = choose_backend("cuda", gpu=SHARED)
+    assert not backend.joint_graphs and choose_backend("cuda", gpu=FA3).joint_graphs
+    with pytest.raises(ConfigError, match="--amoeba-share-gpu: .* say --max-total-tokens"):
+        backend.adjust(arguments(page_size=1, max_total_tokens=None))
+    group = SimpleNamespace(rank=1, all_reduce=lambda x: x.mul_(3))
+    coordinators = {2: SimpleNamespace(hpu_communicator=None)}
+    found = backend.collectives(coordinators, {2: group})
+    # What upstream's group does with a tensor of a GPU.
+    coordinator = coordinators[2].hpu_communicator
+    assert coordinator is found[2] and not coordinator.disabled and found[2].rank == 1
+    x = torch.ones(2)
+    assert coordinator.all_reduce(x) is x and x.tolist() == [3.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "backend"),
+    [
+        ({"_amoeba": SimpleNamespace(gpu=SHARED)}, "gloo"),
+        ({"_amoeba": SimpleNamespace(gpu=GpuChoice("sm90", "fa3"))}, "nccl"),
+        ({}, "nccl"),
+    ],
+)
+def test_the_world_of_workers_on_one_gpu_is_gloo_s(given, backend):
+    context = runtime_context.RuntimeContext(runtime_context.ParallelContext())
+    with runtime_context.use_context(context), context.override_server_args(**given):
+        assert CudaPlatform().get_torch_distributed_backend_str() == backend
+
+
+def test_upstream_s_group_asks_the_communicator_that_shared_workers_have():
+    """Before it asks any of its own for a GPU, in a sum and in a gathering."""
+    for method in (GroupCoordinator.all_reduce, GroupCoordinator.all_gather):
+        text = inspect.getsource(method)
+        asked = text.index("self.hpu_communicator")
+        assert asked < text.index("all_gather_into_tensor" if "gather" in text else "ca_comm")
 
 
 def test_attention_is_ours_from_when_a_model_is_loaded_on(monkeypatch):

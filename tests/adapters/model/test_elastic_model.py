@@ -1,5 +1,6 @@
 """What a model gets as soon as it is loaded."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +10,14 @@ from sglang.srt import runtime_context
 
 from amoeba_sglang.adapters.cpu.backend import CpuBackend
 from amoeba_sglang.adapters.model import elastic_model as module
-from amoeba_sglang.adapters.model.elastic_model import ElasticModel, adopt_if_ours, blocks_of
-from amoeba_sglang.config import AmoebaConfig
+from amoeba_sglang.adapters.model.elastic_model import (
+    ElasticModel,
+    adopt_if_ours,
+    blocks_of,
+    make_coordinators,
+)
+from amoeba_sglang.config import AmoebaConfig, GpuChoice
+from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.planes.device.cpu import CpuDevice
 from amoeba_sglang.planes.transport import GlooGroup, HostGroup
 from tests.adapters.model.joint_model import HIDDEN, LAYERS, make_context, make_model
@@ -29,13 +36,21 @@ class Device(CpuDevice):
         self.held.append(self.memory(4096).physical_bytes())
 
 
+class Calls(list):
+    """own: what was said of a GPU's communicators."""
+
+    own = frozenset()
+
+
 @pytest.fixture
 def asked(monkeypatch):
     """What upstream is asked of groups; this worker is rank 5."""
-    calls = []
+    calls = Calls()
 
-    def make_group(blocks, local_rank, backend, group_name):
+    def make_group(blocks, local_rank, backend, group_name, **own):
         calls.append((group_name, blocks, local_rank, backend))
+        assert set(own) == {"use_pynccl", "use_custom_allreduce"}
+        calls.own = set(own.values())
         return group_name
 
     world = SimpleNamespace(local_rank=5, rank_in_group=5, device_group="device")
@@ -60,6 +75,14 @@ def test_groups_of_every_degree_are_upstream_s(asked):
         ("amoeba_degree_4", fours, 5, "backend of device"),
     ]
     assert model.elastic.coordinators == {2: "amoeba_degree_2", 4: "amoeba_degree_4"}
+
+
+@pytest.mark.parametrize(("shared", "own"), [(True, False), (False, None)])
+def test_workers_on_one_gpu_have_groups_without_a_communicator_of_gpus(asked, shared, own):
+    """None lets upstream choose."""
+    config = replace(CONFIG, gpu=GpuChoice("sm90", "fa3", shared))
+    make_coordinators(config, DegreeChain((1, 2, 4)))
+    assert asked.own == {own}
 
 
 def test_weights_move_layer_by_layer_and_keep_their_values(asked):
