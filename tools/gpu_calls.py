@@ -51,7 +51,7 @@ RUN = {
         (
             "cuInit", "cuDeviceGet", "cuDeviceGetCount", "cuDeviceCanAccessPeer",
             "cuda.device_count", "cuda.get_device_capability", "cuda.is_available",
-            "self._group.all_gather",
+            "self._group.all_gather", "group.all_gather", "group.all_reduce",
         ),
         STAND_IN,
     ),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch.distributed as dist
-from sglang.srt.distributed.parallel_state import get_world_group, init_model_parallel_group
+from sglang.srt.distributed.parallel_state import (
+    GroupCoordinator,
+    get_world_group,
+    init_model_parallel_group,
+)
 from sglang.srt.runtime_context import get_server_args
 from torch import nn
 
@@ -18,6 +21,7 @@ from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.planes.device.base import Device
 from amoeba_sglang.planes.pages.weight_store import WeightStore
+from amoeba_sglang.planes.transport.base import TransportError
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,12 @@ class ElasticModel:
     """What SGLang's model got when it had been loaded: before the KV is sized, which counts what
     weights and groups take, and before a graph records where weights are.
 
-    `coordinators`: by degree above 1, upstream's GroupCoordinator of this worker's instance.
+    `coordinators`: by degree above 1, upstream's group of this worker's instance.
     """
 
     layers: list[LayerShards]
     store: WeightStore
-    coordinators: dict[int, Any]
+    coordinators: dict[int, GroupCoordinator]
 
     @classmethod
     def adopt(cls, model: nn.Module, config: AmoebaConfig, device: Device) -> None:
@@ -41,7 +45,7 @@ class ElasticModel:
         memory = device.memory(config.page_size_kib << 10)
         matrices = elastic_matrices(stack, chain.finest)
         store = WeightStore(memory, WeightPages(chain, memory.page_size, matrices), index)
-        coordinators = make_coordinators(config, chain)
+        coordinators = make_coordinators(config, chain, device)
         layers = []
         for number, layer in enumerate(stack):
             layers.append(
@@ -61,22 +65,34 @@ def adopt_if_ours(model: nn.Module) -> None:
         backend_of(server_args.device, config).adopt(model, config)
 
 
-def make_coordinators(config: AmoebaConfig, chain: DegreeChain) -> dict[int, Any]:
-    """Upstream's groups of every degree above 1, by degree; collective over the world."""
+def make_coordinators(
+    config: AmoebaConfig, chain: DegreeChain, device: Device
+) -> dict[int, GroupCoordinator]:
+    """Upstream's groups of every degree above 1, by degree, ready for a step; collective over the
+    world. TransportError if they cannot be made."""
     world = get_world_group()
     # On one GPU there is no NCCL; see the backend's collectives.
-    own = None if config.gpu is None or not config.gpu.shared else False
-    return {
-        degree: init_model_parallel_group(
-            blocks_of(config, degree),
-            world.local_rank,
-            dist.get_backend(world.device_group),
-            group_name=f"amoeba_degree_{degree}",
-            use_pynccl=own,
-            use_custom_allreduce=own,
-        )
-        for degree in chain.degrees[1:]
-    }
+    shared = config.gpu is not None and config.gpu.shared
+    own = False if shared else None
+    found = {}
+    for degree in chain.degrees[1:]:
+        try:
+            found[degree] = init_model_parallel_group(
+                blocks_of(config, degree),
+                world.local_rank,
+                dist.get_backend(world.device_group),
+                group_name=f"amoeba_degree_{degree}",
+                use_pynccl=own,
+                use_custom_allreduce=own,
+            )
+            if not shared:
+                device.warm_up(found[degree])
+        except RuntimeError as error:
+            raise TransportError(
+                f"the group of degree {degree} of worker rank {world.rank_in_group} cannot start: "
+                f"{str(error).strip().splitlines()[0]}; NCCL_DEBUG=INFO says more"
+            ) from error
+    return found
 
 
 def blocks_of(config: AmoebaConfig, degree: int) -> list[list[int]]:

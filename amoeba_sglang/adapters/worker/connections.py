@@ -101,6 +101,7 @@ class Movers:
             kv[width] = device.make_mover(
                 blocks[first : first + width], group, finest=chain.finest, staging_bytes=staging
             )
+            kv[width].warm_up()
         return cls(kv, PageExchange(pool.ranges, store, peers))
 
 

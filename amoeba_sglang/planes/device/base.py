@@ -75,6 +75,11 @@ class Device(ABC):
     def ids(self, numbers: np.ndarray) -> torch.Tensor:
         """int64 indices, where they can index its tensors."""
 
+    def warm_up(self, group: Any) -> None:
+        """Let the collectives of SGLang's GroupCoordinator take the memory that they need; all of
+        its ranks call it."""
+        return
+
     @abstractmethod
     def capture(self, launch: Callable[[], T], group: Any) -> tuple[Graph, T]:
         """Record what `launch` launches, which runs nothing of it; and what it returns, tensors

@@ -62,6 +62,13 @@ class CudaDevice(Device):
     def ids(self, numbers: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(numbers).to(self._device)
 
+    def warm_up(self, group: Any) -> None:
+        # A communicator is made by its first use, a second of waiting and some hundred MiB.
+        numbers = torch.zeros(16, device=self._device)
+        group.all_reduce(numbers)
+        group.all_gather(numbers, 0)
+        self.synchronize()
+
     def capture(self, launch: Callable[[], T], group: Any) -> tuple[Graph, T]:
         graph = self._cuda.CUDAGraph()
         with (

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Self
 
+import numpy as np
 import torch
 
 from amoeba_sglang.planes.kernels.launches import ALIGNMENT, Launch, UnitAddresses, plan_launches
@@ -57,6 +58,20 @@ class DeviceKVMover(KVMover):
         pools = [UnitAddresses.of(block, finest) for block in blocks]
         peers = [None if index == group.rank else pool for index, pool in enumerate(pools)]
         return cls(pools[group.rank], peers, group, device=device, settle=settle)
+
+    def warm_up(self) -> None:
+        """Let the kernel be compiled for each number of members that a cycle can have, a power of
+        two up to `finest`; in these launches no unit is alive, so nothing moves."""
+        pool = self._pools[self._worker]
+        members, place = 2, int(pool.addresses[0, 0])
+        while members <= pool.finest:
+            table = np.array([place] * members + [0, 0], dtype=np.int64)
+            launch = Launch(
+                table, members, tensors=1, slots=1, run_bytes=ALIGNMENT, row_bytes=ALIGNMENT
+            )
+            self._launch(launch, torch.from_numpy(table).to(self._device))
+            members *= 2
+        self._settle()
 
     def _move(self, layers: Sequence[int], runs: RunMoves) -> None:
         # All tables first: a copy from the host waits for what was launched before it.

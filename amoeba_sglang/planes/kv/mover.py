@@ -40,6 +40,10 @@ class KVMover(ABC):
         run_bytes = runs.width * sum(self._shape.unit_bytes)
         return runs.received_runs(self._worker) * run_bytes * len(layers)
 
+    def warm_up(self) -> None:
+        """Do now what would otherwise make the first move wait."""
+        return
+
     @abstractmethod
     def _move(self, layers: Sequence[int], runs: RunMoves) -> None:
         """`move`; there is something to move."""

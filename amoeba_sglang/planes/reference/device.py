@@ -73,6 +73,9 @@ class ReferenceDevice(CudaDevice):
         mover.streams = self.streams
         return mover
 
+    def warm_up(self, group: Any) -> None:
+        """Nothing: its workers gather through the host."""
+
     def capture(self, launch: Callable[[], T], group: Any = None) -> tuple[Graph, T]:
         """On a GPU nothing of it would run now; here it does, since Python needs its results."""
         graph = RecordedGraph(self.driver)

@@ -20,6 +20,7 @@ from amoeba_sglang.config import AmoebaConfig, GpuChoice
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.planes.device.cpu import CpuDevice
 from amoeba_sglang.planes.transport import GlooGroup, HostGroup
+from amoeba_sglang.planes.transport.base import TransportError
 from tests.adapters.model.joint_model import HIDDEN, LAYERS, make_context, make_model
 
 CONFIG = AmoebaConfig(4, 2, (1, 2, 4), LAYERS, 3 * HIDDEN * 48, "/run", page_size_kib=4)
@@ -81,8 +82,21 @@ def test_groups_of_every_degree_are_upstream_s(asked):
 def test_workers_on_one_gpu_have_groups_without_a_communicator_of_gpus(asked, shared, own):
     """None lets upstream choose."""
     config = replace(CONFIG, gpu=GpuChoice("sm90", "fa3", shared))
-    make_coordinators(config, DegreeChain((1, 2, 4)))
+    warmed = []
+    device = SimpleNamespace(warm_up=warmed.append)
+    make_coordinators(config, DegreeChain((1, 2, 4)), device)
     assert asked.own == {own}
+    # Before the KV is sized, which counts what is free then.
+    assert warmed == ([] if shared else ["amoeba_degree_2", "amoeba_degree_4"])
+
+
+def test_a_group_that_cannot_start_says_whose_and_what_to_do(asked):
+    def refuse(group):
+        raise RuntimeError("NCCL error: unhandled system error\nmore lines")
+
+    line = "group of degree 2 of worker rank 5 cannot start: NCCL error: .* error; NCCL_DEBUG=INFO"
+    with pytest.raises(TransportError, match=line):
+        make_coordinators(CONFIG, DegreeChain((1, 2, 4)), SimpleNamespace(warm_up=refuse))
 
 
 def test_weights_move_layer_by_layer_and_keep_their_values(asked):

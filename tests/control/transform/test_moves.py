@@ -83,6 +83,8 @@ def test_cycles_are_the_same_moves_and_leave_places_before_others_get_there(case
             assert (move.target, move.target_place) not in memory
             memory[move.target, move.target_place] = memory.pop((move.source, move.source_place))
         memory[aside.target, aside.target_place] = kept
+        # A kernel is compiled for each length.
+        assert 1 + len(others) in (2, 4, 8, 16) and len(others) < chain.finest
     assert memory == homed(chain, path[1])
 
 

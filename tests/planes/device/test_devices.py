@@ -109,6 +109,17 @@ def test_a_gpu_s_order_is_that_of_its_streams():
     assert device.copy_seconds() >= before
 
 
+def test_a_gpu_s_groups_gather_once_before_anybody_waits_for_them(monkeypatch):
+    asked, cuda = [], Cuda()
+    monkeypatch.setattr(torch, "zeros", lambda count, device: f"{count} on {device}")
+    group = SimpleNamespace(
+        all_reduce=lambda x: asked.append(("sum", x)), all_gather=lambda x, dim: asked.append(x)
+    )
+    CudaDevice(1, cuda).warm_up(group)
+    assert asked == [("sum", "16 on cuda:1"), "16 on cuda:1"]
+    assert cuda.calls == [("synchronize", "cuda:1")]
+
+
 def test_a_gpu_without_a_driver_is_named():
     with pytest.raises(MemoryFault, match="on GPU 0: no usable NVIDIA driver"):
         CudaDevice(0, Cuda()).make_memory(2 << 20)

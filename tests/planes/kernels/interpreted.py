@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from amoeba_sglang.control.layout.slots import DegreeChain
-from amoeba_sglang.control.transform.moves import unit_moves
+from amoeba_sglang.control.transform.moves import find_cycles, unit_moves
 from amoeba_sglang.planes.kernels.device_mover import DeviceKVMover
 from tests.planes.kernels.blocks import Block, changes
 
@@ -112,6 +112,24 @@ def test_a_worker_moves_between_two_barriers_and_has_settled_before_each():
     mover = mover_of(block, 1, lambda: see("settle"), lambda: see("barrier"))
     mover.move([0], moves, [np.array([1, 2])] * 2)
     assert seen == [("settle", False), ("barrier", False), ("settle", True), ("barrier", True)]
+
+
+@pytest.mark.parametrize("chain", [FOUR, EIGHT])
+def test_a_warm_up_launches_every_length_of_cycle_and_moves_nothing(chain, monkeypatch):
+    block, launched = Block(chain, [3] * chain.finest, (16, 16), 1), []
+    real = DeviceKVMover._launch
+
+    def launch(self, launch, table):
+        launched.append(launch.members)
+        real(self, launch, table)
+
+    monkeypatch.setattr(DeviceKVMover, "_launch", launch)
+    kept = block.bytes.copy()
+    mover_of(block, 1).warm_up()
+    assert np.array_equal(block.bytes, kept)
+    every = (unit_moves(chain, *change) for change in changes(chain))
+    lengths = {len(cycle) for moves in every for cycle in find_cycles(moves)}
+    assert launched == sorted(lengths)
 
 
 def test_nobody_waits_when_there_is_nothing_to_move():
