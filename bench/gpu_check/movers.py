@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from amoeba_sglang.control.layout.partition import Layout, LayoutError
+from amoeba_sglang.control.layout.partition import Layout
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.transform.moves import unit_moves
 from amoeba_sglang.planes.kernels.device_mover import DeviceKVMover
@@ -48,23 +48,14 @@ def _walk(workers: Workers, chain: DegreeChain, count: int, shape: Shape) -> int
     layout = Layout.uniform(count, 1)
     for number in range(4 * count):
         live = [_some(rng, shape.slots) for _ in range(count)]
-        options = list(_changes(layout, chain, count))
-        after = options[number % len(options)]
+        every = range(count)
+        degrees = [degree for ranks, degree in layout.orders(chain) if ranks == every]
+        after = layout.change(chain, every, degrees[number % len(degrees)])
         workers.ask("fill", layout.degrees, live)
         workers.ask("move", layout.degrees, after.degrees, live)
         workers.ask("expect", after.degrees, live)
         layout, steps = after, steps + 1
     return steps
-
-
-def _changes(layout: Layout, chain: DegreeChain, count: int) -> Any:
-    for degree in chain.degrees:
-        try:
-            after = layout.change(chain, range(count), degree)
-        except LayoutError:
-            continue
-        if after != layout:
-            yield after
 
 
 def _some(rng: np.random.Generator, slots: int) -> np.ndarray:

@@ -5,8 +5,9 @@
 32 streams run while at least 40 changes lead through every layout. Nothing may be lost; in float32
 the tokens are those of the CPU plane, otherwise the mean log-likelihood of a text at every degree
 is within 1e-3 of that at degree 1; weights and KV are bit for bit the same after a merge and a
-split; slots are audited at every step. It says nothing of a GPU's arithmetic or speed. The sums of
-rows that ran at this commit are in bench/results/reference_rows.json.
+split; slots are audited at every step. It says nothing of a GPU's arithmetic or speed. Each row
+takes half an hour and more; bench/results/reference_rows.json has the last run of each, and its
+commit.
 """
 
 import argparse
@@ -57,11 +58,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _add(name: str, found: dict[str, Any]) -> None:
-    """To what ran at this commit before."""
+    """To the last runs of other rows."""
     path = results_file.RESULTS / f"{_NAME}.json"
-    known = json.loads(path.read_text()) if path.exists() else {"commit": None}
-    rows = known["figures"] if known["commit"] == results_file.commit() else {}
-    results_file.write(_NAME, {**rows, name: found})
+    rows = json.loads(path.read_text())["figures"] if path.exists() else {}
+    results_file.write(_NAME, {**rows, name: {"commit": results_file.commit(), **found}})
 
 
 if __name__ == "__main__":

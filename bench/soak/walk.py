@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from amoeba_sglang.control.layout.partition import Layout, LayoutError
+from amoeba_sglang.control.layout.partition import Layout
 from amoeba_sglang.control.layout.slots import DegreeChain
 from bench.layout_record import degrees_of
 from bench.soak.load import Load
@@ -37,14 +37,14 @@ class Walk:
     async def step(self) -> bool:
         """One random change to another layout; whether it was carried out."""
         layout = Layout(degrees_of(await asyncio.to_thread(self.server.state)))
-        ranks, degree = self._rng.choice(self._changes(layout))
+        ranks, degree = self._rng.choice(list(layout.orders(self.chain)))
         return await self.order(ranks, degree)
 
     async def settle(self, degree: int) -> bool:
         """Bring all workers to `degree`; they are one block."""
-        return await self.order(tuple(range(self.chain.finest)), degree)
+        return await self.order(range(self.chain.finest), degree)
 
-    async def order(self, ranks: tuple[int, ...], degree: int) -> bool:
+    async def order(self, ranks: range, degree: int) -> bool:
         posted = time.monotonic()
         body = {"ranks": list(ranks), "degree": degree}
         status, reply = await asyncio.to_thread(
@@ -57,20 +57,6 @@ class Walk:
         elif status not in (200, 409, 504):
             self.problems.append(f"{ranks} -> {degree}: {status} {str(reply)[:500]}")
         return status == 200
-
-    def _changes(self, layout: Layout) -> list[tuple[tuple[int, ...], int]]:
-        """Every change that leads to another layout."""
-        found = []
-        for width in self.chain.degrees[1:]:
-            for first in range(0, layout.workers, width):
-                ranks = tuple(range(first, first + width))
-                for degree in self.chain.degrees:
-                    try:
-                        if layout.change(self.chain, ranks, degree) != layout:
-                            found.append((ranks, degree))
-                    except LayoutError:
-                        continue
-        return found
 
 
 class Tour:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -92,6 +92,19 @@ class Layout:
         degrees = list(self.degrees)
         degrees[block[0] : block[-1] + 1] = [degree] * len(block)
         return Layout(tuple(degrees))
+
+    def orders(self, chain: DegreeChain) -> Iterator[tuple[range, int]]:
+        """The ranks and degree of every change that leads to another layout."""
+        for width in chain.degrees[1:]:
+            for first in range(0, self.workers // width * width, width):
+                ranks = range(first, first + width)
+                for degree in chain.degrees:
+                    try:
+                        after = self.change(chain, ranks, degree)
+                    except LayoutError:
+                        continue
+                    if after != self:
+                        yield ranks, degree
 
     def _block(self, chain: DegreeChain, ranks: Sequence[int]) -> tuple[int, ...]:
         shown, block = list(ranks), tuple(sorted(ranks))

@@ -104,3 +104,12 @@ def test_any_sequence_of_accepted_changes_keeps_a_valid_layout(chain, changes):
         assert changed.degrees[:start] == layout.degrees[:start]
         assert changed.degrees[block.stop :] == layout.degrees[block.stop :]
         layout = changed
+
+
+def test_orders_are_all_changes_that_lead_elsewhere():
+    chain = DegreeChain((1, 2, 4))
+    found = [(tuple(ranks), degree) for ranks, degree in Layout((2, 2, 1, 1)).orders(chain)]
+    assert found == [
+        ((0, 1), 1), ((2, 3), 2), ((0, 1, 2, 3), 1), ((0, 1, 2, 3), 2), ((0, 1, 2, 3), 4),
+    ]  # fmt: skip
+    assert list(Layout((1, 1, 1)).orders(DegreeChain((1, 2)))) == [(range(2), 2)]

@@ -24,17 +24,13 @@ def layouts(chain: DegreeChain, workers: int) -> Iterator[Layout]:
 
 def changes(chain: DegreeChain) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Every change, as degrees before and after, of every block that users may ask for."""
-    found = []
-    for workers in chain.degrees[1:]:
-        for before in layouts(chain, workers):
-            for degree in chain.degrees:
-                try:
-                    after = before.change(chain, range(workers), degree)
-                except LayoutError:
-                    continue
-                if after != before:
-                    found.append((before.degrees, after.degrees))
-    return found
+    return [
+        (before.degrees, before.change(chain, ranks, degree).degrees)
+        for workers in chain.degrees[1:]
+        for before in layouts(chain, workers)
+        for ranks, degree in before.orders(chain)
+        if len(ranks) == workers
+    ]
 
 
 class Block:
