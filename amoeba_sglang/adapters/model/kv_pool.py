@@ -1,6 +1,7 @@
 """KV pool that can be viewed at any degree and grows into pages that other uses give up."""
 
 import torch
+from sglang.srt.mem_cache import memory_pool
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 from sglang.srt.runtime_context import get_server_args
 
@@ -69,9 +70,17 @@ class ElasticKVPool(MHATokenToKVPool):
     def _store_kv_layer(
         self, layer_idx: int, loc: torch.Tensor, cache_k: torch.Tensor, cache_v: torch.Tensor
     ) -> None:
-        # Upstream has one width for all layers.
-        self.row_dim = self.v_row_dim = self.k_buffer[layer_idx][0].numel()
-        super()._store_kv_layer(layer_idx, loc, cache_k, cache_v)
+        # Upstream has one width and one number of slots for all layers, and its kernel ends the
+        # process at a slot beyond that.
+        keys, values = self.k_buffer[layer_idx], self.v_buffer[layer_idx]
+        memory_pool._set_kv_buffer_impl(
+            cache_k, cache_v, keys, values, loc,
+            row_dim=keys[0].numel(),
+            store_dtype=self.store_dtype,
+            device_module=self.device_module,
+            size_limit=len(keys),
+            alt_stream=self.alt_stream,
+        )  # fmt: skip
 
     def copy_slots(self, source: torch.Tensor, target: torch.Tensor, staging_bytes: int) -> None:
         """Copy the KV of joint slots in all layers, which are at one degree; [n] int64 each, no

@@ -13,6 +13,7 @@ from amoeba_sglang.adapters.reference.fa3 import make_fa3
 from amoeba_sglang.adapters.reference.libraries import (
     flashinfer_names,
     reference_calls,
+    store_names,
     triton_names,
     trtllm_names,
 )
@@ -24,6 +25,7 @@ def make_attention(model_runner: Any) -> Any:
     """Upstream's backend that the configuration names, with calls that are computed on the host."""
     gpu = get_server_args()._amoeba.gpu
     facts = {f"is_{one}": one == gpu.kind for one in ("sm90", "sm100", "sm120")}
+    _give(store_names())
     with override_platform(**facts):
         return _MAKERS[gpu.attention](model_runner)
 

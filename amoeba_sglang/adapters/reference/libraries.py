@@ -17,7 +17,7 @@ import torch
 from sglang.kernels.ops.attention.kv_indices import create_flashinfer_kv_indices_triton
 from sglang.kernels.ops.attention.trtllm_mha_page_table import build_trtllm_mha_page_table
 from sglang.srt.layers.attention import flashinfer_backend, trtllm_mha_backend
-from sglang.srt.mem_cache import kv_index_translator
+from sglang.srt.mem_cache import kv_index_translator, memory_pool
 
 from amoeba_sglang.planes.reference.device import INTERPRETER
 from amoeba_sglang.planes.reference.flashinfer_calls import (
@@ -27,6 +27,7 @@ from amoeba_sglang.planes.reference.flashinfer_calls import (
     merge_states,
 )
 from amoeba_sglang.planes.reference.graphs import whole
+from amoeba_sglang.planes.reference.store_calls import StoreCalls
 from amoeba_sglang.planes.reference.trtllm_calls import TrtllmCalls
 
 
@@ -77,6 +78,14 @@ def _wrappers() -> dict[str, type]:
         name: type(name, (kind,), {"real": getattr(flashinfer, name)})
         for name, kind in kinds.items()
     }
+
+
+_STORE = memory_pool._set_kv_buffer_impl
+
+
+def store_names() -> Mapping[ModuleType, Mapping[str, Any]]:
+    """By module of SGLang, what puts tokens into a pool; without a GPU it would take any slot."""
+    return {memory_pool: {"_set_kv_buffer_impl": whole(StoreCalls(_STORE).store)}}
 
 
 def flashinfer_names() -> Mapping[ModuleType, Mapping[str, Any]]:
