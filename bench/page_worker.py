@@ -101,7 +101,7 @@ class PageWorker:
         size = self.shape.matrices[matrix]
         if holder == self.rank:
             return self.weights[matrix].view(torch.uint8).chunk(self.n)[shard]
-        start = self.store.pages.offset(matrix, 0)
+        start, _ = self.store.pages.shard_range(matrix, 1, 0)
         return self.peer_weights[holder][start : start + size].chunk(self.n)[shard]
 
     def matrices_of(self, layer: int, degree: int) -> tuple[torch.Tensor, torch.Tensor]:

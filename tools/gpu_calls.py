@@ -57,8 +57,8 @@ RUN = {
     ),
     **dict.fromkeys(
         (
-            "self._cuda.CUDAGraph", "self._cuda.graph", "graph.pool", "group.graph_capture",
-            "torch.cuda.current_device",
+            "self._cuda.mem_get_info", "self._cuda.CUDAGraph", "self._cuda.graph", "graph.pool",
+            "group.graph_capture", "torch.cuda.current_device",
         ),
         NOTHING,
     ),

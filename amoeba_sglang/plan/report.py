@@ -90,7 +90,7 @@ class Report:
             f"on a GPU a worker has {self.capacity.handles:,} allocations, an open descriptor each "
             "(ulimit -n)",
             "pages mapped on a GPU: calls of its driver to map and unmap, by a merge or its split",
-            "not counted: memory of NCCL's communicators of each degree, and of recorded steps",
+            "not counted: memory of each degree's communicators and recorded steps; a server says it",
             *(f"warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)

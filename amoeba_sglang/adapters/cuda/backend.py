@@ -30,6 +30,14 @@ class GpuBackend(ModelBackend):
     # Memory that GPUs reach; nothing else moves KV between them yet.
     transports = ("peer",)
     joint_graphs = True
+    unsupported = {
+        **ModelBackend.unsupported,
+        # SGLang makes them ready for one number of ranks at start.
+        "collectives of one degree": (
+            "flashinfer_allreduce_fusion_backend", "enable_flashinfer_allreduce_fusion",
+            "enable_mscclpp", "enable_torch_symm_mem", "enable_symm_mem", "enable_layernorm_sp",
+        ),
+    }  # fmt: skip
 
     def __init__(self, gpu: GpuChoice) -> None:
         self.gpu, self._row = gpu, row_of(gpu)

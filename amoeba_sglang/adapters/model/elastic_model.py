@@ -77,16 +77,17 @@ def make_coordinators(
     found = {}
     for degree in chain.degrees[1:]:
         try:
-            found[degree] = init_model_parallel_group(
-                blocks_of(config, degree),
-                world.local_rank,
-                dist.get_backend(world.device_group),
-                group_name=f"amoeba_degree_{degree}",
-                use_pynccl=own,
-                use_custom_allreduce=own,
-            )
-            if not shared:
-                device.warm_up(found[degree])
+            with device.weigh(f"communicators of degree {degree}"):
+                found[degree] = init_model_parallel_group(
+                    blocks_of(config, degree),
+                    world.local_rank,
+                    dist.get_backend(world.device_group),
+                    group_name=f"amoeba_degree_{degree}",
+                    use_pynccl=own,
+                    use_custom_allreduce=own,
+                )
+                if not shared:
+                    device.warm_up(found[degree])
         except RuntimeError as error:
             raise TransportError(
                 f"the group of degree {degree} of worker rank {world.rank_in_group} cannot start: "

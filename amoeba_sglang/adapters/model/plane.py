@@ -99,7 +99,8 @@ class ModelPlane(Plane):
             slots = degree * executor.size + self.grown[degree]
             transports[degree].phase = f"recording decode steps of degree {degree}"
             width = min(slots, -(-context_tokens // executor.page))
-            executor.record_graphs(graphs, degree, width, transports[degree].barrier)
+            with self._device.weigh(f"recorded decode steps of degree {degree}"):
+                executor.record_graphs(graphs, degree, width, transports[degree].barrier)
         self._graphs = graphs
         self.switch(everything, 1)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 GROWTH_SHARE = 0.1
 # Steps without rows are short; nobody waits for them, and a move must not take minutes.
 LEAST_SECONDS = 0.002
+# Of decode steps, how long a change may stop everybody; a chunk of somebody's prompt does for longer.
+MOST_PAUSE = 2.0
 _STEPS_REMEMBERED = 4
 
 
@@ -62,10 +64,10 @@ class Pace:
 
     def _ends_sooner(self, timings: Sequence[Timing], pause: float, moves: int) -> bool:
         """Whether a pause for all that is left costs less than so many more moves, by what the last
-        one has added to a step; it may stop nobody for longer than a step takes."""
+        one has added to a step, and is no longer than MOST_PAUSE."""
         plain = max(timing.plain for timing in timings)
         added = max(timing.cycle for timing in timings) - plain
-        if moves < 2 or pause > min(moves * added, plain):
+        if moves < 2 or pause > min(moves * added, MOST_PAUSE * plain):
             return False
         self.reason = (
             f"all at once: {1e3 * pause:.1f} ms, {moves} moves would add {1e3 * added:.1f} ms each "

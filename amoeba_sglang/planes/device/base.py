@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -16,6 +18,7 @@ from amoeba_sglang.planes.kv.mover import KVMover
 from amoeba_sglang.planes.memory.base import Memory
 from amoeba_sglang.planes.transport.base import TransportGroup
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Blocks = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """K and V of every layer of a pool."""
@@ -106,6 +109,19 @@ class Device(ABC):
     def figures(self) -> Mapping[str, float]:
         """What it has counted since the start, by name."""
         return {}
+
+    def free_bytes(self) -> int | None:
+        """Memory that nobody has yet; None where it is not told apart from the host's."""
+        return None
+
+    @contextmanager
+    def weigh(self, what: str) -> Iterator[None]:
+        """Say what is free less afterwards, for users who plan with it."""
+        before = self.free_bytes()
+        yield
+        if before is not None:
+            taken = before - (self.free_bytes() or 0)
+            logger.info("%s: %.0f MiB of a worker's memory", what, taken / (1 << 20))
 
     @abstractmethod
     def return_freed_memory(self) -> None:

@@ -90,6 +90,9 @@ class CudaDevice(Device):
         """Of the clock: each move waits for its copies, which run beside computation."""
         return time.perf_counter()
 
+    def free_bytes(self) -> int | None:
+        return self._cuda.mem_get_info(self._device)[0]
+
     def return_freed_memory(self) -> None:
         self._cuda.empty_cache()
 

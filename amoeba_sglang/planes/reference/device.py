@@ -73,6 +73,9 @@ class ReferenceDevice(CudaDevice):
         mover.streams = self.streams
         return mover
 
+    def free_bytes(self) -> None:
+        """Its memory is the host's."""
+
     def warm_up(self, group: Any) -> None:
         """Nothing: its workers gather through the host."""
 

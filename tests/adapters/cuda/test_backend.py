@@ -7,12 +7,14 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 import torch
 from sglang.srt import runtime_context
 from sglang.srt.arg_groups import model_override_base
 from sglang.srt.distributed.parallel_state import GroupCoordinator
 from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
+from sglang.srt.server_args import ServerArgs
 
 from amoeba_sglang.adapters.choice import choose_backend
 from amoeba_sglang.adapters.cuda import backend as module
@@ -28,6 +30,7 @@ from amoeba_sglang.adapters.cuda.flashinfer_attention import FlashInferAttention
 from amoeba_sglang.adapters.cuda.kinds import ROWS, kind_of
 from amoeba_sglang.adapters.cuda.platform import CudaPlatform
 from amoeba_sglang.adapters.model import elastic_model
+from amoeba_sglang.adapters.supported import require_supported_flags
 from amoeba_sglang.config import GpuChoice
 from amoeba_sglang.errors import ConfigError
 from tests.serving.free_port import free_port
@@ -179,6 +182,17 @@ def test_attention_that_plans_has_an_instance_a_degree(monkeypatch):
     assert backend.attention_at(runner, 2) is not own
     other = SimpleNamespace(attn_backend=object())
     assert backend.attention_at(other, 4) is other.attn_backend
+
+
+def test_collectives_that_sglang_makes_for_one_degree_are_refused_by_name():
+    """Its own default among them, where it would choose such for a model."""
+    fields = {field.name: field.default for field in msgspec.structs.fields(ServerArgs)}
+    unsupported = choose_backend("cuda", gpu=FA3).unsupported
+    require_supported_flags(fields, fields, unsupported)
+    line = "--flashinfer-allreduce-fusion-backend auto: Amoeba does not support collectives of one"
+    given = fields | {"flashinfer_allreduce_fusion_backend": "auto"}
+    with pytest.raises(ConfigError, match=line):
+        require_supported_flags(given, fields, unsupported)
 
 
 class Coordinator:

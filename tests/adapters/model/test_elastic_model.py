@@ -83,7 +83,8 @@ def test_workers_on_one_gpu_have_groups_without_a_communicator_of_gpus(asked, sh
     """None lets upstream choose."""
     config = replace(CONFIG, gpu=GpuChoice("sm90", "fa3", shared))
     warmed = []
-    device = SimpleNamespace(warm_up=warmed.append)
+    device = Device()
+    device.warm_up = warmed.append
     make_coordinators(config, DegreeChain((1, 2, 4)), device)
     assert asked.own == {own}
     # Before the KV is sized, which counts what is free then.
@@ -94,9 +95,11 @@ def test_a_group_that_cannot_start_says_whose_and_what_to_do(asked):
     def refuse(group):
         raise RuntimeError("NCCL error: unhandled system error\nmore lines")
 
+    device = Device()
+    device.warm_up = refuse
     line = "group of degree 2 of worker rank 5 cannot start: NCCL error: .* error; NCCL_DEBUG=INFO"
     with pytest.raises(TransportError, match=line):
-        make_coordinators(CONFIG, DegreeChain((1, 2, 4)), SimpleNamespace(warm_up=refuse))
+        make_coordinators(CONFIG, DegreeChain((1, 2, 4)), device)
 
 
 def test_weights_move_layer_by_layer_and_keep_their_values(asked):

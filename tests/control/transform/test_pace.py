@@ -56,9 +56,9 @@ def test_layers_move_one_by_one_where_moves_add_little_to_a_step():
     assert Pace(None).next_layers([moved(0.002, cycle=0.09)], 29) == 5
 
 
-def test_nobody_is_stopped_for_longer_than_a_step():
-    assert Pace(None).next_layers([moved(0.004, cycle=0.9)], 29) == 2
-    assert Pace(None).next_layers([moved(0.004, cycle=0.9)], 25) == 25
+def test_nobody_is_stopped_for_longer_than_two_steps():
+    assert Pace(None).next_layers([moved(0.008, cycle=0.9)], 29) == 1
+    assert Pace(None).next_layers([moved(0.008, cycle=0.9)], 25) == 25
 
 
 def test_workers_without_rows_have_no_steps_to_add_to():

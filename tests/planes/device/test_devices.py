@@ -120,6 +120,20 @@ def test_a_gpu_s_groups_gather_once_before_anybody_waits_for_them(monkeypatch):
     assert cuda.calls == [("synchronize", "cuda:1")]
 
 
+def test_what_is_taken_of_a_gpu_is_said_and_of_the_host_is_not(caplog):
+    cuda = Cuda()
+    free = iter([10 << 20, 7 << 20])
+    cuda.mem_get_info = lambda device: (next(free), 1 << 30)
+    caplog.set_level("INFO")
+    with CudaDevice(0, cuda).weigh("communicators of degree 2"):
+        pass
+    with ReferenceDevice().weigh("steps"), CpuDevice().weigh("steps"):
+        pass
+    assert [record.getMessage() for record in caplog.records] == [
+        "communicators of degree 2: 3 MiB of a worker's memory"
+    ]
+
+
 def test_a_gpu_without_a_driver_is_named():
     with pytest.raises(MemoryFault, match="on GPU 0: no usable NVIDIA driver"):
         CudaDevice(0, Cuda()).make_memory(2 << 20)
