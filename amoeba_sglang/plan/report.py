@@ -90,7 +90,7 @@ class Report:
             f"on a GPU a worker has {self.capacity.handles:,} allocations, an open descriptor each "
             "(ulimit -n)",
             "pages mapped on a GPU: calls of its driver to map and unmap, by a merge or its split",
-            "not counted: memory of each degree's communicators and recorded steps; a server says it",
+            "not counted: memory of a degree's communicators and recorded steps; servers say it",
             *(f"warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)

@@ -22,11 +22,8 @@ def server(shallow_model):
         yield running
 
 
-BY_TOKEN = {
-    "by Triton": ("sm80", "float32"),
-    "by FlashInfer": ("sm80", "bfloat16"),
-    "by FlashAttention 3": ("sm90", "bfloat16"),
-}
+# FlashInfer's is that of test_gpu_bench.
+BY_TOKEN = {"by Triton": ("sm80", "float32"), "by FlashAttention 3": ("sm90", "bfloat16")}
 
 
 @pytest.fixture(params=BY_TOKEN)

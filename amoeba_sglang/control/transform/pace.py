@@ -8,7 +8,7 @@ from dataclasses import dataclass
 GROWTH_SHARE = 0.1
 # Steps without rows are short; nobody waits for them, and a move must not take minutes.
 LEAST_SECONDS = 0.002
-# Of decode steps, how long a change may stop everybody; a chunk of somebody's prompt does for longer.
+# How many decode steps long a pause may be; a chunk of somebody's prompt stops them for longer.
 MOST_PAUSE = 2.0
 _STEPS_REMEMBERED = 4
 
