@@ -1,4 +1,4 @@
-"""`make gpu-bench` from end to end on the REFERENCE device, by FlashInfer, with figures withheld."""
+"""`make gpu-bench` from end to end on the REFERENCE device, by FlashInfer; figures withheld."""
 
 import json
 
