@@ -60,7 +60,7 @@ def test_a_gpu_gets_the_cuda_platform_and_its_attention(environment, monkeypatch
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda number: (9, 0))
-    attention = ["--attention-backend", "fa3", "--page-size", "1"]
+    attention = ["--attention-backend", "fa3", "--page-size", "16"]
     chosen = launch_server.choose_device(rest, None)
     assert chosen == ([*attention, "--device", "cuda"], GpuChoice("sm90", "fa3"))
     assert environment["SGLANG_PLATFORM"] == "amoeba_cuda"

@@ -33,9 +33,6 @@ class Backend(ABC):
     """What a worker computes on, if it computes."""
     joint_graphs = False
     """Whether plain decode steps of instances can be recorded."""
-    kv_layout = "own"
-    """How the attention takes a layer's K or V: "own" and "hnd" as [slots, heads, page, D], which
-    SGLang itself stores in the latter; "nhd" as its [slots, heads, D], slots of a token."""
     emulation: Emulation | None = None
     """What the configuration carries to the other processes."""
     pages = HOST_PAGES
@@ -82,6 +79,12 @@ class Backend(ABC):
     @abstractmethod
     def kv_page(self, chunk: int | None) -> int:
         """Tokens of a KV page unless --page-size says it. `chunk`: --chunked-prefill-size."""
+
+    def kv_layout(self, page: int) -> str:
+        """How the attention takes a layer's K or V in pages of so many tokens: "own" and "hnd" as
+        [slots, heads, page, D], which SGLang itself stores in the latter; "nhd" as its [slots,
+        heads, D], slots of a token."""
+        return "own"
 
     def own_tokens(self, given: int | None, degrees: tuple[int, ...]) -> int | None:
         """Tokens of a worker's pool; None measures the memory. `given`: --max-total-tokens."""

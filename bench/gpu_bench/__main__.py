@@ -1,7 +1,7 @@
 """What a buyer asks: python -m bench.gpu_bench --model DIR --gpus N [--dtype bfloat16]
 
 Ours and SGLang alone take turns, each with all GPUs: bench_serving at degree 1 against --dp-size N,
-at degree N against static --tp-size N, and at degree 1 with the other attentions of these GPUs.
+at degree N against static --tp-size N, and at degree 1 with other attention and pages.
 Then, on ours: what streams feel of each switch, what switches keep, the longest request at every
 degree against the plan, and log-likelihoods after 73 switches. A part that fails says so, and the
 others go on. One JSON: bench/results/gpu_bench.json. Exit code 1 if a part failed.
@@ -70,8 +70,8 @@ class Sheet:
             self._try("servers", lambda n=number: self._elastic(first=n == 0))
             for size in ("--dp-size", "--tp-size"):
                 self._try("servers", lambda s=size: self._stock(s))
-        for attention in self._sides.other_attentions:
-            self._try("servers", lambda a=attention: self._other(a))
+        for name, flags in self._sides.others.items():
+            self._try("servers", lambda n=name, f=flags: self._other(n, f))
         self.figures["throughput"] = self._ratios()
         return self.figures
 
@@ -105,9 +105,9 @@ class Sheet:
             self._note(f"sglang {size}", server)
             self._serve(size, server)
 
-    def _other(self, attention: str) -> None:
-        with self._sides.elastic("--attention-backend", attention) as server:
-            self._serve(attention, server)
+    def _other(self, name: str, flags: tuple[str, ...]) -> None:
+        with self._sides.elastic(*flags) as server:
+            self._serve(name, server)
 
     def _note(self, name: str, server: Server) -> None:
         self.figures["servers"][name] = {"start_s": self._only(round(server.start_seconds, 1))}
@@ -123,7 +123,7 @@ class Sheet:
         """Of output tokens a second, round by round."""
         found: dict[str, Any] = {"runs": self._only(self._rates)}
         pairs = {f"degree {self._sides.workers}": "--tp-size", "degree 1": "--dp-size"}
-        pairs |= dict.fromkeys(self._sides.other_attentions, "degree 1")
+        pairs |= dict.fromkeys(self._sides.others, "degree 1")
         for ours, theirs in pairs.items():
             rates = zip(self._rates.get(ours, []), self._rates.get(theirs, []), strict=False)
             ratios = [a["output_throughput"] / b["output_throughput"] for a, b in rates]

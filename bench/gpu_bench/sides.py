@@ -40,10 +40,13 @@ class Sides:
     reference: bool = False
 
     @property
-    def other_attentions(self) -> list[str]:
-        """What else computes degree 1 in this type."""
-        _, *others = (row.attention for row in ROWS[self.kind] if self.dtype in row.types)
-        return others
+    def others(self) -> dict[str, tuple[str, ...]]:
+        """By name the flags of what else computes degree 1 in this type."""
+        usual, *others = (row for row in ROWS[self.kind] if self.dtype in row.types)
+        found = {row.attention: ("--attention-backend", row.attention) for row in others}
+        if 1 in usual.pages[1:]:
+            found[f"{usual.attention} in pages of one token"] = ("--page-size", "1")
+        return found
 
     def elastic(self, *flags: str) -> Server:
         """Ours, whose layout changes only when it is asked for."""

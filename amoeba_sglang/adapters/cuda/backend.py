@@ -41,7 +41,6 @@ class GpuBackend(ModelBackend):
 
     def __init__(self, gpu: GpuChoice) -> None:
         self.gpu, self._row = gpu, row_of(gpu)
-        self.kv_layout = self._row.layout
 
     def adjust(self, server_args: Any) -> None:
         page, dtype, row = server_args.page_size, server_args.dtype, self._row
@@ -59,6 +58,9 @@ class GpuBackend(ModelBackend):
 
     def kv_page(self, chunk: int | None) -> int:
         return self._row.pages[0]
+
+    def kv_layout(self, page: int) -> str:
+        return "nhd" if page == 1 else "hnd"
 
     def attention_at(self, runner: Any, degree: int) -> Any:
         # Imports SGLang, see Backend.

@@ -17,6 +17,7 @@ from sglang.srt.layers.attention.flashinfer_backend import (
 )
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
+from amoeba_sglang.adapters.cuda.room import Room
 from amoeba_sglang.adapters.model.device_copy import copy_to
 
 
@@ -28,7 +29,7 @@ class FlashInferAttention(FlashInferAttnBackend):
         updater = self.indices_updater_decode
         self._shape = (updater.num_qo_heads // degree, updater.num_kv_heads // degree)
         self._types = {"q": updater.q_data_type, "kv": updater.data_type}
-        self._head_dim = updater.head_dim
+        self._head_dim, self._room = updater.head_dim, Room()
 
     def init_ragged_metadata(self, batch: ForwardBatch, slots: list[torch.Tensor]) -> None:
         """Prepare a union. `slots`: joint slots of each row on the host, int64, in order, one for
@@ -62,7 +63,7 @@ class FlashInferAttention(FlashInferAttnBackend):
             use_tensor_cores=self.decode_use_tensor_cores,
             paged_kv_indptr_buffer=like.new_zeros(rows + 1),
             # Rows that share a prefix name its slots once each.
-            paged_kv_indices_buffer=like.new_zeros(rows * width),
+            paged_kv_indices_buffer=self._room.take(rows * width, like, torch.int32),
             paged_kv_last_page_len_buffer=like.new_ones(rows),
         )
         metadata = DecodeMetadata([wrapper])

@@ -5,12 +5,14 @@ degree, and take the number of heads from the layer and the tensors. So one inst
 degrees. At degree 1 nothing here is called. Not yet run on a GPU.
 """
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
+from amoeba_sglang.adapters.cuda.room import Room
 from amoeba_sglang.adapters.model.device_copy import copy_to
 
 
@@ -22,6 +24,10 @@ class PageTables:
 
     metadata_class: type
     forward_metadata: Any
+
+    @cached_property
+    def _room(self) -> Room:
+        return Room()
 
     def make_joint_metadata(
         self, batch: ForwardBatch, slots: list[torch.Tensor], width: int
@@ -35,7 +41,7 @@ class PageTables:
             max_seq_len_q=1,
             cu_seqlens_q=ends,
             cu_seqlens_k=ends.clone(),
-            page_table=like.new_zeros((rows, width), dtype=torch.int32),
+            page_table=self._room.take(rows * width, like, torch.int32).view(rows, width),
         )
         self.fill_joint_metadata(metadata, batch, slots)
         self.forward_metadata = metadata

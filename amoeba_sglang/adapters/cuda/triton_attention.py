@@ -5,6 +5,7 @@ heads from the layer, so one instance serves all degrees; what a joint step adds
 joint slots. At degree 1 nothing here is called. Not yet run on a GPU.
 """
 
+from functools import cached_property
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,11 +13,16 @@ import torch
 from sglang.srt.layers.attention.triton_backend import ForwardMetadata, TritonAttnBackend
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
+from amoeba_sglang.adapters.cuda.room import Room
 from amoeba_sglang.adapters.model.device_copy import copy_to
 
 
 class TritonAttention(TritonAttnBackend):
     """Attends over explicit slots per row, too."""
+
+    @cached_property
+    def _room(self) -> Room:
+        return Room()
 
     def init_ragged_metadata(self, batch: ForwardBatch, slots: list[torch.Tensor]) -> None:
         """Prepare a union. `slots`: joint slots of each row on the host, int64, in order, one for
@@ -56,7 +62,8 @@ class TritonAttention(TritonAttnBackend):
         self.init_ragged_metadata(batch, slots)
         metadata = self.forward_metadata
         # Rows that share a prefix name its slots once each.
-        metadata.kv_indices = batch.seq_lens.new_zeros(batch.batch_size * width)
+        count, like = batch.batch_size * width, batch.seq_lens
+        metadata.kv_indices = self._room.take(count, like, torch.int64)
         self.fill_joint_metadata(metadata, batch, slots)
         return metadata
 

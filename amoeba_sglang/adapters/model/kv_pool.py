@@ -33,8 +33,9 @@ class ElasticKVPool(MHATokenToKVPool):
         config: AmoebaConfig = get_server_args()._amoeba
         backend = backend_of(self.device, config)
         assert backend.device is not None, "whoever computes nothing has no pool"
-        self.use_hnd = backend.kv_layout == "hnd"
-        if backend.kv_layout == "nhd":
+        layout = backend.kv_layout(self.page_size)
+        self.use_hnd = layout == "hnd"
+        if layout == "nhd":
             assert self.page_size == 1, self.page_size
             self.kv_cache_layout, self._shape = "nhd", (slots, self.head_num, self.head_dim)
         self.memory = backend.device.memory(config.page_size_kib << 10)

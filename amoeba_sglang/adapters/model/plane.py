@@ -92,7 +92,8 @@ class ModelPlane(Plane):
         """Record the decode steps of every degree above 1; all layers are at degree 1, before and
         afterwards. Collective over all workers of the world. `transports`: by degree."""
         executor, everything = self.executor, range(len(self.executor.layers))
-        for degree in executor.chain.degrees[1:]:
+        # From the one with the most slots on: attention keeps room for the largest.
+        for degree in executor.chain.degrees[:0:-1]:
             super().switch(everything, degree)
             for number in everything:
                 self._pool.view_layer(number, degree, self._pages.grown_rows(degree))

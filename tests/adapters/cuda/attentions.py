@@ -26,7 +26,8 @@ CHAIN = DegreeChain((1, 2, 4))
 KINDS = {
     "triton": (GpuChoice("sm80", "triton"), torch.float32, 1),
     "flashinfer": (GpuChoice("sm80", "flashinfer"), torch.bfloat16, 1),
-    "fa3": (GpuChoice("sm90", "fa3"), torch.bfloat16, 1),
+    "fa3": (GpuChoice("sm90", "fa3"), torch.bfloat16, 16),
+    "fa3 by token": (GpuChoice("sm90", "fa3"), torch.bfloat16, 1),
     "trtllm by XQA": (GpuChoice("sm90", "trtllm_mha"), torch.bfloat16, 16),
     "trtllm-gen": (GpuChoice("sm100", "trtllm_mha"), torch.bfloat16, 16),
 }

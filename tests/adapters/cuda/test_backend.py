@@ -157,7 +157,7 @@ def test_a_backend_of_gpus_says_that_it_has_not_run_on_one(monkeypatch):
     monkeypatch.setattr(module, "load_bindings", lambda: None)
     monkeypatch.setattr(module, "read_reach", lambda bindings: WHOLE)
     backend = choose_backend("cuda", gpu=GpuChoice("sm90", "trtllm_mha"))
-    assert (backend.name, backend.gpu.kind, backend.kv_layout) == ("cuda", "sm90", "hnd")
+    assert (backend.name, backend.gpu.kind, backend.kv_layout(16)) == ("cuda", "sm90", "hnd")
     assert "not yet run on a GPU" in backend.sentence
     assert (backend.pages.least, backend.pages.usual, backend.pages.most) == (2048, 2048, 32768)
     backend.adjust(arguments())
@@ -254,7 +254,7 @@ def test_the_launcher_gets_to_where_it_would_serve_on_gpus(flags, gpus, settled)
     )  # fmt: skip
     assert said.returncode == 0, said.stderr[-2000:]
     assert json.loads(said.stdout.splitlines()[-1]) == {
-        "platform": "CudaPlatform", "attention": "fa3", "page": 1, "device": "cuda",
+        "platform": "CudaPlatform", "attention": "fa3", "page": 16, "device": "cuda",
         "pages_kib": 2048, "kind": "sm90", "workers": 2, "dynamo": None,
     } | settled  # fmt: skip
 

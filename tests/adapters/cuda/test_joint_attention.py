@@ -91,7 +91,7 @@ def test_a_plan_for_other_heads_is_refused(kind):
         attend(attention, union, 4, torch.bfloat16)
 
 
-@pytest.mark.parametrize("kind", ["fa3"], indirect=True)
+@pytest.mark.parametrize("kind", ["fa3 by token"], indirect=True)
 def test_what_was_planned_for_all_heads_is_refused_at_another_degree(kind):
     """As upstream plans its own decode steps; joint steps leave the plan to the kernel."""
     _, attention = make(kind, 2)
@@ -128,6 +128,25 @@ def test_a_recorded_step_attends_over_what_it_is_filled_with(kind, degree):
         attention.init_ragged_metadata = filled
         assert torch.equal(found, expected)
     assert memory == addresses(metadata)
+
+
+def test_recorded_steps_of_all_sizes_share_the_room_for_slots(kind):
+    """The largest comes first, and is not disturbed by what a smaller one attends over."""
+    (_, attention), (_, dtype, page) = make(kind, 2), KINDS[kind]
+    made = {}
+    for rows in (4, 2):
+        empty = pad_to([[], []], rows, page, 2)
+        made[rows] = attention.make_joint_metadata(empty.batch, empty.slots, CONTEXT // page)
+    assert attention._room._whole.numel() == 2 * 4 * (CONTEXT // page)
+    for rows in (4, 2, 4):
+        union = pad_to(STEPS["decode"][:2], rows, page, 2)
+        _, expected = attend(attention, union, 2, dtype)
+        attention.forward_metadata = made[rows]
+        attention.fill_joint_metadata(made[rows], union.batch, union.slots)
+        filled, attention.init_ragged_metadata = attention.init_ragged_metadata, lambda *_: None
+        _, found = attend(attention, union, 2, dtype)
+        attention.init_ragged_metadata = filled
+        assert torch.equal(found, expected)
 
 
 def addresses(metadata):

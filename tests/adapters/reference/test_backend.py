@@ -23,7 +23,7 @@ def test_it_says_that_nothing_of_it_is_a_figure(kind):
     assert backend.name == "reference"
     assert backend.sentence.startswith(f"REFERENCE device {kind} by trtllm_mha")
     assert backend.device is device_of_process()
-    assert backend.kv_layout == "hnd" and backend.kv_page(8192) == 16
+    assert backend.kv_layout(16) == "hnd" and backend.kv_page(8192) == 16
     backend.adjust(arguments())
     backend.adjust(arguments(dtype="bfloat16", page_size=64))
 
@@ -33,16 +33,20 @@ def test_a_host_cannot_stand_for_a_gpu_and_emulate_one():
         choose_backend("cpu", object(), XQA)
 
 
-@pytest.mark.parametrize(
-    ("gpu", "dtype"),
-    [(FA3, "auto"), (GpuChoice("sm80", "triton"), "float32")],
-)
-def test_upstream_s_own_layout_has_pages_of_a_token(gpu, dtype):
-    backend = choose_backend("cpu", None, gpu)
-    assert backend.kv_layout == "nhd" and backend.kv_page(8192) == 1
-    backend.adjust(arguments(dtype=dtype, page_size=1))
-    with pytest.raises(ConfigError, match=f"--page-size 16: .* {gpu.kind} takes 1"):
-        backend.adjust(arguments(dtype=dtype, page_size=16))
+def test_upstream_s_own_layout_has_pages_of_a_token():
+    backend = choose_backend("cpu", None, GpuChoice("sm80", "triton"))
+    assert backend.kv_layout(1) == "nhd" and backend.kv_page(8192) == 1
+    backend.adjust(arguments(dtype="float32", page_size=1))
+    with pytest.raises(ConfigError, match="--page-size 16: .* sm80 takes 1"):
+        backend.adjust(arguments(dtype="float32", page_size=16))
+
+
+def test_flash_attention_has_pages_of_one_and_of_many_tokens():
+    backend = choose_backend("cpu", None, FA3)
+    assert backend.kv_page(8192) == 16
+    for page, layout in ((1, "nhd"), (16, "hnd"), (64, "hnd")):
+        assert backend.kv_layout(page) == layout
+        backend.adjust(arguments(page_size=page))
 
 
 @pytest.mark.parametrize(
