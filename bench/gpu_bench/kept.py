@@ -99,13 +99,14 @@ def longest(server: Server, page: int, page_kib: int) -> list[dict[str, Any]]:
 def _plan(
     model_path: str, degrees: list[int], own: int, *, page: int, page_size: int
 ) -> dict[int, int]:
-    """Tokens of an instance by degree, where a worker alone holds `own`."""
+    """Tokens of an instance by degree, where a worker has as many whole pages of memory as `own`
+    tokens need; it may not use the rest of the last."""
     model = load_model(model_path, _HALF_BYTES, _HALF_BYTES)
     pages = WeightPages(DegreeChain(tuple(degrees)), page_size, model.mlp_matrices)
+    slot_bytes = page * model.token_bytes // (2 * model.layers)
+    each = -(-(own // page + 1) * slot_bytes // page_size)
     weights = model.replicated_bytes + pages.total_pages * page_size
-    kv = (own // page + 1) * page * model.token_bytes
-    # Each layer's K and V end in a page of memory that is not full.
-    usable = weights + kv + 2 * model.layers * page_size
+    usable = weights + 2 * model.layers * each * page_size
     return {row.degree: row.tokens for row in plan_capacity(model, pages, usable, page).degrees}
 
 

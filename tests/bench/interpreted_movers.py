@@ -9,4 +9,4 @@ from tests.bench.stand_in_gpu import StandInGpu
 if __name__ == "__main__":
     print(json.dumps(check.run("movers", StandInGpu(), sizes=(2,))))
     print(json.dumps(check.run("joint", StandInGpu(), small=True)))
-    print(json.dumps(check.run("joint", StandInGpu(broken=True), small=True)))
+    print(json.dumps(check.run("joint", StandInGpu(broken=True), sizes=(2,), small=True)))
