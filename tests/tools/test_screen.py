@@ -104,7 +104,7 @@ def wait_ready(screen: subprocess.Popen) -> str:
 
 
 def is_alive(pid: str) -> bool:
-    """A process that has been killed takes its time, and then waits for its parent to hear of it."""
+    """A killed process takes its time to end, and then waits for its parent to hear of it."""
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
