@@ -70,6 +70,11 @@ class AmoebaConfig:
     throughput_file: str | None = None
 
     @property
+    def shares_gpu(self) -> bool:
+        """Whether all workers are on one GPU, where there is no NCCL."""
+        return self.gpu is not None and self.gpu.shared
+
+    @property
     def workers(self) -> int:
         """W = N * M, the ranks 0..W-1."""
         return self.group_size * self.groups

@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from bench import results_file
-from bench.stagger import stream_tokens
+from bench.stagger import prompt_of, stream_tokens
 from tests.serving.load import new_session
 from tests.serving.servers import Server
 
@@ -51,7 +51,7 @@ async def _measure(server: Server, options: argparse.Namespace) -> dict[str, Any
                 stream_tokens(
                     http,
                     server,
-                    _prompt(number, _PROMPT),
+                    prompt_of(number, _PROMPT),
                     _TOKENS,
                     rank=number % last,
                     arrivals=gaps,
@@ -82,13 +82,9 @@ async def _measure(server: Server, options: argparse.Namespace) -> dict[str, Any
     return {"chunk_s_before": chunk, **_summarise(rounds, arrivals)}
 
 
-def _prompt(seed: int, length: int) -> list[int]:
-    return [(31 * i + 977 * seed) % 40000 + 200 for i in range(length)]
-
-
 async def _prefill(server: Server, seed: int, rank: int) -> float:
     """When a prompt of `_CHUNKS` chunks has its first token, on the monotonic clock."""
-    prompt = _prompt(seed, _CHUNK * _CHUNKS)
+    prompt = prompt_of(seed, _CHUNK * _CHUNKS)
     await asyncio.to_thread(server.generate, prompt, 1, routed_dp_rank=rank)
     return time.monotonic()
 

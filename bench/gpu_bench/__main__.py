@@ -67,38 +67,37 @@ class Sheet:
 
     def fill(self) -> dict[str, Any]:
         for number in range(self._load.rounds):
-            self._try("servers", lambda n=number: self._elastic(first=n == 0))
+            self._try("servers", self._elastic, number == 0)
             for size in ("--dp-size", "--tp-size"):
-                self._try("servers", lambda s=size: self._stock(s))
+                self._try("servers", self._stock, size)
         for name, flags in self._sides.others.items():
-            self._try("servers", lambda n=name, f=flags: self._other(n, f))
+            self._try("servers", self._other, name, flags)
         self.figures["throughput"] = self._ratios()
         return self.figures
 
-    def _try(self, part: str, measure: Callable[[], Any]) -> None:
+    def _try(self, part: str, measure: Callable[..., Any], *args: Any) -> None:
         """What a part found; a problem that another one had there stays."""
         try:
-            found = measure()
+            found = measure(*args)
         except Exception as error:
             traceback.print_exc()
             found = {"problem": f"{type(error).__name__}: {error}"[:2000]}
         self.figures[part] = self.figures.get(part, {}) | (found or {})
         print(f"{part}: {'failed' if found and 'problem' in found else 'done'}", flush=True)
 
-    def _elastic(self, *, first: bool) -> None:
-        workers, page_kib = self._sides.workers, 64 if self._sides.reference else 2048
-        with self._sides.elastic() as server:
+    def _elastic(self, first: bool) -> None:
+        sides, load = self._sides, self._load
+        with sides.elastic() as server:
             self._note("amoeba", server)
             self._serve("degree 1", server)
             if first:
-                row = choose_row(self._sides.kind, self._sides.dtype)
-                load, page = self._load, row.pages[0]
+                pages = sides.row.pages[0], sides.memory_page_kib
                 self._try("switches", lambda: self._only(switches.measure(server, load)))
-                self._try("kept", lambda: kept.work(server, load))
-                self._try("longest", lambda: {"by_degree": kept.longest(server, page, page_kib)})
-                self._try("likelihoods", lambda: kept.likelihoods(server, load.switches))
-            kept.change(server, workers)
-            self._serve(f"degree {workers}", server)
+                self._try("kept", kept.work, server, load)
+                self._try("longest", lambda: {"by_degree": kept.longest(server, *pages)})
+                self._try("likelihoods", kept.likelihoods, server, load.switches)
+            kept.change(server, sides.workers)
+            self._serve(f"degree {sides.workers}", server)
 
     def _stock(self, size: str) -> None:
         with self._sides.stock(size) as server:

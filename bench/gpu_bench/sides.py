@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from amoeba_sglang.adapters.cpu import VARIABLE
-from amoeba_sglang.adapters.cuda.kinds import ROWS
+from amoeba_sglang.adapters.cuda.backend import CudaBackend
+from amoeba_sglang.adapters.cuda.kinds import ROWS, Row, choose_row
+from amoeba_sglang.adapters.reference.backend import ReferenceBackend
 from bench.idle import stock_environment
 from tests.serving.servers import Server
 
@@ -40,12 +42,25 @@ class Sides:
     reference: bool = False
 
     @property
+    def row(self) -> Row:
+        """What computes at degree 1 unless a flag says otherwise."""
+        return choose_row(self.kind, self.dtype)
+
+    @property
+    def memory_page_kib(self) -> int:
+        """Of weights and KV."""
+        return (ReferenceBackend if self.reference else CudaBackend).pages.usual
+
+    @property
     def others(self) -> dict[str, tuple[str, ...]]:
         """By name the flags of what else computes degree 1 in this type."""
-        usual, *others = (row for row in ROWS[self.kind] if self.dtype in row.types)
-        found = {row.attention: ("--attention-backend", row.attention) for row in others}
-        if 1 in usual.pages[1:]:
-            found[f"{usual.attention} in pages of one token"] = ("--page-size", "1")
+        found = {
+            row.attention: ("--attention-backend", row.attention)
+            for row in ROWS[self.kind]
+            if self.dtype in row.types and row != self.row
+        }
+        if 1 in self.row.pages[1:]:
+            found[f"{self.row.attention} in pages of one token"] = ("--page-size", "1")
         return found
 
     def elastic(self, *flags: str) -> Server:

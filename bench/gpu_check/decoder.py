@@ -21,7 +21,7 @@ from amoeba_sglang.planes.pages.ranges import KVRanges
 from amoeba_sglang.planes.pages.weight_store import WeightStore
 from bench.gpu_check.device import Device
 from bench.gpu_check.sums import StagedSums
-from bench.gpu_check.workers import Group
+from bench.gpu_check.workers import Group, open_peers
 
 _TYPE = torch.float32
 # Of an instance in a step.
@@ -109,17 +109,14 @@ class Decoder:
 
     def meet(self, handles: Sequence[tuple[MemoryHandle, MemoryHandle]]) -> None:
         """Open the memory of the others, by rank."""
-        rank, sizes = self._group.rank, self.sizes
+        sizes = self.sizes
         self._sums.meet([staged for _, staged in handles])
-        self._opened = {
-            peer: self._memory.open_peer(handle, writable=True)
-            for peer, (handle, _) in enumerate(handles)
-            if peer != rank
-        }
+        memories = [memory for memory, _ in handles]
+        self._opened = open_peers(self._group, self._memory, memories, writable=True)
         shape = (sizes.slots + 1, sizes.kv_heads, sizes.dim)
         own = [self._ranges.layer(number, shape, _TYPE) for number in range(sizes.layers)]
         blocks = [
-            self._ranges.peer_layers(self._opened[peer], handles[peer][0], shape, _TYPE)
+            self._ranges.peer_layers(self._opened[peer], memories[peer], shape, _TYPE)
             if peer in self._opened
             else own
             for peer in range(self._group.size)

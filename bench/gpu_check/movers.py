@@ -16,11 +16,10 @@ from amoeba_sglang.control.layout.partition import Layout
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.transform.moves import unit_moves
 from amoeba_sglang.planes.kernels.device_mover import DeviceKVMover
-from amoeba_sglang.planes.kernels.launches import UnitAddresses
 from amoeba_sglang.planes.memory.base import MemoryHandle
 from amoeba_sglang.planes.pages.ranges import KVRanges
 from bench.gpu_check.device import Device
-from bench.gpu_check.workers import Group, Shape, Workers
+from bench.gpu_check.workers import Group, Shape, Workers, open_peers
 
 # 16 tokens of 2 heads of 128 values of 2 bytes: a quarter of 8 heads.
 LARGE = Shape(layers=16, slots=4096, unit_bytes=8192, page_bytes=2 << 20)
@@ -102,26 +101,17 @@ class Pool:
 
     def meet(self, handles: Sequence[MemoryHandle]) -> None:
         """Open the memory of the others, by rank, and have a mover."""
-        self._opened = {
-            peer: self._memory.open_peer(handle, writable=True)
-            for peer, handle in enumerate(handles)
-            if peer != self._group.rank
-        }
-        peers = [
-            self._pool(
-                self._ranges.peer_layers(self._opened[i], handles[i], self._view, torch.int32)
-            )
+        self._opened = open_peers(self._group, self._memory, handles, writable=True)
+        blocks = [
+            self._ranges.peer_layers(self._opened[i], handles[i], self._view, torch.int32)
             if i in self._opened
-            else None
+            else self.tensors
             for i in range(self._group.size)
         ]
-        self._mover = DeviceKVMover(
-            self._pool(self.tensors), peers, self._group,
-            device=self.tensors[0][0].device, settle=self._device.synchronize,
+        self._mover = DeviceKVMover.over(
+            blocks, self._group, finest=self._chain.finest, device=self.tensors[0][0].device,
+            settle=self._device.synchronize,
         )  # fmt: skip
-
-    def _pool(self, tensors: list[tuple[torch.Tensor, torch.Tensor]]) -> UnitAddresses:
-        return UnitAddresses.of(tensors, self._chain.finest)
 
     def _units(self, degrees: Sequence[int], live: Sequence[np.ndarray]) -> Any:
         """(half of a layer, slots, place, what is there) of the live units that are here."""

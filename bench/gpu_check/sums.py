@@ -4,7 +4,7 @@ import torch
 
 from amoeba_sglang.planes.memory.base import MemoryHandle
 from bench.gpu_check.device import Device
-from bench.gpu_check.workers import Group
+from bench.gpu_check.workers import Group, open_peers
 
 
 class StagedSums:
@@ -25,11 +25,7 @@ class StagedSums:
         return self._memory.export()
 
     def meet(self, handles: list[MemoryHandle]) -> None:
-        self._opened = {
-            rank: self._memory.open_peer(handle)
-            for rank, handle in enumerate(handles)
-            if rank != self._group.rank
-        }
+        self._opened = open_peers(self._group, self._memory, handles)
         self._places = [
             self._opened.get(rank, self._own).tensor(0, (2, self._most), torch.float32)
             for rank in range(self._group.size)

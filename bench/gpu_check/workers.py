@@ -1,11 +1,13 @@
 """Processes that share the GPU, and answer questions in step."""
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from threading import BrokenBarrierError
 from typing import Any
+
+from amoeba_sglang.planes.memory.base import AddressRange, Memory, MemoryHandle
 
 START_S, ANSWER_S = 90.0, 60.0
 
@@ -82,6 +84,17 @@ class Workers:
         if isinstance(answer, _Problem):
             raise AssertionError(answer.text)
         return answer
+
+
+def open_peers(
+    group: Group, memory: Memory, handles: Sequence[MemoryHandle], writable: bool = False
+) -> dict[int, AddressRange]:
+    """The memory of the others, by rank. `handles`: of all."""
+    return {
+        rank: memory.open_peer(handle, writable)
+        for rank, handle in enumerate(handles)
+        if rank != group.rank
+    }
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ ROWS = {
     "sm80-float32": Row("sm80", "float32"),
     "sm80-bfloat16": Row("sm80", "bfloat16"),
     "sm90-bfloat16": Row("sm90", "bfloat16"),
-    "sm90-trtllm_mha": Row("sm90", "bfloat16", "trtllm_mha"),
+    "sm90-trtllm_mha": Row("sm90", "bfloat16", ("--attention-backend", "trtllm_mha")),
     "sm100-bfloat16": Row("sm100", "bfloat16"),
 }
 _NAME = "reference_rows"

@@ -41,7 +41,7 @@ def begin(model: str, env: dict[str, str] | None = None) -> Server:
         "sm90",
         "bfloat16",
         model,
-        attention="trtllm_mha",
+        flags=("--attention-backend", "trtllm_mha"),
         module="amoeba_sglang.launch_server",
         env=env,
     )

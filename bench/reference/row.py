@@ -26,11 +26,11 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Row:
-    """attention: SGLang's name of another than the GPU's usual one."""
+    """flags: of the server, where they are not the GPU's usual ones."""
 
     kind: str
     dtype: str
-    attention: str | None = None
+    flags: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -43,7 +43,7 @@ def run_row(row: Row, workers: int, model: str, changes: int) -> dict[str, Any]:
     prompts = chat_prompts(STREAMS)
     expected = expect(row, workers, model, prompts) if row.exact else None
     began = time.monotonic()
-    with start(row.kind, row.dtype, model, workers, attention=row.attention) as server:
+    with start(row.kind, row.dtype, model, workers, flags=row.flags) as server:
         case = Case(server, workers, prompts, expected)
         case.go(changes)
         return {**case.figures(), "minutes": round((time.monotonic() - began) / 60, 1)}

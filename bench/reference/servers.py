@@ -1,5 +1,6 @@
 """Servers on the REFERENCE device, and how they are asked."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tests.serving.servers import Server
@@ -16,13 +17,13 @@ def start(
     model: str,
     workers: int = 2,
     *,
-    attention: str | None = None,
+    flags: Sequence[str] = (),
     module: str = AUDITED,
     env: dict[str, str] | None = None,
 ) -> Server:
-    """With small pools; layouts change only when it is asked for. `attention`: another than the
-    GPU's usual one; `module`: what is started."""
-    flags = {
+    """With small pools; layouts change only when it is asked for. `flags`: where they
+    are not the usual ones; `module`: what is started."""
+    usual = {
         "tp-size": workers,
         "device": "cuda",
         "amoeba-reference-device": kind,
@@ -32,12 +33,16 @@ def start(
         "max-running-requests": 16,
         "amoeba-policy": "static",
     }
-    if attention is not None:
-        flags["attention-backend"] = attention
-    given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    given = [word for name, value in usual.items() for word in (f"--{name}", str(value))]
     # A step of the whole model takes seconds here, and 32 streams take turns.
     return Server(
-        *given, "--skip-server-warmup", model=model, module=module, env=env, patience_s=1800.0
+        *given,
+        *flags,
+        "--skip-server-warmup",
+        model=model,
+        module=module,
+        env=env,
+        patience_s=1800.0,
     )
 
 

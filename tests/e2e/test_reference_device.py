@@ -18,7 +18,8 @@ PROMPTS = chat_prompts(6)
 @pytest.fixture(scope="module")
 def server(shallow_model):
     """By trtllm_mha, in pages of 16 tokens."""
-    with start("sm90", "bfloat16", shallow_model, attention="trtllm_mha") as running:
+    flags = ("--attention-backend", "trtllm_mha")
+    with start("sm90", "bfloat16", shallow_model, flags=flags) as running:
         yield running
 
 
@@ -30,7 +31,7 @@ BY_TOKEN = {"by Triton": ("sm80", "float32"), "by FlashAttention 3": ("sm90", "b
 def token_server(request, shallow_model):
     """In pages of one token, of which the interpreter moves a few hundred a second."""
     kind, dtype = BY_TOKEN[request.param]
-    with start(kind, dtype, shallow_model) as running:
+    with start(kind, dtype, shallow_model, flags=("--page-size", "1")) as running:
         running.dtype = dtype
         yield running
 

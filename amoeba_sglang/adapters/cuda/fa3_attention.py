@@ -1,8 +1,8 @@
-"""Upstream's FlashAttention 3 at every degree: our slots of one token are its pages.
+"""Upstream's FlashAttention 3 at every degree: our slots are its pages.
 
-It reads pools of [slots, heads, D] as pages of one token. What it computes ahead of a step for one
-number of heads (`scheduler_metadata`) is left to its kernels in joint steps, since the number is
-another at each degree. Not yet run on a GPU.
+It reads pools of [pages, heads, page, D], and those of [slots, heads, D] as pages of one token.
+What it computes ahead of a step for one number of heads (`scheduler_metadata`) is left to its
+kernels in joint steps, since the number is another at each degree. Not yet run on a GPU.
 """
 
 from sglang.srt.layers.attention.flashattention_backend import (

@@ -18,8 +18,9 @@ class CudaPlatform(CudaSRTPlatform):
 
         # SGLang's own launcher runs on this platform, too.
         config: AmoebaConfig | None = getattr(get_server_args(), "_amoeba", None)
-        shares = config is not None and config.gpu is not None and config.gpu.shared
-        return "gloo" if shares else super().get_torch_distributed_backend_str()
+        if config is not None and config.shares_gpu:
+            return "gloo"
+        return super().get_torch_distributed_backend_str()
 
     def post_load_model(self, model: Any) -> None:
         # SGLang calls `init_backend` of platforms only whose devices it does not know itself, and

@@ -71,9 +71,8 @@ def make_coordinators(
     """Upstream's groups of every degree above 1, by degree, ready for a step; collective over the
     world. TransportError if they cannot be made."""
     world = get_world_group()
-    # On one GPU there is no NCCL; see the backend's collectives.
-    shared = config.gpu is not None and config.gpu.shared
-    own = False if shared else None
+    # Or upstream's choice; see the backend's collectives.
+    own = False if config.shares_gpu else None
     found = {}
     for degree in chain.degrees[1:]:
         try:
@@ -86,7 +85,7 @@ def make_coordinators(
                     use_pynccl=own,
                     use_custom_allreduce=own,
                 )
-                if not shared:
+                if not config.shares_gpu:
                     device.warm_up(found[degree])
         except RuntimeError as error:
             raise TransportError(

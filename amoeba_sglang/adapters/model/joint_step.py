@@ -52,7 +52,7 @@ class JointExecutor(StepExecutor):
         self.chain, self.size, self.page = chain, size, page
         self.groups, self.collectives, self.attentions = groups, collectives, attentions
         self._device = device
-        self._graphs: JointGraphs | None = None
+        self.graphs: JointGraphs | None = None
         self.mirrors = [RowMirror() for _ in range(chain.finest)]
 
     def forward(self, own: ForwardBatch) -> Any | None:
@@ -101,14 +101,14 @@ class JointExecutor(StepExecutor):
             meet=meet,
             device=self._device,
         )
-        self._graphs = graphs
+        self.graphs = graphs
 
     def _find_graph(self, records: list[StepRecord], move: LayerMove | None) -> Recorded | None:
         degree = self.degree
-        if self._graphs is None or move is not None or degree == 1:
+        if self.graphs is None or move is not None or degree == 1:
             return None
         at = self.index % len(records) // degree * degree
-        return self._graphs.find(degree, records[at : at + degree])
+        return self.graphs.find(degree, records[at : at + degree])
 
     def _replay(
         self, recorded: Recorded, own: ForwardBatch | None, records: list[StepRecord]

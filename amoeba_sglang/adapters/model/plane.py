@@ -37,7 +37,6 @@ class ModelPlane(Plane):
     ) -> None:
         self._pool, self._kv, self._pages = pool, movers.kv, movers.pages
         self._device, self._staging_bytes = device, staging_bytes
-        self._graphs: JointGraphs | None = None
         super().__init__(executor, {d: movers.pages.grown_slots(d) for d in degrees}, crowding)
 
     def refusal(self, before: int, after: int) -> str | None:
@@ -81,9 +80,8 @@ class ModelPlane(Plane):
         """Nothing: what has been launched runs by itself."""
 
     def device_figures(self) -> Mapping[str, float]:
-        steps = (
-            {} if self._graphs is None else {"plain steps without a graph": self._graphs.without}
-        )
+        graphs = self.executor.graphs
+        steps = {} if graphs is None else {"plain steps without a graph": graphs.without}
         return {**self._device.figures(), **steps}
 
     def record_graphs(
@@ -102,7 +100,6 @@ class ModelPlane(Plane):
             width = min(slots, -(-context_tokens // executor.page))
             with self._device.weigh(f"recorded decode steps of degree {degree}"):
                 executor.record_graphs(graphs, degree, width, transports[degree].barrier)
-        self._graphs = graphs
         self.switch(everything, 1)
 
     def _view_all(self) -> None:

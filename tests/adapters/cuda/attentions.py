@@ -83,17 +83,9 @@ def tell(rows, seed, page):
     return StepRecord(1, 1, 0, -1, bool(rows), extend=extend, rows=tuple(told)), mirror
 
 
-def make_union(rows, page, degree):
-    records, mirrors = zip(*(tell(mine, seed, page) for seed, mine in enumerate(rows)), strict=True)
-    return build_union(
-        list(records), list(mirrors), CHAIN, degree, size=TOKENS // page, page=page, device="cpu"
-    )
-
-
-def pad_to(union_rows, rows, page, degree):
-    records, mirrors = zip(
-        *(tell(mine, seed, page) for seed, mine in enumerate(union_rows)), strict=True
-    )
+def make_union(told, page, degree, rows=0):
+    """Of what each worker tells, its rows filled up to `rows`."""
+    records, mirrors = zip(*(tell(mine, seed, page) for seed, mine in enumerate(told)), strict=True)
     return build_union(
         list(records), list(mirrors), CHAIN, degree,
         size=TOKENS // page, page=page, device="cpu", rows=rows,

@@ -15,7 +15,6 @@ from tests.adapters.cuda.attentions import (
     KV_HEADS,
     make,
     make_union,
-    pad_to,
 )
 
 
@@ -114,12 +113,12 @@ def test_what_was_planned_for_all_heads_is_refused_at_another_degree(kind):
 def test_a_recorded_step_attends_over_what_it_is_filled_with(kind, degree):
     """In the memory that it was made with, whatever was in it before."""
     (_, attention), (_, dtype, page) = make(kind, degree), KINDS[kind]
-    empty = pad_to([[] for _ in range(degree)], 2, page, degree)
+    empty = make_union([[] for _ in range(degree)], page, degree, rows=2)
     metadata = attention.make_joint_metadata(empty.batch, empty.slots, CONTEXT // page)
     assert attention.forward_metadata is metadata
     memory = addresses(metadata)
     for rows in ([[(50, 1)], [(37, 1), (60, 1)], [], [(9, 1)]], STEPS["decode"]):
-        union = pad_to(rows[:degree], 2, page, degree)
+        union = make_union(rows[:degree], page, degree, rows=2)
         _, expected = attend(attention, union, degree, dtype)
         attention.forward_metadata = metadata
         attention.fill_joint_metadata(metadata, union.batch, union.slots)
@@ -135,11 +134,11 @@ def test_recorded_steps_of_all_sizes_share_the_room_for_slots(kind):
     (_, attention), (_, dtype, page) = make(kind, 2), KINDS[kind]
     made = {}
     for rows in (4, 2):
-        empty = pad_to([[], []], rows, page, 2)
+        empty = make_union([[], []], page, 2, rows=rows)
         made[rows] = attention.make_joint_metadata(empty.batch, empty.slots, CONTEXT // page)
     assert attention._room._whole.numel() == 2 * 4 * (CONTEXT // page)
     for rows in (4, 2, 4):
-        union = pad_to(STEPS["decode"][:2], rows, page, 2)
+        union = make_union(STEPS["decode"][:2], page, 2, rows=rows)
         _, expected = attend(attention, union, 2, dtype)
         attention.forward_metadata = made[rows]
         attention.fill_joint_metadata(made[rows], union.batch, union.slots)
@@ -156,7 +155,7 @@ def addresses(metadata):
 
 def test_a_union_is_filled_up_in_the_padding_slot(kind):
     _, _, page = KINDS[kind]
-    union = pad_to([[(37, 1)], []], 3, page, 2)
+    union = make_union([[(37, 1)], []], page, 2, rows=3)
     assert union.tokens == [3, 3] and union.batch.batch_size == 6
     assert union.batch.seq_lens.tolist() == [37, 1, 1, 1, 1, 1]
     assert union.batch.out_cache_loc[1:].tolist() == [0] * 5

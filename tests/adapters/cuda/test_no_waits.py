@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.adapters.cuda.attentions import CONTEXT, KINDS, make, make_union, pad_to
+from tests.adapters.cuda.attentions import CONTEXT, KINDS, make, make_union
 from tests.adapters.device_reads import Reads
 
 ROWS = {
@@ -84,7 +84,9 @@ def require_places(kind, attention):
 def test_a_recorded_step_is_filled_without_a_wait(kind, fake, monkeypatch):
     with torch.utils._python_dispatch._disable_current_modes():
         _, attention = make(kind, 2)
-        empty, union = (pad_to(rows, 2, KINDS[kind][2], 2) for rows in ([[], []], ROWS["decode"]))
+        empty, union = (
+            make_union(told, KINDS[kind][2], 2, rows=2) for told in ([[], []], ROWS["decode"])
+        )
         without_kernels(kind, attention)
     if kind == "flashinfer":
         place = "sglang.srt.layers.attention.flashinfer_backend.BatchDecodeWithPagedKVCacheWrapper"
