@@ -20,13 +20,21 @@ from amoeba_sglang.control.layout.dense_model import load_model
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.errors import ConfigError
+from amoeba_sglang.plan.device_memory import DeviceMemory
 from amoeba_sglang.plan.report import GB, SMALLEST_PAGE, Report
 from amoeba_sglang.plan.transform_plan import TransformPlan, parse_change
 
 _DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _KV_DTYPES = {"auto": None, "fp8_e4m3": 1, "fp8_e5m2": 1}
 _LEAST_MEMORY_GB = 0.001
-_LEAST = {"page_size": 1, "live_tokens": 0, "layers_per_step": 0, "staging_mib": 1}
+_LEAST = {
+    "page_size": 1,
+    "live_tokens": 0,
+    "layers_per_step": 0,
+    "staging_mib": 1,
+    "communicators_mib": 0,
+    "recorded_steps_mib": 0,
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,8 +77,13 @@ def _plan(options: argparse.Namespace) -> tuple[str, int]:
         data = json.dumps(asdict(plan), indent=2, default=list)
         return data if options.json else plan.describe(), 0
     device_bytes = round(options.device_memory_gb * GB)
-    usable_bytes = round(options.mem_fraction_static * device_bytes)
-    report = Report.build(model, pages, device_bytes, usable_bytes, options.page_size)
+    memory = DeviceMemory(
+        total=device_bytes,
+        static=round(options.mem_fraction_static * device_bytes),
+        communicators=options.communicators_mib << 20,
+        recorded_steps=options.recorded_steps_mib << 20,
+    )
+    report = Report.build(model, pages, memory, options.page_size)
     data = json.dumps(report.data(), indent=2)
     return data if options.json else report.text(), 0 if report.capacity.fits else 1
 
@@ -150,6 +163,22 @@ def _make_parser() -> argparse.ArgumentParser:
         choices=_KV_DTYPES,
         default="auto",
         help="of KV (default: auto, that of the weights; the server has no other yet)",
+    )
+    parser.add_argument(
+        "--communicators-mib",
+        type=int,
+        default=0,
+        metavar="MIB",
+        help="memory of a worker that the communicators of a degree above 1 take, of what is for "
+        "weights and KV; a server on GPUs says it when it starts (default: 0)",
+    )
+    parser.add_argument(
+        "--recorded-steps-mib",
+        type=int,
+        default=0,
+        metavar="MIB",
+        help="memory of a worker that the recorded steps of a degree take, of the rest; likewise "
+        "(default: 0)",
     )
     parser.add_argument("--json", action="store_true", help="print data instead of tables")
     _add_dry_run(parser)

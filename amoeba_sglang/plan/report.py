@@ -18,6 +18,7 @@ from amoeba_sglang.control.layout.capacity import (
 from amoeba_sglang.control.layout.dense_model import DenseModel
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
+from amoeba_sglang.plan.device_memory import DeviceMemory
 
 GB = 10**9
 SMALLEST_PAGE = 4 << 10
@@ -27,37 +28,27 @@ MAP_COUNT = 65530
 
 @dataclass(frozen=True)
 class Report:
-    """The plan of one model on one kind of device.
-
-    `usable_bytes` of `device_bytes` are for weights and KV.
-    """
+    """The plan of one model on one kind of device."""
 
     model: DenseModel
     chain: DegreeChain
-    device_bytes: int
-    usable_bytes: int
+    memory: DeviceMemory
     capacity: PlannedCapacity
     warnings: tuple[str, ...]
 
     @classmethod
     def build(
-        cls,
-        model: DenseModel,
-        pages: WeightPages,
-        device_bytes: int,
-        usable_bytes: int,
-        kv_page: int,
+        cls, model: DenseModel, pages: WeightPages, memory: DeviceMemory, kv_page: int
     ) -> Report:
         """`pages`: of the model's MLP; `kv_page`: tokens of a KV page."""
+        usable_bytes = memory.usable(pages.chain)
         capacity = plan_capacity(model, pages, usable_bytes, kv_page)
         warnings = [_misfit(capacity, usable_bytes)]
-        if capacity.fits and (reason := starvation(model, capacity, device_bytes)):
+        if capacity.fits and (reason := starvation(model, capacity, memory.total)):
             warnings.append(f"degree 1 is starved of KV: {reason}")
-        warnings += [_waste(pages, model.layers), _mappings(capacity)]
+        warnings += [_waste(pages, model.layers), _mappings(capacity), _excess(memory, pages.chain)]
         found = tuple(warning for warning in warnings if warning)
-        return cls(
-            model, pages.chain, device_bytes, usable_bytes, capacity=capacity, warnings=found
-        )
+        return cls(model, pages.chain, memory, capacity=capacity, warnings=found)
 
     def data(self) -> dict[str, Any]:
         """Everything in plain types; sizes in bytes."""
@@ -65,8 +56,10 @@ class Report:
         return {
             "model": asdict(model),
             "degrees": self.chain.degrees,
-            "device_bytes": self.device_bytes,
-            "usable_bytes": self.usable_bytes,
+            "device_bytes": self.memory.total,
+            "usable_bytes": self.memory.usable(self.chain),
+            "communicator_bytes": self.memory.communicators,
+            "recorded_step_bytes": self.memory.recorded_steps,
             "weights": {
                 "mlp": sum(model.mlp_matrices),
                 "attention": model.attention_bytes,
@@ -90,20 +83,21 @@ class Report:
             f"on a GPU a worker has {self.capacity.handles:,} allocations, an open descriptor each "
             "(ulimit -n)",
             "pages mapped on a GPU: calls of its driver to map and unmap, by a merge or its split",
-            "not counted: memory of a degree's communicators and recorded steps; servers say it",
+            *_degree_memory(self.memory, self.chain),
             *(f"warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
 
     def _head(self) -> Iterator[str]:
-        model, percent = self.model, 100 * self.usable_bytes / self.device_bytes
+        model, memory = self.model, self.memory
         yield (
             f"{model.name}: {model.layers} layers, {model.heads} heads, {model.kv_heads} KV heads "
             f"of {model.head_dim}; the KV of a token takes {model.token_bytes:,} bytes"
         )
         yield (
-            f"device {self.device_bytes / GB:g} GB (1 GB = 10^9 bytes), {percent:.4g}% of it for "
-            f"weights and KV; pages of {self.capacity.page_size >> 10} KiB"
+            f"device {memory.total / GB:g} GB (1 GB = 10^9 bytes), "
+            f"{100 * memory.usable(self.chain) / memory.total:.4g}% of it for weights and KV; "
+            f"pages of {self.capacity.page_size >> 10} KiB"
         )
         yield ""
         yield "weights of a worker at degree 1         GB"
@@ -148,6 +142,30 @@ def _changes(capacity: PlannedCapacity) -> Iterator[str]:
             f"  {f'{change.low} - {change.high}':>6}  {change.kv_bytes_per_token:>13,} bytes  "
             f"{change.refilled_bytes / GB:>24.2f} GB  {change.driver_calls:>21,}"
         )
+
+
+def _degree_memory(memory: DeviceMemory, chain: DegreeChain) -> Iterator[str]:
+    if not memory.communicators and not memory.recorded_steps:
+        yield (
+            "not counted: memory of communicators and recorded steps (--communicators-mib, "
+            "--recorded-steps-mib)"
+        )
+        return
+    yield (
+        f"communicators of {len(chain.degrees) - 1} degrees take "
+        f"{(memory.static - memory.usable(chain)) / GB:.2f} GB of what is for weights and KV, "
+        f"recorded steps of {len(chain.degrees)} "
+        f"{len(chain.degrees) * memory.recorded_steps / GB:.2f} GB of the rest"
+    )
+
+
+def _excess(memory: DeviceMemory, chain: DegreeChain) -> str | None:
+    if not (excess := memory.excess(chain)):
+        return None
+    return (
+        f"recorded steps of {len(chain.degrees)} degrees need {excess / GB:.2f} GB more than "
+        "weights and KV leave: lower --mem-fraction-static"
+    )
 
 
 def _misfit(capacity: PlannedCapacity, usable_bytes: int) -> str | None:

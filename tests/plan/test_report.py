@@ -5,15 +5,16 @@ from dataclasses import asdict
 from amoeba_sglang.control.layout.dense_model import load_model
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
+from amoeba_sglang.plan.device_memory import DeviceMemory
 from amoeba_sglang.plan.report import GB, Report
 
 MODEL = load_model("Qwen2.5-7B", 2, 2)
 
 
-def report(device=80, share=0.9, degrees=(1, 2, 4), page_kib=2048, model=MODEL):
-    usable = round(device * GB * share)
+def report(device=80, share=0.9, degrees=(1, 2, 4), page_kib=2048, model=MODEL, of_degrees=()):
+    memory = DeviceMemory(device * GB, round(device * GB * share), *of_degrees)
     pages = WeightPages(DegreeChain(degrees), page_kib << 10, model.mlp_matrices)
-    return Report.build(model, pages, device * GB, usable, kv_page=1)
+    return Report.build(model, pages, memory, kv_page=1)
 
 
 def test_the_weights_of_a_worker_are_all_there():
@@ -54,3 +55,17 @@ def test_every_warning_is_in_the_text():
     assert any("vm.max_map_count" in line for line in made.warnings)
     for warning in made.warnings:
         assert f"warning: {warning}" in made.text()
+
+
+def test_communicators_take_of_the_kv_and_recorded_steps_of_the_rest():
+    without, made = report(), report(of_degrees=(1 * GB, 2 * GB))
+    assert made.data()["usable_bytes"] == 70 * GB
+    for before, after in zip(without.capacity.degrees, made.capacity.degrees, strict=True):
+        assert abs(before.kv_bytes - after.kv_bytes - 2 * GB) < 2 * MODEL.layers * (2 << 20)
+    assert not made.warnings and "take 2.00 GB" in made.text() and "6.00 GB" in made.text()
+    assert "not counted" in without.text() and "not counted" not in made.text()
+
+
+def test_recorded_steps_that_find_no_room_are_said():
+    [warning] = report(of_degrees=(0, 3 * GB)).warnings
+    assert "need 1.00 GB more" in warning and "--mem-fraction-static" in warning
