@@ -122,20 +122,6 @@ def _make_parser() -> argparse.ArgumentParser:
         "Qwen2.5-32B",
     )
     parser.add_argument(
-        "--device-memory-gb",
-        type=float,
-        default=80,
-        metavar="GB",
-        help="memory of one device in units of 10^9 bytes (default: 80)",
-    )
-    parser.add_argument(
-        "--mem-fraction-static",
-        type=float,
-        default=0.9,
-        metavar="F",
-        help="part of it for weights and KV, as in SGLang (default: 0.9)",
-    )
-    parser.add_argument(
         "--page-size-kib",
         type=int,
         default=MAX_PAGE_SIZE_KIB,
@@ -164,7 +150,28 @@ def _make_parser() -> argparse.ArgumentParser:
         default="auto",
         help="of KV (default: auto, that of the weights; the server has no other yet)",
     )
-    parser.add_argument(
+    parser.add_argument("--json", action="store_true", help="print data instead of tables")
+    _add_device(parser.add_argument_group("the device"))
+    _add_dry_run(parser.add_argument_group("dry run of one transformation, instead of the tables"))
+    return parser
+
+
+def _add_device(device: argparse._ArgumentGroup) -> None:
+    device.add_argument(
+        "--device-memory-gb",
+        type=float,
+        default=80,
+        metavar="GB",
+        help="memory of one device in units of 10^9 bytes (default: 80)",
+    )
+    device.add_argument(
+        "--mem-fraction-static",
+        type=float,
+        default=0.9,
+        metavar="F",
+        help="part of it for weights and KV, as in SGLang (default: 0.9)",
+    )
+    device.add_argument(
         "--communicators-mib",
         type=int,
         default=0,
@@ -172,7 +179,7 @@ def _make_parser() -> argparse.ArgumentParser:
         help="memory of a worker that the communicators of a degree above 1 take, of what is for "
         "weights and KV; a server on GPUs says it when it starts (default: 0)",
     )
-    parser.add_argument(
+    device.add_argument(
         "--recorded-steps-mib",
         type=int,
         default=0,
@@ -180,13 +187,9 @@ def _make_parser() -> argparse.ArgumentParser:
         help="memory of a worker that the recorded steps of a degree take, of the rest; likewise "
         "(default: 0)",
     )
-    parser.add_argument("--json", action="store_true", help="print data instead of tables")
-    _add_dry_run(parser)
-    return parser
 
 
-def _add_dry_run(parser: argparse.ArgumentParser) -> None:
-    dry_run = parser.add_argument_group("dry run of one transformation, instead of the tables")
+def _add_dry_run(dry_run: argparse._ArgumentGroup) -> None:
     dry_run.add_argument(
         "--transform",
         metavar="1,1:2,2",
