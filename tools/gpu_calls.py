@@ -64,6 +64,12 @@ RUN = {
     ),
 }  # fmt: skip
 
+# Held by a test: stock SGLang and a worker alone read there, and nothing else does in any step.
+UPSTREAM_READS = {
+    "sglang/srt/utils/common.py: async_d2h": "after the step, into pinned memory: the sampled ids "
+    "and, where a request asks for them, log-probabilities",
+}
+
 _INTRO = """# What of the CUDA path has run on what
 
 Written by `python -m tools.gpu_calls` from the code, and held against it by a test. Nothing has
@@ -82,6 +88,17 @@ and sampling, NCCL and custom all-reduce.
 |---|---|---|
 """
 
+_READS = """
+## Where a step reads from the device
+
+A decode step, a mixed one and a prefill, at degree 1, 2, 4 and in the middle of a change, run on
+tensors that are on a GPU in name only, from which a read is seen. Nothing of this package reads
+any. Upstream's code does here, in a worker alone as in stock SGLang:
+
+| place | what |
+|---|---|
+"""
+
 
 def find_calls() -> list[tuple[str, str]]:
     """(callee, where) of each place, in order; callees of Triton's language are one."""
@@ -96,7 +113,8 @@ def find_calls() -> list[tuple[str, str]]:
 
 def make_page() -> str:
     rows = [f"| `{name}` | {where} | {RUN[name]} |" for name, where in find_calls()]
-    return _INTRO + "\n".join(rows) + "\n"
+    reads = [f"| {place} | {what} |" for place, what in UPSTREAM_READS.items()]
+    return _INTRO + "\n".join(rows) + "\n" + _READS + "\n".join(reads) + "\n"
 
 
 def _calls_in(file: Path) -> Iterator[tuple[str, str]]:

@@ -24,5 +24,5 @@ class Reads(TorchDispatchMode):
                 for frame in reversed(traceback.extract_stack()[:-1])
                 if "/torch/" not in frame.filename
             )
-            self.places.append(f"{frame.filename}:{frame.lineno}")
+            self.places.append(f"{frame.filename}: {frame.name}")
         return out

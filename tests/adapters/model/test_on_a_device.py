@@ -2,11 +2,13 @@
 is read back."""
 
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from sglang.srt import runtime_context
+from sglang.srt.layers.rotary_embedding import factory
 from sglang.srt.model_executor.forward_batch_info import (
     CaptureHiddenMode,
     ForwardBatch,
@@ -15,7 +17,6 @@ from sglang.srt.model_executor.forward_batch_info import (
 from sglang.srt.models.llama import LlamaForCausalLM
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import LlamaConfig
 
 from amoeba_sglang.adapters.model.joint_step import JointExecutor
 from amoeba_sglang.adapters.model.layer_shards import LayerShards
@@ -29,8 +30,6 @@ from tests.adapters.device_reads import Reads
 from tests.adapters.model.joint_model import LAYERS, MODEL, VOCABULARY
 
 CHAIN, SLOTS, PAGE = DegreeChain((1, 2, 4)), 40, 4
-# Upstream keeps what rotates positions for all models of a length: this length is nobody else's.
-_MODEL = LlamaConfig(**MODEL.to_dict() | {"max_position_embeddings": 31})
 
 
 class Alone:
@@ -90,19 +89,22 @@ class NamedMemory:
 def mode():
     """In which tensors have a device and no bytes, and upstream's context is that of one worker."""
     context = runtime_context.RuntimeContext(runtime_context.ParallelContext())
-    alone = SimpleNamespace(world_size=1, rank_in_group=0, is_first_rank=True, is_last_rank=True)
+    alone = SimpleNamespace(
+        world_size=1, rank_in_group=0, is_first_rank=True, is_last_rank=True, device_group=None
+    )
     with runtime_context.use_context(context), context.override_server_args(device="cpu"):
         runtime_context.get_parallel().override_permanently(
             tp_rank=0, pp_rank=0, attn_tp_rank=0, attn_dp_rank=0,
             tp_group=alone, attn_tp_group=alone, pp_group=alone,
         )  # fmt: skip
-        with FakeTensorMode() as fake:
+        # Upstream keeps what rotates positions for all models of a length.
+        with mock.patch.dict(factory._ROPE_DICT, clear=True), FakeTensorMode() as fake:
             yield fake
 
 
 def make_executor(index=0):
     with torch.device("cuda"):
-        model = LlamaForCausalLM(_MODEL)
+        model = LlamaForCausalLM(MODEL)
     stack = list(model.model.layers)
     pages = WeightPages(CHAIN, NamedMemory.page_size, elastic_matrices(stack, CHAIN.finest))
     store = WeightStore(NamedMemory(), pages, index)
