@@ -10,16 +10,25 @@ import pytest
 from bench.gpu_check.one_gpu import compare
 from bench.reference.servers import POOL, start
 from bench.reference.servers import change as change_ranks
+from tests.e2e.conftest import wait_for_tokens
 from tests.serving.load import chat_prompts
 
 PROMPTS = chat_prompts(6)
 
 
 @pytest.fixture(scope="module")
-def server(shallow_model):
+def order(tmp_path_factory):
+    """What is written to this file is done at a mapping of `server`; see faulty_worker.py."""
+    return tmp_path_factory.mktemp("faults") / "order"
+
+
+@pytest.fixture(scope="module")
+def server(shallow_model, order):
     """By trtllm_mha, in pages of 16 tokens."""
-    flags = ("--attention-backend", "trtllm_mha")
-    with start("sm90", "bfloat16", shallow_model, flags=flags) as running:
+    with start(
+        "sm90", "bfloat16", shallow_model, flags=("--attention-backend", "trtllm_mha"),
+        module="tests.e2e.faulty_server", env={"TEST_FAULT_FILE": str(order)},
+    ) as running:  # fmt: skip
         yield running
 
 
@@ -77,6 +86,25 @@ def test_streams_go_through_changes_and_nothing_is_different_afterwards(server):
     assert answers(server) == before
     assert likelihood(server, ids) == alone
     assert merged == [pytest.approx(alone, abs=0.05)]
+
+
+@pytest.mark.parametrize("mapping", [1, 9])
+def test_a_mapping_that_the_driver_refuses_undoes_the_change(server, order, mapping):
+    """After COMMIT, in a merge at the KV and in a split at the weights, beside a stream."""
+    before = answers(server)
+    for degree in (2, 1):
+        with ThreadPoolExecutor(1) as pool:
+            stream = pool.submit(server.generate, PROMPTS[5], 60)
+            wait_for_tokens(server, stream)
+            order.write_text(f"fail {mapping}")
+            status, reply = server.transform([0, 1], degree)
+            assert not order.exists(), "no mapping was so late"
+            assert (status, reply["outcome"]) == (500, "undone"), reply
+            assert "rank 1: a mapping was made to fail" in reply["error"]
+            assert len(stream.result()["output_ids"]) == 60
+        assert len(server.state()["instances"]) == degree
+        change(server, degree)
+    assert answers(server) == before
 
 
 def test_a_long_request_has_the_memory_that_a_merge_frees(server):

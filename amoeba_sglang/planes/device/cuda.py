@@ -87,7 +87,8 @@ class CudaDevice(Device):
         self._cuda.synchronize(self._device)
 
     def copy_seconds(self) -> float:
-        """Of the clock: each move waits for its copies, which run beside computation."""
+        """Of the clock, not of events: most of a move is mapping pages, which is the host's, and
+        each waits for its copies."""
         return time.perf_counter()
 
     def free_bytes(self) -> int | None:
