@@ -23,6 +23,8 @@ class DeviceKVMover(KVMover):
     launched on that thread's stream has run, the writes of the KV that moves included.
     """
 
+    block = BLOCK
+
     def __init__(
         self,
         own: UnitAddresses,
@@ -88,14 +90,14 @@ class DeviceKVMover(KVMover):
 
     def _launch(self, launch: Launch, table: torch.Tensor) -> None:
         """Start it on the current stream; `table` is that of `launch`, on the device."""
-        blocks = -(-launch.run_bytes // (4 * BLOCK))
-        turn_cycle[launch.slots, launch.tensors, blocks](
+        blocks = -(-launch.slots * launch.run_bytes // (4 * self.block))
+        turn_cycle[blocks, launch.tensors](
             table,
             launch.slots,
             launch.tensors,
             launch.run_bytes // ALIGNMENT,
             launch.row_bytes // ALIGNMENT,
             MEMBERS=launch.members,
-            BLOCK=BLOCK,
+            BLOCK=self.block,
             num_warps=WARPS,
         )

@@ -15,6 +15,8 @@ ALIGNMENT = 16
 """Bytes that a thread moves at once."""
 MOST_SLOTS = 1 << 16
 """Super-slots of one launch; its table then has about a megabyte."""
+_MOST_BYTES = 1 << 32
+"""Of one launch in each tensor: its words are counted in 32 bits, with a sign."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def plan_launches(
     `pools`: by worker index of the block, as `worker` has them mapped.
     """
     sizes = pools[worker].unit_bytes
-    for cycle, slots in runs.turns(worker, MOST_SLOTS):
+    most_slots = min(MOST_SLOTS, _MOST_BYTES // (runs.width * max(sizes)))
+    for cycle, slots in runs.turns(worker, most_slots):
         _require_rows(pools, cycle, slots)
         moved = np.unique(np.concatenate([slots[move.home] for move in cycle]))
         alive = np.zeros(len(moved), dtype=np.int64)

@@ -33,6 +33,8 @@ class InterpretedMover(DeviceKVMover):
     """Beside steps whose kernels are interpreted, too; `streams` hear of each launch."""
 
     streams: Streams
+    # The interpreter takes about a millisecond for a program, whatever that moves.
+    block = 1 << 14
 
     def _launch(self, launch: Launch, table: torch.Tensor) -> None:
         bases = launch.table[: launch.members * launch.tensors].tolist()

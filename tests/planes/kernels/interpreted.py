@@ -21,7 +21,7 @@ assert os.environ["TRITON_INTERPRET"] == "1"
 
 FOUR, EIGHT = DegreeChain((1, 2, 4)), DegreeChain((1, 2, 4, 8))
 LAYERS = 2
-# Of one vector, of K and V that differ, and of runs that need a second block or end in one.
+# Of one vector, of K and V that differ, and of runs that blocks of the kernel end in.
 UNIT_BYTES = [(16, 16), (48, 16), (1040, 1040), (16, 2064)]
 
 

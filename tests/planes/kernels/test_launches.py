@@ -47,6 +47,15 @@ def test_k_and_v_of_one_size_go_in_one_launch_and_others_in_two():
         assert [launch.tensors for launch in found] == tensors
 
 
+def test_no_launch_has_more_words_than_32_bits_count():
+    """Runs of 2 GiB each: few go together, and all go."""
+    pools = [pool(1 << 40, unit_bytes=(1 << 30, 1 << 30)) for _ in range(2)]
+    live = [list(range(1, 9))] * 2
+    found = [launch for worker in range(2) for launch in launches(pools, worker, live)]
+    assert all(launch.slots * launch.run_bytes // 4 < 1 << 31 for launch in found)
+    assert sum(launch.slots for launch in found) == 8 and len(found) > 2
+
+
 def test_a_slot_that_the_smaller_pool_of_two_has_not_is_refused():
     pools = [pool(1 << 20, rows=9), pool(1 << 24, rows=5)]
     assert sum(len(launches(pools, worker, [[4], []])) for worker in range(2)) == 1
