@@ -18,6 +18,7 @@ endpoint                            at degree 1        merged             during
 /update_weight_version, /freeze_gc, /configure_logging    all: they touch no weights and no KV
 /set_trace_level, /hicache/storage-backend (GET), /get_hicache_l3_cache_layout, /amoeba/state
                                     answered without the workers, or the same by each
+/amoeba/events                      what /amoeba shows, answered by the router while it is read
 all in REFUSED                      400 with the reason
 """
 
@@ -76,7 +77,7 @@ CONTROL = frozenset({
     "/v1/loads", "/get_load", "/pause_generation", "/continue_generation", "/abort_request",
     "/update_weight_version", "/freeze_gc", "/configure_logging", "/set_trace_level",
     "/hicache/storage-backend", "/get_hicache_l3_cache_layout", "/amoeba/state",
-    "/amoeba/transform",
+    "/amoeba/events", "/amoeba/transform",
 })  # fmt: skip
 
 # They run or describe a model and change nothing else: any page may use them, as upstream has it.

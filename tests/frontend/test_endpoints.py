@@ -15,7 +15,7 @@ def test_a_root_path_changes_nothing():
 def test_every_endpoint_has_been_looked_at():
     """One that upstream adds, and nobody has thought about, shows here."""
     app = FastAPI()
-    add_routes(app, ask=None)
+    add_routes(app, ask=None, feed=None)
     routes = [*http_server.app.routes, *app.routes]
     routes += http_server.v1_loads_router.routes + http_server.elastic_ep_router.routes
     paths = {route.path for route in routes if getattr(route, "path", None)}

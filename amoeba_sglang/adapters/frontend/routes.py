@@ -1,14 +1,15 @@
 """The HTTP endpoints that Amoeba adds: those under /amoeba, and what a gateway asks for."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from sglang.srt.utils.auth import AuthLevel, auth_level
 
 from amoeba_sglang.control.router.transform_request import MAX_BODY_BYTES, parse_transform
 from amoeba_sglang.errors import RequestError
+from amoeba_sglang.frontend.feed import Feed
 
 
 class Reply(Protocol):
@@ -18,8 +19,13 @@ class Reply(Protocol):
     body: dict[str, Any]
 
 
-def add_routes(app: FastAPI, ask: Callable[[str, dict[str, Any]], Awaitable[Reply]]) -> None:
+def add_routes(
+    app: FastAPI,
+    ask: Callable[[str, dict[str, Any]], Awaitable[Reply]],
+    feed: Callable[[], Feed],
+) -> None:
     """Add the endpoints; `ask(kind, body)` asks the router process and may raise RequestError.
+    `feed`: that of this process, once it serves.
 
     Straight to the app: SGLang's key check does not see the auth level of an included router's
     endpoints with FastAPI 0.165, and would let everybody in.
@@ -36,6 +42,21 @@ def add_routes(app: FastAPI, ask: Callable[[str, dict[str, Any]], Awaitable[Repl
     async def get_state() -> JSONResponse:
         """Layout, load, running operation and history."""
         return await answer("state", {})
+
+    @app.get("/amoeba/events")
+    async def get_events() -> Response:
+        """Server-sent events; see feed.py and docs/interface.md."""
+        events = feed().read()
+        try:
+            first = await anext(events)
+        except RequestError as error:
+            return refuse(error)
+        return StreamingResponse(
+            follow(first, events),
+            media_type="text/event-stream",
+            # A proxy that keeps them back would show the past.
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        )
 
     @app.get("/get_load")
     async def get_load() -> JSONResponse:
@@ -56,6 +77,12 @@ def add_routes(app: FastAPI, ask: Callable[[str, dict[str, Any]], Awaitable[Repl
         except RequestError as error:
             return refuse(error)
         return await answer("transform", body)
+
+
+async def follow(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for event in events:
+        yield event
 
 
 async def read_head(request: Request) -> bytes:

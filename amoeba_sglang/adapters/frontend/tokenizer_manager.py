@@ -23,6 +23,7 @@ from amoeba_sglang.adapters.frontend.request_checks import (
     require_request,
     require_shape,
 )
+from amoeba_sglang.adapters.frontend.watching import Watching
 from amoeba_sglang.adapters.messages import AdminReply, AdminRequest, Fatal, LimitsChanged
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.control.router.limits import RequestLimits
@@ -48,7 +49,7 @@ class ElasticSignalHandler(SignalHandler):
         self.tokenizer_manager.fail("a process of the server died, see the log")
 
 
-class ElasticTokenizerManager(ControlCalls, TokenizerManager):
+class ElasticTokenizerManager(ControlCalls, Watching, TokenizerManager):
     """Upstream's, plus the line to the router."""
 
     def __init__(self, server_args: Any, port_args: Any, **kwargs: Any) -> None:
@@ -58,6 +59,7 @@ class ElasticTokenizerManager(ControlCalls, TokenizerManager):
         self.changed_limits: RequestLimits | None = None
         self.pending: dict[str, asyncio.Future[AdminReply]] = {}
         self.batches = Batches()
+        self.feed = self.make_feed()
         self.load_file = shm_path_for(port_args.instance_id)
         atexit.register(remove_file, self.load_file)
         super().__init__(server_args, port_args, **kwargs)
@@ -264,6 +266,7 @@ class ElasticTokenizerManager(ControlCalls, TokenizerManager):
         for rid, future in self.pending.items():
             if not future.done():
                 future.set_result(AdminReply(rid=rid, status=503, body={"error": reason}))
+        self.feed.end(reason)
         assert self.event_loop is not None
         self.event_loop.call_later(
             _FLUSH_SECONDS, end_process, self.load_file, self.config.run_directory

@@ -98,6 +98,8 @@ def to_event(message: Any) -> Event:
     assert isinstance(message, AdminRequest) and message.rid is not None, message
     if message.kind == "transform":
         return events.TransformAsked(message.rid, TransformRequest.from_body(message.body))
+    if message.kind == "view":
+        return events.ViewAsked(message.rid, message.body["since"])
     return {"state": events.StateAsked, "load": events.LoadAsked}[message.kind](message.rid)
 
 
@@ -111,6 +113,7 @@ def to_snapshot(published: Any, clock: Clock, now: float) -> Snapshot:
         tokens=published.num_total_tokens,
         to_prefill=published.num_waiting_uncached_tokens,
         used_tokens=published.num_used_tokens,
+        held_tokens=published.max_total_num_tokens,
     )
 
 

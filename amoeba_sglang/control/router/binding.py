@@ -16,7 +16,7 @@ def stranded(capacity: Capacity, books: Books, target: Layout) -> str | None:
     found = [
         f"request {request_id} needs up to {tokens} tokens of KV memory, but rank {rank} can have "
         f"{most[rank]} at degree {target.degrees[rank]} for one"
-        for rank, request_id, tokens in books.longs.living()
+        for rank, request_id, tokens, _ in books.longs.living()
         if tokens > most[rank]
     ]
     for waiting in books.queue:

@@ -34,6 +34,7 @@ from amoeba_sglang.control.router.operation import Operations
 from amoeba_sglang.control.router.state import describe_loads, describe_server
 from amoeba_sglang.control.router.terms import Terms
 from amoeba_sglang.control.router.transform_request import TransformRequest
+from amoeba_sglang.control.router.view import describe_view
 
 # What may make a worker busy. While a flush asks whether they are idle, it waits.
 _ADDS_WORK = (
@@ -72,6 +73,7 @@ class Desk:
             events.Arrival: self._arrival,
             events.Abort: self._abort,
             events.StateAsked: self._state_asked,
+            events.ViewAsked: self._view_asked,
             events.LoadAsked: self._load_asked,
             events.TransformAsked: self._transform_asked,
             events.WeightsAsked: self._weights_asked,
@@ -130,9 +132,13 @@ class Desk:
 
     def _state_asked(self, event: events.StateAsked, now: float) -> list[Effect]:
         loads, figures = self._books.loads.snapshots, list(self._device_figures.values())
-        body = describe_server(self._terms, self.operations, loads, figures)
+        body = describe_server(self._terms, self.operations, loads, figures, now)
         body["throughput"] = self._books.calibration.describe()
         body.update(self._rules.describe(now))
+        return [Answer(event.waiter, 200, body)]
+
+    def _view_asked(self, event: events.ViewAsked, now: float) -> list[Effect]:
+        body = describe_view(self._terms, self._books, self._rules, event.since, now)
         return [Answer(event.waiter, 200, body)]
 
     def _load_asked(self, event: events.LoadAsked, now: float) -> list[Effect]:

@@ -43,6 +43,14 @@ class StateAsked:
 
 
 @dataclass(frozen=True)
+class ViewAsked:
+    """What has changed after `since`, a time that an earlier answer said; None: everything."""
+
+    waiter: str
+    since: float | None
+
+
+@dataclass(frozen=True)
 class LoadAsked:
     """`GET /get_load`."""
 
@@ -94,6 +102,6 @@ class Tick:
 
 
 Event = (
-    Opened | Arrival | Abort | StateAsked | LoadAsked | TransformAsked | LoadsRead | WeightsAsked
-    | FlushAsked | PauseAsked | Tick | FromWorker
+    Opened | Arrival | Abort | StateAsked | ViewAsked | LoadAsked | TransformAsked | LoadsRead
+    | WeightsAsked | FlushAsked | PauseAsked | Tick | FromWorker
 )  # fmt: skip

@@ -38,6 +38,8 @@ class FixedLayout:
 
     base = 1
     arrivals = 0
+    decisions: Sequence[tuple[float, str, str]] = ()
+    """The last ones: when, what and why."""
 
     @property
     def reserved(self) -> frozenset[int]:
@@ -89,7 +91,7 @@ class LayoutKeeper(FixedLayout):
         self._refused: dict[tuple[tuple[int, ...], int], float] = {}
         self._delays: dict[tuple[tuple[int, ...], int], float] = {}
         self._numbers = itertools.count(1)
-        self._decisions: deque[tuple[float, str, str]] = deque(maxlen=_DECISIONS_KEPT)
+        self.decisions: deque[tuple[float, str, str]] = deque(maxlen=_DECISIONS_KEPT)
 
     def limits(self, capacity: Capacity, layout: Layout) -> RequestLimits:
         return RequestLimits.of_all_layouts(capacity)
@@ -178,10 +180,10 @@ class LayoutKeeper(FixedLayout):
             "base_degree": self.base,
             "decisions": [
                 {"seconds_ago": round(now - at, 3), "decision": decision, "reason": reason}
-                for at, decision, reason in self._decisions
+                for at, decision, reason in self.decisions
             ],
         }
 
     def _trace(self, decision: str, reason: str, now: float) -> None:
         logger.debug("%s: %s", decision, reason)
-        self._decisions.append((now, decision, reason))
+        self.decisions.append((now, decision, reason))

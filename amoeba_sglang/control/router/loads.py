@@ -12,7 +12,8 @@ DELIVERY_S = 0.002
 @dataclass(frozen=True)
 class Snapshot:
     """What a worker says of its load; `tokens` include those still to prefill, of which
-    `to_prefill` are not cached. `used_tokens`: in its pool.
+    `to_prefill` are not cached. `used_tokens`: in its pool, of `held_tokens` that it has now: of
+    its own slots those that are not lent, and what it has grown by and leased.
 
     taken_at: when the worker last looked for requests before it counted, by the desk's clock.
     """
@@ -24,6 +25,7 @@ class Snapshot:
     tokens: int = 0
     to_prefill: int = 0
     used_tokens: int = 0
+    held_tokens: int = 0
 
 
 class LoadBook:

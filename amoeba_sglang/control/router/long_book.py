@@ -1,10 +1,21 @@
 """Which long requests live at which worker, and since when none does."""
 
 from collections.abc import Callable, Collection, Iterator
+from typing import NamedTuple
 
 # A worker that was sent a request and has never named it is believed to have lost it after this
 # time.
 UNSEEN_S = 30.0
+
+
+class Promise(NamedTuple):
+    """What the request `request_id` at `rank` needs: so many tokens of prompt and output. `since`:
+    when it was sent there."""
+
+    rank: int
+    request_id: str
+    tokens: int
+    since: float
 
 
 class LongBook:
@@ -15,7 +26,7 @@ class LongBook:
         self._seen: list[set[str]] = [set() for _ in range(workers)]
         self._quiet_since = [now] * workers
         # Of those that are neither aborted nor unknown here.
-        self._tokens: list[dict[str, int]] = [{} for _ in range(workers)]
+        self._promises: list[dict[str, Promise]] = [{} for _ in range(workers)]
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -25,16 +36,15 @@ class LongBook:
     def quiet_since(self) -> tuple[float, ...]:
         return tuple(self._quiet_since)
 
-    def living(self) -> Iterator[tuple[int, str, int]]:
-        """Rank, id and tokens of every request that still needs what it was promised."""
-        for rank, requests in enumerate(self._tokens):
-            for request_id, tokens in requests.items():
-                yield rank, request_id, tokens
+    def living(self) -> Iterator[Promise]:
+        """Of every request that still needs what it was promised."""
+        for promises in self._promises:
+            yield from promises.values()
 
     def send(self, rank: int, request_id: str, tokens: int, now: float) -> None:
         """A request of so many tokens of prompt and output goes to `rank`."""
         self._sent[rank][request_id] = now
-        self._tokens[rank][request_id] = tokens
+        self._promises[rank][request_id] = Promise(rank, request_id, tokens, now)
 
     def report(
         self, rank: int, request_ids: Collection[str], ended: Collection[str], now: float
@@ -49,9 +59,9 @@ class LongBook:
 
     def abort(self, names: Callable[[str], bool]) -> None:
         """What is aborted leaves as soon as its worker hears of it, and needs nothing any more."""
-        for requests in self._tokens:
-            for request_id in filter(names, list(requests)):
-                del requests[request_id]
+        for promises in self._promises:
+            for request_id in filter(names, list(promises)):
+                del promises[request_id]
 
     def forget_unseen(self, now: float) -> None:
         """Drop what was sent long ago and never confirmed."""
@@ -74,6 +84,6 @@ class LongBook:
     def _note_end(self, rank: int, had: int, now: float) -> None:
         if had and not self._count(rank):
             self._quiet_since[rank] = now
-        here, tokens = self._sent[rank].keys() | self._seen[rank], self._tokens[rank]
-        for request_id in [key for key in tokens if key not in here]:
-            del tokens[request_id]
+        here, promises = self._sent[rank].keys() | self._seen[rank], self._promises[rank]
+        for request_id in [key for key in promises if key not in here]:
+            del promises[request_id]

@@ -79,6 +79,8 @@ class Operations:
         return {
             "operation_id": operation.request.operation_id,
             "kind": operation.kind,
+            "ranks": list(operation.request.ranks),
+            "degree": operation.request.degree,
             "phase": operation.phase,
             "boundary": operation.boundary,
             "layers": self._layers,
@@ -142,12 +144,12 @@ class Operations:
                 )
             ]
         if target == self.layout:
-            record = self._record(request, "none", "unchanged", 0.0)
+            record = self._record(request, "none", "unchanged", now)
             self._remember(request, 200, record)
             return [Finished(record), Answer(waiter, 200, record.to_json())]
         operation = self._make(request, target, now)
         if objection is not None:
-            record = self._record(request, operation.kind, "refused", 0.0, objection)
+            record = self._record(request, operation.kind, "refused", now, error=objection)
             self._remember(request, 409, record)
             return [Finished(record), Answer(waiter, 409, record.to_json())]
         return self._start(operation, waiter)
@@ -260,7 +262,8 @@ class Operations:
         operation, self._running = self._running, None
         assert operation is not None
         seconds = now - operation.started
-        record = self._record(operation.request, operation.kind, outcome, seconds, error)
+        told = {"seconds": seconds, "error": error}
+        record = self._record(operation.request, operation.kind, outcome, now, **told)
         if outcome == "done":
             assert operation.committed is not None
             record = replace(
@@ -273,11 +276,11 @@ class Operations:
         return [Finished(record), *answers]
 
     def _record(
-        self, request: TransformRequest, kind: str, outcome: str, seconds: float, error: str = ""
+        self, request: TransformRequest, kind: str, outcome: str, now: float, **told: Any
     ) -> Record:
         return Record(
             request.operation_id, request.reason, kind, outcome, request.ranks,
-            degree=request.degree, instances=self.layout.instances, seconds=seconds, error=error,
+            degree=request.degree, instances=self.layout.instances, ended_at=now, **told,
         )  # fmt: skip
 
     def _remember(self, request: TransformRequest, status: int, record: Record) -> None:

@@ -10,7 +10,8 @@ from amoeba_sglang.control.reports import TransformReport
 class Record:
     """`kind`: "merge", "split" or "none". `outcome`: "done", "unchanged", "refused", "timeout" or
     "undone", the last three with an `error`. `instances`: of the layout afterwards. `seconds`: from
-    the order to the end, of which `prepare_seconds` before COMMIT. `report`: if it is done."""
+    the order to the end, of which `prepare_seconds` before COMMIT. `ended_at`: by the desk's clock.
+    `report`: if it is done."""
 
     operation_id: str
     reason: str
@@ -19,10 +20,15 @@ class Record:
     ranks: tuple[int, ...]
     degree: int
     instances: tuple[tuple[int, ...], ...]
-    seconds: float
+    seconds: float = 0.0
+    ended_at: float = 0.0
     error: str = ""
     prepare_seconds: float = 0.0
     report: TransformReport | None = None
+
+    def to_json_at(self, now: float) -> dict[str, Any]:
+        """As an entry of a history."""
+        return {**self.to_json(), "seconds_ago": round(now - self.ended_at, 3)}
 
     def to_json(self) -> dict[str, Any]:
         """As users see it."""

@@ -19,6 +19,7 @@ def describe_server(
     operations: Operations,
     snapshots: Sequence[Snapshot],
     figures: Sequence[Mapping[str, float]],
+    now: float,
 ) -> dict[str, Any]:
     """Layout, load and history of the server; snapshots, by rank, lag behind by up to a step.
     figures: what the devices of workers have counted."""
@@ -45,7 +46,7 @@ def describe_server(
         "instances": instances,
         "max_request_tokens": RequestLimits.of_layout(capacity, operations.layout).request_tokens,
         "operation": operations.running,
-        "history": [record.to_json() for record in operations.history],
+        "history": [record.to_json_at(now) for record in operations.history],
     }
 
 

@@ -1,5 +1,7 @@
+import asyncio
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -7,6 +9,7 @@ from sglang.srt.utils.auth import add_api_key_middleware
 
 from amoeba_sglang.adapters.frontend.routes import add_routes
 from amoeba_sglang.errors import RequestError
+from amoeba_sglang.frontend.feed import Feed
 
 
 class FakeRouter:
@@ -21,10 +24,13 @@ class FakeRouter:
             raise self.error
         return SimpleNamespace(status=self.status, body=self.body)
 
+    async def view(self, since):
+        return (await self.ask("view", {"since": since})).body
+
 
 def client_of(fake: FakeRouter, **keys: str) -> TestClient:
     app = FastAPI()
-    add_routes(app, fake.ask)
+    add_routes(app, fake.ask, lambda: Feed(fake.view, dict))
     if keys:
         add_api_key_middleware(app, api_key=None, admin_api_key=keys["admin_api_key"])
     return TestClient(app)
@@ -78,3 +84,33 @@ def test_an_admin_key_guards_transform():
     assert client.post("/amoeba/transform", json=body).status_code == 401
     key = {"Authorization": "Bearer secret"}
     assert client.post("/amoeba/transform", json=body, headers=key).status_code == 200
+
+
+def test_events_are_sent_as_they_come():
+    fake = FakeRouter(body={"now": 1.0})
+
+    async def read():
+        app = FastAPI()
+        feed = Feed(fake.view, dict)
+        add_routes(app, fake.ask, lambda: feed)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://a") as client:
+            task = asyncio.create_task(client.get("/amoeba/events"))
+            while not feed.watched or not fake.asked:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            feed.end("it is over")
+            return await task
+
+    answer = asyncio.run(asyncio.wait_for(read(), 20))
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert [line for line in answer.text.split("\n") if line.startswith("event")] == [
+        "event: view",
+        "event: end",
+    ]
+
+
+def test_events_that_cannot_be_had_are_refused_with_the_reason():
+    fake = FakeRouter(error=RequestError(503, "the server ends"))
+    answer = client_of(fake).get("/amoeba/events")
+    assert (answer.status_code, answer.json()) == (503, {"error": "the server ends"})

@@ -23,6 +23,7 @@ class Manager(ElasticTokenizerManager):
         self.backend = choose_backend("cpu", None)
         self.model_config = SimpleNamespace(vocab_size=1000)
         self.batches = Batches()
+        self.feed = self.make_feed()
         self.failure, self.pending, self.load_file = None, {}, "/nonexistent"
         # At start all limits are equal: every worker alone.
         self.changed_limits = RequestLimits(98, 98, 98, (98,))

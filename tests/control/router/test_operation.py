@@ -13,6 +13,8 @@ def test_a_merge_runs_through_both_phases():
     assert operations.running == {
         "operation_id": "op",
         "kind": "merge",
+        "ranks": [0, 1],
+        "degree": 2,
         "phase": "prepare",
         "boundary": 30,
         "layers": 30,

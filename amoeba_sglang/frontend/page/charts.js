@@ -1,0 +1,32 @@
+// Lines over time, by uPlot.
+
+import { SPAN } from "./model.js";
+
+const HEIGHT = 110;
+
+export class Chart {
+  // lines: [{ label, key, colour, points? }]
+  constructor(element, lines) {
+    this.element = element;
+    this.keys = lines.map((line) => line.key);
+    const axis = { stroke: "#7a8593", grid: { stroke: "#8884", width: 1 }, font: "10px system-ui", size: 38 };
+    this.plot = new uPlot({
+      width: element.clientWidth,
+      height: HEIGHT,
+      legend: { show: false },
+      cursor: { show: false },
+      scales: { x: { time: false, range: (_, __, most) => [most - SPAN, most] }, y: { range: (_, __, most) => [0, most > 0 ? 1.1 * most : 1] } },
+      axes: [{ ...axis, size: 18, space: 60, values: (plot, ticks) => ticks.map((at) => `${Math.round(at - plot.scales.x.max)}`) }, axis],
+      series: [{}, ...lines.map(({ label, colour, points }) => ({
+        label, stroke: colour, width: points ? 0 : 1.5, spanGaps: !points,
+        points: { show: Boolean(points), size: 5, fill: colour, stroke: colour },
+      }))],
+    }, [[], ...lines.map(() => [])], element);
+  }
+
+  draw(beats) {
+    const { clientWidth } = this.element;
+    if (clientWidth !== this.plot.width) this.plot.setSize({ width: clientWidth, height: HEIGHT });
+    this.plot.setData([beats.at, ...this.keys.map((key) => beats[key])]);
+  }
+}
