@@ -13,12 +13,13 @@ from amoeba_sglang.control.router.operation import Operations
 class Books:
     """operations: the layout and its change; calibration: what steps cost; loads, longs: of the
     workers. queue: long requests that wait for the rules of the layout to make room; held: those
-    that only the end of the running transformation decides."""
+    that only the end of the running transformation decides. opened: when the desk came to be."""
 
     operations: Operations
     calibration: Calibration
     loads: LoadBook
     longs: LongBook
+    opened: float = 0.0
     queue: LongQueue = field(default_factory=LongQueue)
     held: LongQueue = field(default_factory=LongQueue)
 

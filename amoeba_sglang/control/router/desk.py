@@ -56,6 +56,7 @@ class Desk:
             Calibration(terms.capacity, terms.max_rows, terms.saved_table),
             LoadBook(terms.workers),
             LongBook(terms.workers, now),
+            opened=now,
         )
         self._rules = (
             FixedLayout()

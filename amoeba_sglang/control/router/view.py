@@ -11,6 +11,7 @@ from amoeba_sglang.control.router.books import Books
 from amoeba_sglang.control.router.layout_keeper import FixedLayout
 from amoeba_sglang.control.router.limits import Capacity
 from amoeba_sglang.control.router.loads import Snapshot
+from amoeba_sglang.control.router.operation import HISTORY_SIZE
 from amoeba_sglang.control.router.state import SCHEMA
 from amoeba_sglang.control.router.terms import Terms
 
@@ -53,6 +54,8 @@ def describe_view(
             "own_tokens": capacity.own_tokens,
             "instance_tokens": {d: capacity.instance_tokens(d) for d in terms.chain.degrees},
             "automatic": terms.policy.layout is not None,
+            "opened": books.opened,
+            "history": HISTORY_SIZE,
         }
     return view
 

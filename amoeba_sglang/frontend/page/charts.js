@@ -3,20 +3,27 @@
 import { SPAN } from "./model.js";
 
 const HEIGHT = 110;
+const AGO = [150, 120, 90, 60, 30];
 
 export class Chart {
   // lines: [{ label, key, colour, points? }]
   constructor(element, lines) {
     this.element = element;
     this.keys = lines.map((line) => line.key);
-    const axis = { stroke: "#7a8593", grid: { stroke: "#8884", width: 1 }, font: "10px system-ui", size: 38 };
+    const axis = {
+      stroke: "#7a8593", grid: { stroke: "#8884", width: 1 }, ticks: { show: false }, font: "10px system-ui", gap: 4,
+    };
     this.plot = new uPlot({
       width: element.clientWidth,
       height: HEIGHT,
       legend: { show: false },
       cursor: { show: false },
       scales: { x: { time: false, range: (_, __, most) => [most - SPAN, most] }, y: { range: (_, __, most) => [0, most > 0 ? 1.1 * most : 1] } },
-      axes: [{ ...axis, size: 18, space: 60, values: (plot, ticks) => ticks.map((at) => `${Math.round(at - plot.scales.x.max)}`) }, axis],
+      axes: [
+        { ...axis, size: 18, splits: (plot) => AGO.map((ago) => plot.scales.x.max - ago), values: () => AGO.map((ago) => `−${ago} s`) },
+        { ...axis, size: 44, space: 24, values: (plot, ticks) => ticks.map((value) => value.toLocaleString("en")) },
+      ],
+      padding: [6, 12, 0, 0],
       series: [{}, ...lines.map(({ label, colour, points }) => ({
         label, stroke: colour, width: points ? 0 : 1.5, spanGaps: !points,
         points: { show: Boolean(points), size: 5, fill: colour, stroke: colour },

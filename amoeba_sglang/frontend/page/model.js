@@ -8,13 +8,18 @@ export class Model {
   constructor(view) {
     this.server = view.server;
     this.about = view.about;
-    // By time: when a layout began, and the instances of it; the first is unknown before its time.
+    // By time: when a layout began, and its instances.
     this.layouts = [];
     // Of finished transformations and, last, of the one that runs.
     this.moves = [];
     this.log = [];
     this.beats = { at: [], rate: [], ttft: [], tpot: [], gap: [] };
     this.seen = -Infinity;
+    // Workers start alone; of a long history the beginning is not told any more.
+    if (view.ended.length < view.server.history) {
+      const alone = Array.from({ length: view.server.workers }, (_, rank) => [rank]);
+      this.layouts.push({ at: view.server.opened, instances: alone });
+    }
     this.take(view);
   }
 

@@ -3,6 +3,8 @@
 import { ms, name } from "./model.js";
 import { colour } from "./timeline.js";
 
+// Ids that the server made are long, and nobody reads them.
+const short = (text) => text.replace(/\b([0-9a-f]{8})[0-9a-f]{24}\b/g, "$1…");
 const count = (number) => number.toLocaleString("en");
 
 export function makeLegend(element, degrees) {
@@ -49,15 +51,15 @@ export function showLong(section, frame) {
       item("strong", [`${count(one.tokens)} tokens`]),
       item("span", [one.rank === null ? `waits ${ms(one.seconds)}` : `at rank ${one.rank} for ${ms(one.seconds)}`]),
     ], "row"),
-    item("div", [one.reason ?? one.rid], "soft"),
+    item("div", [short(one.reason ?? one.rid)], "soft"),
   ])) : [item("li", ["none"], "soft")]));
 }
 
 export function showLog(list, model) {
   const latest = [...model.log].sort((a, b) => b.at - a.at).slice(0, 60);
   list.replaceChildren(...(latest.length ? latest.map(({ at, text, reason, failed }) => item("li", [
-    item("div", [item("span", [text], failed ? "failed" : ""), item("span", [`${ms(model.seen - at)} ago`], "soft")], "row"),
-    item("div", [reason ?? ""], "soft"),
+    item("div", [item("span", [short(text)], failed ? "failed" : ""), item("span", [`${ms(model.seen - at)} ago`], "soft")], "row"),
+    item("div", [short(reason ?? "")], "soft"),
   ])) : [item("li", ["nothing yet"], "soft")]));
 }
 

@@ -1,5 +1,6 @@
 """docs/interface.md says what the code does, in both directions."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import pytest
 
 from amoeba_sglang.control.policy import POLICIES
 from amoeba_sglang.control.router import metrics
-from amoeba_sglang.control.router.events import LoadAsked
+from amoeba_sglang.control.router.events import LoadAsked, ViewAsked
 from amoeba_sglang.control.router.state import SCHEMA
 from amoeba_sglang.flags import make_parser
+from amoeba_sglang.frontend.pulse import Beat
 from tests.control.router.values import LONG, Case
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "interface.md").read_text()
@@ -61,6 +63,19 @@ def test_a_transformation_has_exactly_the_documented_fields():
     case.finish(0, 1)
     [record] = case.state()["history"]
     assert {*record, *record["bytes_moved"], "error"} == {*words(text), "seconds_ago"}
+
+
+def test_events_have_exactly_the_documented_fields():
+    table = section("`GET /amoeba/events`")
+    case = Case(POLICIES["amoeba"])
+    case.arrive(**LONG)
+    case.tick(1.0)
+    [answer] = case.tell(ViewAsked("w", None))
+    assert {*answer.body, "beat", "about"} == fields(table)
+    [waiting], [decided] = answer.body["long"], answer.body["decided"]
+    for shown in (answer.body["instances"], waiting, decided, answer.body["server"]):
+        assert set(shown) <= words(table), set(shown) - words(table)
+    assert {field.name for field in dataclasses.fields(Beat)} <= words(table)
 
 
 def test_loads_have_exactly_the_documented_fields():
