@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "plan": {"control", "config"},
     "patch": set(),
     "doctor": {"control", "host", "patch", "plan", "planes"},
+    "top": set(),
     "launch_server": {"config", "adapters", "flags", "host", "patch"},
 }
 EVERYWHERE = {"errors", "clock"}

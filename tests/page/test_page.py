@@ -145,7 +145,10 @@ def test_a_server_that_dies_is_said_to_be_gone_and_found_again(browser, page):
         server.workers()[1].kill()
         wait_for(page, "() => document.querySelector('#banner').innerText.includes('ends')")
         server.process.wait(30)
-        wait_for(page, "() => /no connection|closed/.test(document.querySelector('#connection').textContent)")
+        wait_for(
+            page,
+            "() => /no connection|closed/.test(document.querySelector('#connection').textContent)",
+        )
     with server:
         wait_for(page, "() => document.querySelector('#connection').textContent === 'live'")
         wait_for(page, "() => !document.querySelector('#log').innerText.includes('done')")

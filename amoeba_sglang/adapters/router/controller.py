@@ -146,6 +146,7 @@ class ElasticController(DataParallelController):
         self.guard.check()
         self.refresh_load_budget()
         self.tell(Tick())
+        self.metrics.show_load(self.desk.books, self.clock.now())
 
     def on_worker_death(self, dp_rank: int | None, exitcode: int | None) -> None:
         self.guard.worker_died(dp_rank, exitcode)

@@ -51,7 +51,7 @@ class Desk:
             terms.chain, layout, terms.layers, terms.prepare_timeout_s, terms.finish_timeout_s
         )
         self._terms, rules = terms, terms.policy.layout
-        self._books = books = Books(
+        self.books = books = Books(
             self.operations,
             Calibration(terms.capacity, terms.max_rows, terms.saved_table),
             LoadBook(terms.workers),
@@ -124,7 +124,7 @@ class Desk:
         return [] if isinstance(verdict, Wait) else [verdict]
 
     def _abort(self, event: events.Abort, now: float) -> list[Effect]:
-        self._books.longs.abort(event.names)
+        self.books.longs.abort(event.names)
         named = self._admission.abort(event.names)
         ends = [Cancel(request, event.payload) for request in named]
         return [*ends, Forward(event.payload)]
@@ -132,20 +132,20 @@ class Desk:
     # Questions and control requests
 
     def _state_asked(self, event: events.StateAsked, now: float) -> list[Effect]:
-        loads, figures = self._books.loads.snapshots, list(self._device_figures.values())
+        loads, figures = self.books.loads.snapshots, list(self._device_figures.values())
         body = describe_server(self._terms, self.operations, loads, figures, now)
-        body["throughput"] = self._books.calibration.describe()
+        body["throughput"] = self.books.calibration.describe()
         body.update(self._rules.describe(now))
         return [Answer(event.waiter, 200, body)]
 
     def _view_asked(self, event: events.ViewAsked, now: float) -> list[Effect]:
-        body = describe_view(self._terms, self._books, self._rules, event.since, now)
+        body = describe_view(self._terms, self.books, self._rules, event.since, now)
         return [Answer(event.waiter, 200, body)]
 
     def _load_asked(self, event: events.LoadAsked, now: float) -> list[Effect]:
-        waiting = [waiting.long for waiting in self._books.queue]
+        waiting = [waiting.long for waiting in self.books.queue]
         return [
-            Answer(event.waiter, 200, {"loads": describe_loads(self._books.loads.loads, waiting)})
+            Answer(event.waiter, 200, {"loads": describe_loads(self.books.loads.loads, waiting)})
         ]
 
     def _transform_asked(self, event: events.TransformAsked, now: float) -> list[Effect]:
@@ -173,20 +173,20 @@ class Desk:
 
         In a paused server what waits holds no KV, and does not stop a flush.
         """
-        running, waiting = self.operations.running, self._books.waiting
+        running, waiting = self.operations.running, self.books.waiting
         if running is not None:
             return f"operation {running['operation_id']} is running"
         if self._paused:
             return None
         if waiting:
             return f"{waiting} requests wait in the router"
-        busy = [rank for rank, load in enumerate(self._books.loads.loads) if load.requests]
+        busy = [rank for rank, load in enumerate(self.books.loads.loads) if load.requests]
         return f"ranks {busy} are busy" if busy else None
 
     # Reports
 
     def _loads_read(self, event: events.LoadsRead, now: float) -> list[Effect]:
-        self._books.loads.update(event.snapshots)
+        self.books.loads.update(event.snapshots)
         return []
 
     def _progress(self, progress: reports.Progress, now: float) -> list[Effect]:
@@ -194,12 +194,12 @@ class Desk:
         return []
 
     def _steps_measured(self, report: reports.StepsMeasured, now: float) -> list[Effect]:
-        self._books.calibration.add(report.sums)
+        self.books.calibration.add(report.sums)
         self._device_figures[report.rank] = report.device
         return []
 
     def _long_requests_here(self, report: reports.LongRequestsHere, now: float) -> list[Effect]:
-        self._books.longs.report(report.rank, report.request_ids, report.ended, now)
+        self.books.longs.report(report.rank, report.request_ids, report.ended, now)
         return [] if self._flush.asking else [*self._admission.admit(now)]
 
     def _idle_answer(self, answer: reports.IdleAnswer, now: float) -> list[Effect]:
@@ -215,7 +215,7 @@ class Desk:
     def _tick(self, event: events.Tick, now: float) -> list[Effect]:
         effects = self._settled(self.operations.tick(now), now)
         effects += self._admission.expire(now)
-        self._books.longs.forget_unseen(now)
+        self.books.longs.forget_unseen(now)
         if self._open and not self._flush.asking:
             effects += self._follow_rules(now)
         return effects
@@ -234,7 +234,7 @@ class Desk:
     def _submit(self, transform: TransformRequest, waiter: str, now: float) -> list[Effect]:
         target, objection = self.operations.would_reach(transform), None
         if target is not None:
-            objection = stranded(self._terms.capacity, self._books, target)
+            objection = stranded(self._terms.capacity, self.books, target)
         effects = self.operations.submit(transform, waiter, now, objection)
         return self._settled(effects, now)
 
@@ -247,9 +247,9 @@ class Desk:
                 continue
             record = effect.record
             if record.outcome == "done":
-                self._books.longs.start_layout(record.ranks, now)
+                self.books.longs.start_layout(record.ranks, now)
             self._rules.finished(record, now)
-            self._books.calibration.finished(record)
+            self.books.calibration.finished(record)
             if record.outcome != "unchanged":
                 found += [Limits(self.limits), *self._admission.look_again(now)]
         return found

@@ -76,7 +76,7 @@ def start(monkeypatch, tmp_path):
             SimpleNamespace(
                 dp_rank=rank, timestamp=self.clock.wall(), num_running_reqs=rank,
                 num_waiting_reqs=0, num_total_tokens=0, num_waiting_uncached_tokens=0,
-                num_used_tokens=0,
+                num_used_tokens=0, max_total_num_tokens=100,
             )
             for rank in range(4)
         ]  # fmt: skip
@@ -140,7 +140,7 @@ def test_a_tick_looks_after_workers_and_loads(start):
     router.clock = SimpleNamespace(now=lambda: moment[0], wall=lambda: 0.0, since=lambda wall: 0.0)
     router.on_tick()
     assert (router.guard.checks, router.reads) == (1, 2)
-    assert [load.running for load in router.desk._books.loads.loads] == [0, 1, 2, 3]
+    assert [load.running for load in router.desk.books.loads.loads] == [0, 1, 2, 3]
     # Not again at once: a read costs a look at every worker's file.
     router.on_tick()
     assert router.reads == 2

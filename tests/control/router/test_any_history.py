@@ -108,7 +108,7 @@ class Walk:
         for most, here in zip(held, self.living, strict=True):
             assert all(tokens <= most for tokens in here.values()), "its layout was taken away"
         later = sum(isinstance(event, Arrival) for event in desk._later)
-        assert len(self.came - self.left) == desk._books.waiting + later, "somebody is forgotten"
+        assert len(self.came - self.left) == desk.books.waiting + later, "somebody is forgotten"
 
     def new_name(self, kind):
         self.names += 1

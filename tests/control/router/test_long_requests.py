@@ -17,7 +17,7 @@ def merged(*degrees):
 
 
 def held(case):
-    return case.desk._books.waiting
+    return case.desk.books.waiting
 
 
 def test_a_long_request_goes_to_an_anchor_only_and_a_short_one_anywhere():

@@ -3,10 +3,13 @@
 import prometheus_client
 import pytest
 
+from amoeba_sglang.control.policy import POLICIES
 from amoeba_sglang.control.reports import TransformReport
+from amoeba_sglang.control.router.events import LoadsRead
+from amoeba_sglang.control.router.loads import Snapshot
 from amoeba_sglang.control.router.metrics import NoMetrics, RouterMetrics
 from amoeba_sglang.control.router.record import Record
-from tests.control.router.values import CAPACITY
+from tests.control.router.values import CAPACITY, Case
 
 REPORT = TransformReport(seconds=0.3, longest_step_seconds=0.07, kv_bytes=100, weight_bytes=20)
 
@@ -56,10 +59,29 @@ def test_every_rank_shows_its_degree_and_its_share(registry):
         assert registry.get_sample_value("amoeba_kv_capacity_tokens", labels) == tokens
 
 
+def test_long_requests_and_leases_are_shown_once_a_second(registry):
+    metrics, value = RouterMetrics(CAPACITY), registry.get_sample_value
+    case = Case(POLICIES["amoeba"], layout=(2, 2, 1, 1))
+    case.tell(LoadsRead([Snapshot(0, 0.0, held_tokens=190), Snapshot(1, 0.0, held_tokens=70)]))
+    metrics.show_load(case.desk.books, 10.0)
+    leased = [value("amoeba_leased_tokens", {"rank": str(rank)}) for rank in range(4)]
+    assert leased == [30, 0, 0, 0] and value("amoeba_long_wait_seconds") == 0
+    case.now = 10.0
+    # Longer than what two workers hold.
+    case.arrive(rid="long", prompt=300, output=30)
+    metrics.show_load(case.desk.books, 10.5)
+    assert value("amoeba_long_requests", {"state": "waiting"}) == 0
+    metrics.show_load(case.desk.books, 14.0)
+    assert value("amoeba_long_requests", {"state": "waiting"}) == 1
+    assert value("amoeba_long_wait_seconds") == 4.0
+    assert value("amoeba_long_requests", {"state": "running"}) == 0
+
+
 def test_without_metrics_nothing_is_registered(registry):
     metrics = NoMetrics()
     metrics.count(record())
     metrics.show_layout((1, 1))
+    metrics.show_load(Case().desk.books, 0.0)
     assert list(registry.collect()) == []
 
 

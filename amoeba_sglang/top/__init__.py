@@ -1,0 +1,1 @@
+"""What the page at /amoeba shows, in a terminal."""
