@@ -245,7 +245,8 @@ def test_the_age_of_a_snapshot_is_told_by_the_clock_of_the_server():
     clock = Clock(dilation=4.0)
     published = SimpleNamespace(
         dp_rank=2, timestamp=clock.wall() - 8.0, num_running_reqs=1, num_waiting_reqs=2,
-        num_total_tokens=3, num_waiting_uncached_tokens=4, num_used_tokens=5, max_total_num_tokens=100,
+        num_total_tokens=3, num_waiting_uncached_tokens=4, num_used_tokens=5,
+        max_total_num_tokens=100,
     )  # fmt: skip
     found = translation.to_snapshot(published, clock, 100.0)
     assert found.taken_at == pytest.approx(98.0, abs=0.1)
