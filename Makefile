@@ -49,6 +49,11 @@ serve: $(VENV)/.patched $(MODEL)/config.json
 	  $(BIN)/python -m amoeba_sglang.launch_server --model-path $(MODEL) --tp-size $(TP) \
 	  --dtype float32 --max-total-tokens $(POOL) --host 127.0.0.1 --port $(PORT) $(ARGS)
 
+# What it is for, in a minute: chats, a document that no worker holds, a merge, its split.
+demo: $(VENV)/.patched $(MODEL)/config.json
+	$(SCREEN) --ready "Amoeba is ready at" "Server with $(TP) workers" $(LOGS)/demo.log -- \
+	  env AMOEBA_TEST_MODEL=$(MODEL) $(BIN)/python -m tools.demo --workers $(TP) --port $(PORT) $(ARGS)
+
 $(VENV)/.dev: requirements-dev.txt requirements.txt | $(VENV)/.installed
 	$(SCREEN) "Tools for tests and benches" $(LOGS)/dev.log -- \
 	  $(BIN)/pip install --progress-bar off -r requirements-dev.txt

@@ -44,9 +44,10 @@ class Server:
         model: str = MODEL,
         env: dict[str, str] | None = None,
         patience_s: float = 120.0,
+        port: int | None = None,
     ) -> None:
         self.patience_s = patience_s
-        self.port, self.model = free_port(*PORTS), model
+        self.port, self.model = port or free_port(*PORTS), model
         self.url = f"http://127.0.0.1:{self.port}"
         self.command = [
             sys.executable, "-m", module, "--model-path", model, "--device", "cpu",
