@@ -1,0 +1,21 @@
+"""docs/reference.md is what the code says."""
+
+from fastapi import FastAPI
+
+from amoeba_sglang.adapters.frontend.routes import add_routes
+from tools import reference
+
+
+def test_the_page_is_up_to_date():
+    assert reference.PAGE.read_text() == reference.make_page(), "python -m tools.reference"
+
+
+def test_every_endpoint_of_ours_is_there():
+    app = FastAPI(openapi_url=None)
+    add_routes(app, ask=None, feed=None)
+    made = {f"{method} {route.path}" for route in app.routes for method in route.methods}
+    assert made | {"GET /amoeba"} == set(reference.OURS)
+
+
+def test_every_metric_has_a_row():
+    assert len(reference._metrics()) == 9
