@@ -14,7 +14,7 @@ STARTED := $(shell date +%s)
 # make reaches it, not a shell that would leave it behind.
 SCREEN := @exec $(PYTHON) -m tools.screen
 
-.PHONY: setup model serve demo test test-page test-ops lint bench ratio gpu-check gpu-bench fresh world soak world-mutants
+.PHONY: setup model serve demo test test-page test-ops page-picture lint bench ratio gpu-check gpu-bench fresh world soak world-mutants
 
 setup: $(VENV)/.patched $(MODEL)/config.json
 	@echo "Set up in $$(( $$(date +%s) - $(STARTED) )) s. Next: make serve, or make test."
@@ -65,6 +65,10 @@ test: $(VENV)/.patched $(MODEL)/config.json lint
 # The page in a real browser: the Debian package chromium.
 test-page: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev
 	AMOEBA_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest tests/page
+
+# README's first picture, of this commit: the Debian package chromium.
+page-picture: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev
+	AMOEBA_TEST_MODEL=$(MODEL) $(BIN)/python -m tools.page_picture
 
 # Dashboard and alerts with a real Prometheus: the Debian package prometheus.
 test-ops: $(VENV)/.patched $(MODEL)/config.json $(VENV)/.dev

@@ -1,7 +1,10 @@
-"""The dashboard and the alerts ask for what is there; `make test-ops` asks a real Prometheus."""
+"""The files of docs/ops: the dashboard and the alerts ask for what is there (`make test-ops` asks a
+real Prometheus), compose and Kubernetes take theirs by their schemas."""
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import sglang
@@ -45,3 +48,15 @@ def test_panels_fill_the_screen_without_overlaps():
     places = [panel["gridPos"] for panel in make_dashboard()["panels"]]
     assert len({(place["x"], place["y"]) for place in places}) == len(PANELS)
     assert all(place["x"] + place["w"] <= 24 for place in places)
+
+
+def test_examples_are_what_their_schemas_want():
+    bin_folder = Path(sys.executable).parent
+    for command in (
+        ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", OPS / "compose.yml"],
+        ["kubernetes-validate", "--strict", OPS / "kubernetes.yml"],
+    ):
+        found = subprocess.run(
+            [bin_folder / command[0], *command[1:]], capture_output=True, text=True
+        )
+        assert found.returncode == 0, found.stdout + found.stderr

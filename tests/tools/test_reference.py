@@ -1,5 +1,7 @@
 """docs/reference.md is what the code says."""
 
+import re
+
 from fastapi import FastAPI
 
 from amoeba_sglang.adapters.frontend.routes import add_routes
@@ -19,3 +21,11 @@ def test_every_endpoint_of_ours_is_there():
 
 def test_every_metric_has_a_row():
     assert len(reference._metrics()) == 9
+
+
+def test_links_between_pages_lead_somewhere():
+    root = reference.PAGE.parents[1]
+    pages = [root / "README.md", root / "bench/README.md", *(root / "docs").glob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:\s]+)[^)]*\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
