@@ -2,8 +2,8 @@
 
     python -m tools.page_picture
 
-Needs the Debian package chromium. Chats run beside documents as in `make demo`; the picture is taken
-while the second document has its workers, and README's caption gets the commit.
+Needs the Debian package chromium. Chats run beside documents as in `make demo`; the picture is of
+the second document while it has its workers, and README's caption gets the commit.
 """
 
 import os
