@@ -27,8 +27,8 @@ from amoeba_sglang.top.events import ConnectionLost
 from tests.serving.servers import Server
 
 _FIRST_DOCUMENT_SECONDS, _EVERY_SECONDS = 8.0, 45.0
-# Tokens of a worker; a document has half as many again.
-_POOL = 2048
+# A document has half as many tokens again as a worker; in short chunks of it chats go on.
+_FLAGS = ("--dtype", "float32", "--max-total-tokens", "2048", "--chunked-prefill-size", "128")
 _CHAT_TOKENS, _ANSWER_TOKENS = 120, 40
 _QUESTIONS = (
     "What is the tallest mountain on Earth, and who climbed it first?",
@@ -170,12 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ExitStack() as stack:
             url = options.url
             if url is None:
-                server = Server(
-                    "--tp-size", str(options.workers), "--dtype", "float32",
-                    "--max-total-tokens", str(_POOL), "--chunked-prefill-size", "128",
-                    port=options.port,
-                )  # fmt: skip
-                url = stack.enter_context(server).url
+                flags = ("--tp-size", str(options.workers), *_FLAGS)
+                url = stack.enter_context(Server(*flags, port=options.port)).url
             return show(url, options.chats, options.seconds)
     except httpx.HTTPError as error:
         print(f"{options.url}: {error}; is a server of Amoeba there?", file=sys.stderr)
