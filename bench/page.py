@@ -102,7 +102,7 @@ def rest(server: Server) -> dict[str, float]:
     for count in (0, 1, READERS, 0):
         with readers(server, count):
             name = str(count) if str(count) not in found else f"{count} again"
-            found[name] = cpu_percent(server, _REST_SECONDS)["total"]
+            found[name] = cpu_percent(server, _REST_SECONDS)["all"]
     return found
 
 
