@@ -56,8 +56,8 @@ def test_no_requirement_of_ours_is_an_exception(file):
     assert not exceptions & set().union(*map(names_of, FILES))
 
 
-def test_package_asks_pip_for_sglang_alone():
+def test_package_asks_pip_for_sglang_and_what_that_brings():
     """Metadata cannot say --no-deps: an extra with the model would compile its dependencies."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["dependencies"] == ["sglang==0.5.23", "regex"]
+    assert project["dependencies"] == ["sglang==0.5.23", "regex", "httpx", "rich"]
     assert "optional-dependencies" not in project

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from statistics import median
 
+# A request without a token for so long is believed to be gone.
+_LOST_SECONDS = 600.0
+
 
 @dataclass(frozen=True)
 class Beat:
@@ -47,6 +50,9 @@ class Pulse:
             tpot=sum(gap for gap, _ in self._gaps) / tokens if tokens else None,
             gap=max((gap for gap, _ in self._gaps), default=None),
         )
+        # Of requests that were aborted nothing says that they have ended.
+        alive = now - _LOST_SECONDS
+        self._seen = {rid: seen for rid, seen in self._seen.items() if seen[1] > alive}
         self._begin(now)
         return beat
 

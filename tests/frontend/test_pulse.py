@@ -39,6 +39,15 @@ def test_an_output_without_tokens_is_no_gap():
     assert pulse.take(4.0).gap == pytest.approx(2.0)
 
 
+def test_requests_that_never_end_are_dropped_at_last():
+    pulse = Pulse(0.0)
+    note(pulse, "aborted", 1, 1.0, created=0.0)
+    pulse.take(2.0)
+    pulse.take(700.0)
+    note(pulse, "aborted", 5, 701.0)
+    assert pulse.take(702.0) == Beat(0.0, None, None, None)
+
+
 def test_who_is_gone_is_forgotten():
     pulse = Pulse(0.0)
     note(pulse, "a", 1, 1.0, created=0.0, finished=True)
