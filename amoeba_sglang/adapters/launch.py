@@ -135,7 +135,6 @@ def serve(server_args: Any, config: AmoebaConfig) -> None:
     from amoeba_sglang.frontend.early_errors import EarlyErrors
     from amoeba_sglang.frontend.ending import kill_children
     from amoeba_sglang.frontend.gate import Gate
-    from amoeba_sglang.frontend.pages import Pages
     from amoeba_sglang.frontend.warm_up import measure_throughput
 
     def manager() -> Any:
@@ -147,7 +146,6 @@ def serve(server_args: Any, config: AmoebaConfig) -> None:
     check_bodies(http_server.app, lambda: manager().model_config.vocab_size)
     # The last one added comes first.
     http_server.app.add_middleware(Gate)
-    http_server.app.add_middleware(Pages)
 
     def announce() -> None:
         manager().forget_load_file()

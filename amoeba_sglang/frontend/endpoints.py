@@ -25,6 +25,8 @@ all in REFUSED                      400 with the reason
 import os
 from typing import Any
 
+from amoeba_sglang.frontend.pages import ADDRESS, page_files
+
 _SESSIONS = "sessions are not supported: the turns of a session may go to different workers"
 _ONE_GROUP = "weights are only updated from disk: use /update_weights_from_disk"
 _SENT = "weights are not sent to other servers: a worker may have only a shard of them"
@@ -91,6 +93,8 @@ INFERENCE = frozenset({
     "/v1/messages/count_tokens", "/v1/models", "/v1/realtime", "/v1/rerank", "/v1/responses",
     "/v1/score", "/v1/systemone", "/v1/tokenize",
 })  # fmt: skip
+# Static files, which say nothing of the server: pages of other sites may lead to them.
+PAGE = frozenset({ADDRESS, *page_files()})
 _INFERENCE_BELOW = ("/v1/models/", "/v1/responses/", "/metrics/")
 
 
@@ -102,7 +106,7 @@ def path_of(scope: dict[str, Any]) -> str:
 
 def is_inference(path: str) -> bool:
     """Whether a path changes nothing but what its own answer takes."""
-    return path in INFERENCE or path.startswith(_INFERENCE_BELOW)
+    return path in INFERENCE or path in PAGE or path.startswith(_INFERENCE_BELOW)
 
 
 def refusal_of(path: str, method: str) -> str | None:

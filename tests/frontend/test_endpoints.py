@@ -19,7 +19,7 @@ def test_every_endpoint_has_been_looked_at():
     routes = [*http_server.app.routes, *app.routes]
     routes += http_server.v1_loads_router.routes + http_server.elastic_ep_router.routes
     paths = {route.path for route in routes if getattr(route, "path", None)}
-    known = endpoints.CONTROL | endpoints.INFERENCE | endpoints.REFUSED.keys()
+    known = endpoints.CONTROL | endpoints.INFERENCE | endpoints.PAGE | endpoints.REFUSED.keys()
     below = tuple(endpoints._INFERENCE_BELOW)
     assert {path for path in paths - known if not path.startswith(below)} == set()
     # The last ones exist only with certain flags.

@@ -2,22 +2,22 @@ import gzip
 import re
 
 import pytest
-from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route
-from starlette.testclient import TestClient
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from sglang.srt.utils.auth import add_api_key_middleware
 
-from amoeba_sglang.frontend.pages import FILES, Pages
+from amoeba_sglang.adapters.frontend.routes import add_routes
+from amoeba_sglang.frontend.gate import Gate
+from amoeba_sglang.frontend.pages import FILES
 
 
 @pytest.fixture(scope="module")
 def client():
-    async def below(request):
-        return PlainTextResponse(f"below {request.url.path}")
-
-    routes = [Route("/{rest:path}", below, methods=["GET", "POST"])]
-    app = Starlette(routes=routes)
-    app.add_middleware(Pages)
+    """Of a server that has both keys, as SGLang checks them."""
+    app = FastAPI()
+    add_routes(app, ask=None, feed=None)
+    app.add_middleware(Gate)
+    add_api_key_middleware(app, api_key="open", admin_api_key="sesame")
     return TestClient(app, follow_redirects=False)
 
 
@@ -40,14 +40,21 @@ def test_the_page_and_all_that_it_names_are_there(client):
             assert answer.headers["content-type"].startswith("text/javascript"), name
 
 
-def test_what_is_no_file_is_somebody_else_s(client):
-    for path in ("/amoeba/state", "/amoeba/uplot.LICENSE", "/amoeba/../config.py", "/", "/amoebas"):
-        assert client.get(path).text.startswith("below")
-    assert client.post("/amoeba/").text.startswith("below")
+def test_what_says_something_of_the_server_needs_the_key(client):
+    for path in ("/amoeba/state", "/amoeba/events"):
+        assert client.get(path).status_code == 401
+    assert client.get("/amoeba/uplot.LICENSE").status_code == 401
+    assert client.post("/amoeba/", headers={"authorization": "Bearer open"}).status_code == 405
+
+
+def test_a_link_of_another_site_leads_there_and_nowhere_else(client):
+    foreign = {"sec-fetch-site": "cross-site", "authorization": "Bearer open"}
+    assert client.get("/amoeba/", headers=foreign).status_code == 200
+    assert client.get("/amoeba/state", headers=foreign).status_code == 403
 
 
 def test_a_head_has_no_body(client):
-    assert client.head("/amoeba/main.js").content == b""
+    assert client.head("/amoeba/main.js").status_code == 200
 
 
 def test_the_page_asks_no_other_host_and_is_small():

@@ -84,7 +84,9 @@ def test_a_long_request_is_seen_and_the_merge_that_it_asks_for(server, page, pro
         assert all(len(chat.result()["output_ids"]) == 200 for chat in chats)
     wait_for(page, "() => document.querySelector('#long').innerText.includes('none')")
     assert "holds" in page.inner_text("#log") or "request" in page.inner_text("#log")
-    assert re.search(r"[1-9]", page.inner_text("#rate")) and not page.problems
+    for chart in ("rate", "ttft", "tpot"):
+        assert re.search(r"\d", page.inner_text(f"#{chart}-now")), chart
+    assert not page.problems
 
 
 def test_buttons_merge_and_split(server, page):
@@ -92,11 +94,8 @@ def test_buttons_merge_and_split(server, page):
     wait_live(page)
     for text in ("merge ranks 0–1", "split ranks 0–1"):
         page.get_by_role("button", name=text, exact=True).first.click()
-        wait_for(
-            page,
-            "([text]) => document.querySelector('#log').innerText.includes(text)",
-            f"{text.split()[0]} of ranks 0–1 to degree {2 if 'merge' in text else 1}: done",
-        )
+        wait_for(page, "([text]) => document.querySelector('#instances').innerText.includes(text)",
+                 "ranks 0–1 · degree 2" if "merge" in text else "rank 0 · degree 1")  # fmt: skip
     assert of_state(server) == [(0, 1), (1, 1), (2, 1), (3, 1)] and not page.problems
 
 

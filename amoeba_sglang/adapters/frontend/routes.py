@@ -1,15 +1,17 @@
 """The HTTP endpoints that Amoeba adds: those under /amoeba, and what a gateway asks for."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from sglang.srt.utils.auth import AuthLevel, auth_level
 
 from amoeba_sglang.control.router.transform_request import MAX_BODY_BYTES, parse_transform
 from amoeba_sglang.errors import RequestError
 from amoeba_sglang.frontend.feed import Feed
+from amoeba_sglang.frontend.pages import ADDRESS, HEADERS, TYPES, page_files
 
 
 class Reply(Protocol):
@@ -30,6 +32,8 @@ def add_routes(
     Straight to the app: SGLang's key check does not see the auth level of an included router's
     endpoints with FastAPI 0.165, and would let everybody in.
     """
+
+    add_page(app)
 
     async def answer(kind: str, body: dict[str, Any]) -> JSONResponse:
         try:
@@ -77,6 +81,25 @@ def add_routes(
         except RequestError as error:
             return refuse(error)
         return await answer("transform", body)
+
+
+def add_page(app: FastAPI) -> None:
+    """The files of the page at /amoeba, which need no key."""
+
+    @auth_level(AuthLevel.PUBLIC)
+    async def lead_below() -> Response:
+        # Relative: below whatever prefix a proxy has.
+        return RedirectResponse("amoeba/", headers=HEADERS)
+
+    def make(file: Path) -> Callable[[], Awaitable[Response]]:
+        @auth_level(AuthLevel.PUBLIC)
+        async def send() -> Response:
+            return Response(file.read_bytes(), media_type=TYPES[file.suffix], headers=HEADERS)
+
+        return send
+
+    for path, answer in [(ADDRESS, lead_below), *((p, make(f)) for p, f in page_files().items())]:
+        app.add_api_route(path, answer, methods=["GET", "HEAD"], include_in_schema=False)
 
 
 async def follow(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

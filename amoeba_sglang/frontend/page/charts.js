@@ -9,6 +9,7 @@ export class Chart {
   // lines: [{ label, key, colour, points? }]
   constructor(element, lines) {
     this.element = element;
+    this.now = document.getElementById(`${element.id}-now`);
     this.keys = lines.map((line) => line.key);
     const axis = {
       stroke: "#7a8593", grid: { stroke: "#8884", width: 1 }, ticks: { show: false }, font: "10px system-ui", gap: 4,
@@ -34,6 +35,13 @@ export class Chart {
   draw(beats) {
     const { clientWidth } = this.element;
     if (clientWidth !== this.plot.width) this.plot.setSize({ width: clientWidth, height: HEIGHT });
+    // What was last, of each line; a request that has ended leaves no later one.
+    this.now.textContent = this.keys.map((key) => last(beats[key])).join(", ");
     this.plot.setData([beats.at, ...this.keys.map((key) => beats[key])]);
   }
+}
+
+function last(values) {
+  const value = values.findLast((one) => one !== null);
+  return value === undefined ? "–" : value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 });
 }
