@@ -66,7 +66,7 @@ def take(demo: Demo, page: Page) -> None:
         second = threading.Thread(target=demo.document, args=(_POOL * 5 // 2,))
         second.start()
         page.wait_for_function(
-            "document.querySelector('#long').innerText.includes('at rank')", timeout=120_000
+            "() => document.querySelector('#long').innerText.includes('at rank')", timeout=120_000
         )
         page.wait_for_timeout(4_000)
         page.screenshot(path=PICTURE)

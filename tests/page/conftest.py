@@ -48,7 +48,7 @@ def page(browser):
 
 
 def wait_live(page):
-    page.wait_for_function("document.querySelector('#connection').textContent === 'live'")
+    page.wait_for_function("() => document.querySelector('#connection').textContent === 'live'")
 
 
 @pytest.fixture(scope="session")
