@@ -24,7 +24,8 @@ import aiohttp
 from tqdm import tqdm
 
 from amoeba_sglang.errors import ConfigError
-from bench import plots, results_file
+from bench import results_file
+from bench.charts import replay as charts
 from bench.layout_record import LayoutRecord, describe_emulation, dilation_of
 from bench.prompts import PromptMaker
 from bench.replay_client import OneServer, Replay, Target, fetch_state, watch_layout
@@ -149,7 +150,7 @@ def run(options: argparse.Namespace, workload: Workload, statement: dict[str, An
     parts = [measured.label, options.name, describe_recipe(statement)]
     title = " | ".join(filter(None, parts))
     figures = measured.figures(objective)
-    picture = plots.draw_replay(options.name, title, measured.outcomes, objective, measured.layout)
+    picture = charts.draw_replay(options.name, title, measured.outcomes, objective, measured.layout)
     results_file.write(
         options.name,
         {**figures, "workload": statement, "slo": asdict(objective), "url": options.url},

@@ -21,7 +21,8 @@ from typing import Any
 
 from amoeba_sglang.control.policy.throughput import ThroughputTable
 from amoeba_sglang.errors import ConfigError
-from bench import plots, results_file
+from bench import results_file
+from bench.charts import replay as charts
 from bench.prompts import PromptMaker
 from bench.replay import (
     Measured,
@@ -211,7 +212,7 @@ class Comparison:
         )
         name = f"{self.options.name}_n{self.workers}_{case.replace(' ', '_').replace('+', '')}"
         title = f"{case}, {self.workers} workers | {describe_recipe(self.statement)}"
-        plots.draw_replay(name, title, outcomes, self.objective, measured.layout)
+        charts.draw_replay(name, title, outcomes, self.objective, measured.layout)
         print(
             f"{case}: {figures['requests']}, {figures['outputs_that_differ']} outputs differ, "
             f"{figures['completed']['tokens_per_s']:.0f} tokens/s, TTFT of short requests "

@@ -1,15 +1,53 @@
 """Benchmark results as JSON with the machine and the commit they were measured on."""
 
+from __future__ import annotations
+
 import json
 import os
 import platform
 import statistics
 import subprocess
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One file of bench/results. `commits`: of all its parts; `cores` of a `cpu`."""
+
+    name: str
+    commits: tuple[str, ...]
+    cpu: str
+    cores: int
+    figures: dict[str, Any]
+
+
+def read(name: str) -> Result:
+    """Read bench/results/NAME.json."""
+    data = json.loads((RESULTS / f"{name}.json").read_text())
+    # `bench.cpu_attention` and `bench.soak` write files of their own form.
+    figures = data.get("figures", data)
+    runs = [
+        run
+        for version in data.get("versions", {}).values()
+        for case in version.values()
+        for run in case["runs"]
+    ]
+    host = data.get("machine") or runs[0]["machine"]
+    parts = [part.get("commit") if isinstance(part, dict) else None for part in figures.values()]
+    commits = list(data.get("versions", [data.get("commit")]))
+    return Result(
+        name=name,
+        # Rows that ran at different commits say at which.
+        commits=tuple(dict.fromkeys(parts if all(parts) else commits)),
+        cpu=host["cpu"],
+        cores=host["cores"],
+        figures=figures,
+    )
 
 
 def machine() -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 from amoeba_sglang.control.device import device_names, load_device
 from amoeba_sglang.errors import AmoebaError, ConfigError
 from bench import results_file
-from bench.plots import draw_simulation
+from bench.charts.measured import draw_simulation
 from bench.simulation.contenders import contenders, static_contenders
 from bench.simulation.instance import Batching
 from bench.simulation.mechanisms import mechanisms
@@ -81,7 +81,7 @@ def main() -> int:
     path = results_file.write(options.name, figures)
     if options.rate is None:
         print_tables(tables)
-        draw_simulation(path)
+        draw_simulation(results_file.read(path.stem))
     return 0
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from bench import results_file
-from bench.plots import draw_stagger
+from bench.charts.measured import draw_stagger
 from tests.serving.load import new_session
 from tests.serving.servers import Server
 
@@ -95,7 +95,7 @@ def main() -> None:
         f"stagger_n{options.workers}{options.name}",
         {"settings": vars(options), **_summarise(sessions, options.workers)},
     )
-    draw_stagger(path)
+    draw_stagger(results_file.read(path.stem))
 
 
 def fill_caches(server: Server, options: argparse.Namespace) -> None:

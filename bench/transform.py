@@ -21,8 +21,8 @@ import numpy as np
 
 from amoeba_sglang.control.transform.moves import unit_moves
 from bench import results_file
+from bench.charts.measured import draw_transform
 from bench.page_worker import CHAINS, SHAPES, PageWorker, live_slots
-from bench.plots import draw_transform
 from bench.transform_steps import Steps
 from bench.transform_ways import HostSwap, move_to_second_pool, swap_weights
 from tests.processes import run_workers
@@ -64,9 +64,8 @@ def main() -> None:
     finally:
         # All shapes take most of an hour: what an interrupted run has measured is not lost.
         if figures:
-            draw_transform(
-                results_file.write("transform", {"settings": vars(options), "cases": figures})
-            )
+            results_file.write("transform", {"settings": vars(options), "cases": figures})
+            draw_transform(results_file.read("transform"))
 
 
 def _summarise(by_rank: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from bench import plots, replay, results_file
+from bench import replay, results_file
+from bench.charts import replay as charts
+from bench.charts import style
 from tests.bench.stand_in import StandIn, Words
 
 EMULATED = {"model": "32B", "device": "H100", "cost_model": "roofline", "dilation": 2.0}
@@ -38,7 +40,7 @@ def serving(stand_in):
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(results_file, "RESULTS", tmp_path)
-    monkeypatch.setattr(plots, "FIGURES", tmp_path)
+    monkeypatch.setattr(style, "FIGURES", tmp_path)
     monkeypatch.setattr(replay, "load_prompts", lambda directory, seed: Words())
     trace = tmp_path / "trace.csv"
     trace.write_text("timestamp_s,input_tokens,output_tokens\n0,40,4\n0.2,80,2\n0.3,9000,8\n")
@@ -71,13 +73,13 @@ def test_a_replay_states_its_workload_and_draws_its_picture(run, tmp_path):
 
 def test_what_an_emulated_server_did_is_called_emulated_everywhere(run, monkeypatch):
     titles = []
-    draw = plots.draw_replay
+    draw = charts.draw_replay
 
     def keep(name, title, *rest):
         titles.append(title)
         return draw(name, title, *rest)
 
-    monkeypatch.setattr(plots, "draw_replay", keep)
+    monkeypatch.setattr(charts, "draw_replay", keep)
     with serving(StandIn(emulated=EMULATED)) as url:
         code, output, figures = run("--url", url, "--rows", "2")
     assert code == 0
