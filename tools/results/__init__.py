@@ -1,0 +1,1 @@
+"""The tables of docs/results.md, from bench/results: `python -m tools.results`."""
