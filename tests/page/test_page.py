@@ -150,7 +150,7 @@ def test_a_server_that_dies_is_said_to_be_gone_and_found_again(browser, page):
         )
     with server:
         wait_for(page, "() => document.querySelector('#connection').textContent === 'live'")
-        wait_for(page, "() => !document.querySelector('#log').innerText.includes('done')")
+        wait_for(page, "() => !document.querySelector('#log ol').innerText.includes('done')")
         # An open page does not keep a server that is told to end.
         server.process.terminate()
         server.process.wait(15)
