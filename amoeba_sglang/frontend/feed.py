@@ -34,6 +34,7 @@ class Feed:
         self._readers: set[asyncio.Queue[bytes | None]] = set()
         self._since: float | None = None
         self._task: asyncio.Task[None] | None = None
+        self._over = ""
 
     @property
     def watched(self) -> bool:
@@ -41,7 +42,9 @@ class Feed:
 
     async def read(self) -> AsyncIterator[bytes]:
         """The events of one reader, until it is gone. RequestError 503 before the first one, with
-        too many readers or from the router."""
+        too many readers, in a server that ends, or from the router."""
+        if self._over:
+            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, self._over)
         if len(self._readers) >= MOST_READERS:
             raise RequestError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
@@ -60,7 +63,9 @@ class Feed:
             self._readers.discard(queue)
 
     def end(self, reason: str) -> None:
-        """The server ends: tell all, and let them go."""
+        """The server ends: tell all, let them go, and take no others: an open stream would keep the
+        HTTP server from ending."""
+        self._over = reason
         self._tell(_event("end", {"error": reason}))
         for queue in list(self._readers):
             self._drop(queue)

@@ -143,6 +143,8 @@ def test_a_server_that_ends_says_so_last(router):
         feed.end("a worker died")
         rest = [parse(event) async for event in events]
         assert rest[-1] == ("end", {"error": "a worker died"}) and not feed.watched
+        with pytest.raises(RequestError, match="a worker died"):
+            await anext(feed.read())
 
     run(read())
 

@@ -153,5 +153,5 @@ def test_a_server_that_dies_is_said_to_be_gone_and_found_again(browser, page):
         wait_for(page, "() => !document.querySelector('#log ol').innerText.includes('done')")
         # An open page does not keep a server that is told to end.
         server.process.terminate()
-        server.process.wait(15)
+        server.process.wait(30)
     assert not page.problems

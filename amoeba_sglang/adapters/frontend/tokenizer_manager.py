@@ -45,6 +45,10 @@ _HEALTH_PATHS = ("/health", "/health_generate")
 class ElasticSignalHandler(SignalHandler):
     """SIGQUIT is how SGLang's children and its watchdog say that one of them failed."""
 
+    def sigterm_handler(self, signum: Any = None, frame: Any = None) -> None:
+        super().sigterm_handler(signum, frame)
+        self.tokenizer_manager.feed.end("the server was told to end")
+
     def running_phase_sigquit_handler(self, signum: Any = None, frame: Any = None) -> None:
         self.tokenizer_manager.fail("a process of the server died, see the log")
 
