@@ -13,6 +13,7 @@ from amoeba_sglang.adapters.messages import AdminReply, LimitsChanged
 from amoeba_sglang.control.router.limits import RequestLimits
 from amoeba_sglang.errors import RequestError
 from amoeba_sglang.frontend.batches import Batches
+from amoeba_sglang.frontend.feed import Feed
 
 
 class Manager(ElasticTokenizerManager):
@@ -260,3 +261,20 @@ def test_one_request_that_cannot_be_answered_does_not_stop_the_others(manager):
     manager.fail("worker 1 died")
     assert answered == ["b"]
     assert len(manager.endings) == 1
+
+
+def test_who_looks_is_let_go_when_the_server_is_told_to_end(manager):
+    """An open stream would keep the HTTP server from ending."""
+
+    async def view(since):
+        return {"now": 1.0}
+
+    async def read():
+        manager.feed = Feed(view, dict)
+        events = manager.feed.read()
+        await anext(events)
+        tokenizer_manager.ElasticSignalHandler(manager).sigterm_handler()
+        return [event async for event in events]
+
+    [last] = asyncio.run(asyncio.wait_for(read(), 20))
+    assert last.startswith(b"event: end\n") and manager.gracefully_exit
