@@ -27,8 +27,13 @@ class Panel:
     steps: bool = False
 
 
-def quantiles(metric: str) -> tuple[tuple[str, str], ...]:
-    rates = f"sum by (le) (rate({metric}_bucket{{$which}}[$__rate_interval]))"
+def upstream(metric: str) -> str:
+    """One of SGLang's, `sglang:NAME`: to a Prometheus before 3 its exporter says `sglang_NAME`."""
+    return f'{{__name__=~"sglang[:_]{metric}", $which}}'
+
+
+def quantiles(buckets: str) -> tuple[tuple[str, str], ...]:
+    rates = f"sum by (le) (rate({buckets}[$__rate_interval]))"
     return tuple(
         (f"histogram_quantile({share}, {rates})", f"p{round(100 * share)}") for share in (0.5, 0.95)
     )
@@ -67,13 +72,13 @@ PANELS = (
     Panel(
         "Time of a transformation",
         "From the order to the last worker's report; tokens flow meanwhile.",
-        quantiles("amoeba_transformation_seconds"),
+        quantiles("amoeba_transformation_seconds_bucket{$which}"),
         unit="s",
     ),
     Panel(
         "Longest pause in a transformation",
         "The longest time in which a worker made no token.",
-        quantiles("amoeba_step_stall_seconds"),
+        quantiles("amoeba_step_stall_seconds_bucket{$which}"),
         unit="s",
     ),
     Panel(
@@ -103,20 +108,20 @@ PANELS = (
         "Tokens a second",
         "Output of the whole server.",
         (
-            ("sum(rate(sglang:generation_tokens_total{$which}[$__rate_interval]))", "output"),
-            ("sum(rate(sglang:prompt_tokens_total{$which}[$__rate_interval]))", "prompts"),
+            (f"sum(rate({upstream('generation_tokens_total')}[$__rate_interval]))", "output"),
+            (f"sum(rate({upstream('prompt_tokens_total')}[$__rate_interval]))", "prompts"),
         ),
     ),
     Panel(
         "Time to first token",
         "As clients see it, with the wait for a merge.",
-        quantiles("sglang:time_to_first_token_seconds"),
+        quantiles(upstream("time_to_first_token_seconds_bucket")),
         unit="s",
     ),
     Panel(
         "Time between tokens",
         "As clients see it.",
-        quantiles("sglang:inter_token_latency_seconds"),
+        quantiles(upstream("inter_token_latency_seconds_bucket")),
         unit="s",
     ),
 )

@@ -5,6 +5,7 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from tests.ops.conftest import OPS
@@ -24,12 +25,21 @@ def test_rules_are_right(programs):
         assert found.returncode == 0, found.stdout + found.stderr
 
 
+def stream(server, prompt):
+    """Only of streams are the times between tokens known."""
+    sampling = {"max_new_tokens": 80, "ignore_eos": True}
+    body = {"text": prompt, "sampling_params": sampling, "stream": True}
+    with httpx.stream("POST", f"{server.url}/generate", json=body, timeout=120) as reply:
+        assert reply.status_code == 200
+        assert sum(line.startswith("data:") for line in reply.iter_lines()) > 10
+
+
 @pytest.fixture(scope="module")
 def used(server, prometheus):
     """After chats, a long prompt that merged the workers, an order that was refused, and a split,
     scraped in the middle of all of it."""
     with ThreadPoolExecutor(4) as pool:
-        chats = [pool.submit(server.generate, prompt, 80) for prompt in chat_prompts(3)]
+        chats = [pool.submit(stream, server, prompt) for prompt in chat_prompts(3)]
         long = pool.submit(server.generate, LONG, 40)
         assert len(long.result()["output_ids"]) == 40
         for chat in chats:
@@ -46,13 +56,16 @@ def used(server, prometheus):
 
 
 def test_every_panel_has_data(used):
+    empty = []
     for panel in make_dashboard()["panels"]:
         for target in panel["targets"]:
             query = target["expr"].replace("$__rate_interval", "10m").replace("$instance", ".*")
             found = used.query(query)
-            assert found, f"{panel['title']}: {query}"
+            if not found:
+                empty.append(f"{panel['title']}: {query}")
             values = [float(one["value"][1]) for one in found]
             assert all(value >= 0 for value in values), f"{panel['title']}: {values}"
+    assert not empty, "\n".join([*empty, *sorted(used.ask("label/__name__/values"))])
 
 
 def test_series_are_few_and_have_no_unbounded_labels(used):

@@ -18,7 +18,7 @@ UPSTREAM = Path(sglang.__file__).parent / "srt/observability"
 
 def names_in(text):
     """Metrics of Amoeba and SGLang, without what histograms append."""
-    found = re.findall(r"\b(?:amoeba_|sglang:)\w+", text)
+    found = re.findall(r"\b(?:amoeba_|sglang:)\w+", text.replace("sglang[:_]", "sglang:"))
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in found}
 
 

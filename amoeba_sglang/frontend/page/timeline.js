@@ -27,17 +27,28 @@ export function draw(canvas, model) {
 }
 
 function layouts(paint, model, { x, end, height }) {
+  const begun = new Map();
   model.layouts.forEach((layout, number) => {
-    const from = x(layout.at), to = x(model.layouts[number + 1]?.at ?? end);
+    const next = model.layouts[number + 1], stays = new Set(next?.instances.map(String));
     for (const ranks of layout.instances) {
-      paint.fillStyle = colour(ranks.length);
-      paint.fillRect(from, ranks[0] * height + 1, to - from, ranks.length * height - 2);
-      if (to - from > 24) {
-        paint.fillStyle = ranks.length > 1 ? "#fff" : "#123";
-        paint.fillText(`${ranks.length}`, to - 14, (ranks[0] + ranks.length / 2) * height);
+      const from = begun.get(String(ranks)) ?? layout.at;
+      if (stays.has(String(ranks))) {
+        begun.set(String(ranks), from);
+      } else {
+        begun.delete(String(ranks));
+        instance(paint, ranks, { from: x(from), to: x(next?.at ?? end), height });
       }
     }
   });
+}
+
+function instance(paint, ranks, { from, to, height }) {
+  paint.fillStyle = colour(ranks.length);
+  paint.fillRect(from, ranks[0] * height + 1, to - from, ranks.length * height - 2);
+  if (to - from > 24) {
+    paint.fillStyle = ranks.length > 1 ? "#fff" : "#123";
+    paint.fillText(`${ranks.length}`, to - 14, (ranks[0] + ranks.length / 2) * height);
+  }
 }
 
 // The share of layers that are at the new degree, from none at the bottom to all at the top. What
