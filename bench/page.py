@@ -7,8 +7,6 @@ than the two cores that the server has here.
 """
 
 import argparse
-import os
-import shutil
 import sys
 import threading
 import time
@@ -16,13 +14,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
+from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.top.events import follow
 from bench import results_file
 from bench.footprint import cpu_percent
 from bench.pairs import median_interval
 from bench.throughput import ServingLoad, run_bench_serving
+from tests.serving.browser import LAPTOP, open_browser
 from tests.serving.servers import Server
 
 READERS = 50
@@ -38,17 +38,14 @@ def main() -> int:
     )
     parser.add_argument("--pairs", type=int, default=6)
     options = parser.parse_args()
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if chromium is None:
-        print("chromium: not found; install the Debian package chromium", file=sys.stderr)
-        return 2
     with Server(*_FLAGS.split()) as server:
         server.generate("One two three", 8)
-        with sync_playwright() as driver:
-            # Root has no sandbox of its own.
-            browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            shown = [paint(browser, server) for _ in range(_PAINTS)]
-            browser.close()
+        try:
+            with open_browser() as browser:
+                shown = [paint(browser, server) for _ in range(_PAINTS)]
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            return 2
         figures = {
             "bytes_on_the_wire": shown[0]["bytes"],
             "first_paint_ms": results_file.spread([one["paint"] for one in shown]),
@@ -62,7 +59,7 @@ def main() -> int:
 
 def paint(browser: Browser, server: Server) -> dict[str, float]:
     """Of a browser that has seen nothing: milliseconds to the first paint, and bytes received."""
-    context = browser.new_context(viewport={"width": 1280, "height": 720})
+    context = browser.new_context(viewport=LAPTOP)
     page, sizes = context.new_page(), []
     page.on("requestfinished", lambda request: sizes.append(request.sizes()))
     page.goto(f"{server.url}/amoeba/")

@@ -6,23 +6,22 @@ Needs the Debian package chromium. Chats run beside documents as in `make demo`;
 the second document while it has its workers, and README's caption gets the commit.
 """
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
+from amoeba_sglang.errors import ConfigError
+from tests.serving.browser import LAPTOP, open_browser
 from tests.serving.servers import Server
 from tools.demo import Demo
 
 ROOT = Path(__file__).parents[1]
 PICTURE, README = ROOT / "docs/figures/page.png", ROOT / "README.md"
-_SIZE = {"width": 1280, "height": 720}
 _CHATS, _POOL = 6, 1024
 _FLAGS = (
     "--tp-size", "4", "--dtype", "float32", "--max-total-tokens", str(_POOL),
@@ -31,17 +30,14 @@ _FLAGS = (
 
 
 def main() -> int:
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if chromium is None:
-        print("chromium: not found; install the Debian package chromium", file=sys.stderr)
+    try:
+        with open_browser() as browser, Server(*_FLAGS) as server:
+            page = browser.new_page(viewport=LAPTOP)
+            page.goto(f"{server.url}/amoeba")
+            take(Demo(server.url), page)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
         return 2
-    with Server(*_FLAGS) as server, sync_playwright() as driver:
-        # Root has no sandbox of its own.
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport=_SIZE)
-        page.goto(f"{server.url}/amoeba")
-        take(Demo(server.url), page)
-        browser.close()
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         cwd=ROOT,

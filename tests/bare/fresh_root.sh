@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Does on a bare Debian 12 what the README says, and prints how long each part takes.
 #
-#   tests/bare/fresh_root.sh [STAGE...]     plain, serve, test; without any: serve test
+#   tests/bare/fresh_root.sh [STAGE...]     plain, demo, serve, test; without any: serve test
 #
 # plain: a plain `pip install` of the same SGLang, for comparison; serve: `make setup`, then
-# `make serve` until a chat completion is answered; test: `make test`. The root has make, git,
+# `make serve` until a chat completion is answered; demo: `make demo` with its set-up, until workers
+# have merged for a document; test: `make test`. The root has make, git,
 # python3, python3-venv and ca-certificates, no compiler and nothing cached. It takes the host's
 # certificates, apt mirror and pip index, and PORT (30000) for the server; ROOTS says where it is
 # made (/var/tmp, needs 25 GB). Needs root and debootstrap.
@@ -26,7 +27,7 @@ outside() {
   [ "$(id -u)" = 0 ] || fail "make fresh must run as root: it makes a root directory and mounts"
   command -v debootstrap >/dev/null || fail "no debootstrap: apt-get install debootstrap"
   for stage; do
-    [[ $stage =~ ^(plain|serve|test)$ ]] || fail "stage $stage: must be plain, serve or test"
+    [[ $stage =~ ^(plain|demo|serve|test)$ ]] || fail "stage $stage: must be plain, demo, serve or test"
   done
   root=$(mktemp -d "${ROOTS:-/var/tmp}/amoeba-fresh.XXXXXX")
   # As any root directory: other users than root have to pass, and some tests are of them.
@@ -85,6 +86,13 @@ stage_serve() {
   wait "$server" || true
   # make does not wait for what it has told to end.
   timed "the server's end" no_process_left || fail "the server left processes behind"
+}
+
+# A newcomer's path: one command after the clone.
+stage_demo() {
+  timed "make demo, set-up and a minute of it" chroot_do \
+    "cd /amoeba && make demo PORT=${PORT:-30000} ARGS='--seconds 45'" | tee "$root/demo.out"
+  grep -q 'router: merge of ranks .* done' "$root/demo.out" || fail "make demo showed no merge"
 }
 
 stage_test() {

@@ -1,32 +1,23 @@
 """The page in a real browser: `make test-page`. Not a part of `make test`, which has no browser."""
 
-import os
-import shutil
-
 import pytest
-from playwright.sync_api import sync_playwright
 
+from amoeba_sglang.errors import ConfigError
+from tests.serving.browser import LAPTOP, open_browser
 from tests.serving.load import chat_prompts
 from tests.serving.servers import Server
 
 POOL = 1024
-LAPTOP, PHONE = {"width": 1280, "height": 720}, {"width": 390, "height": 844}
+PHONE = {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="session")
 def browser():
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if path is None:
-        pytest.exit(
-            "chromium: not found; install the Debian package chromium, or name the browser's file "
-            "in CHROMIUM",
-            returncode=2,
-        )
-    with sync_playwright() as driver:
-        # A sandbox of its own cannot be had by root, nor in many containers.
-        running = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield running
-        running.close()
+    try:
+        with open_browser() as running:
+            yield running
+    except ConfigError as error:
+        pytest.exit(str(error), returncode=2)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.page.conftest import LAPTOP, PHONE, POOL, wait_live
+from tests.page.conftest import PHONE, POOL, wait_live
+from tests.serving.browser import LAPTOP
 from tests.serving.servers import Server
 
 LONG = random.Random(5).choices(range(100, 5000), k=2 * POOL)
@@ -38,8 +39,8 @@ def test_it_shows_the_layout_of_the_server_and_follows_it(server, page):
         page.wait_for_function(
             "text => document.querySelector('#instances strong').textContent.includes(text)",
             arg=f"degree {expected}",
-            # Events are at most a second behind.
-            timeout=1000,
+            # Events are half a second behind, `bench.page` says how far; a busy machine is later.
+            timeout=5000,
         )
         assert shown(page) == of_state(server)
     assert "merge of ranks 0–1 to degree 2: done" in page.inner_text("#log")
