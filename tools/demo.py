@@ -4,7 +4,7 @@
 
 Starts a server whose pools are smaller than the document, or talks to one that runs, and prints
 what happens, second by second, as the server and its clients see it. Ctrl-C ends it. Exit code 1 if
-a chat or the document got no answer.
+a chat or the document got no answer, or the workers did not split.
 """
 
 import argparse
@@ -209,6 +209,7 @@ def run(demo: Demo, own: int, seconds: float) -> None:
         demo.say(f"chats so far: {_words(before)}")
         demo.document(own * 3 // 2)
         if not demo.wait_alone(60.0):
+            demo.failed = True
             demo.say("the workers are still merged after a minute")
         found = demo.chats.take()
         demo.say(f"chats since the document came: {_words(found)}")

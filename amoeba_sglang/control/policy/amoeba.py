@@ -22,7 +22,7 @@ from amoeba_sglang.control.policy.base import (
 )
 from amoeba_sglang.control.policy.least_load import place_on_least_loaded
 from amoeba_sglang.control.policy.lending import allow_lending
-from amoeba_sglang.control.policy.outlook import USUAL_TRAFFIC, Outlook, foresee
+from amoeba_sglang.control.policy.outlook import Outlook, expect_usual_traffic, foresee
 from amoeba_sglang.control.policy.setting import SETTING, Setting
 from amoeba_sglang.control.policy.soonest import place_soonest
 from amoeba_sglang.control.policy.throughput import RequestClass, ThroughputTable
@@ -50,19 +50,19 @@ class LongRequestRules:
         setting, table = self.setting, scene.table
         if table is None or scene.pinned:
             return None
-        known = scene.evidence >= setting.base_evidence
         fresh = scene.now - scene.base_since < setting.base_dwell_s
-        # A few requests are no reason to change what they are served by.
-        if scene.evidence and (fresh or not known):
+        before_any = scene.evidence is None
+        # A few requests are no reason to change what they are served by, nor is a silence.
+        if scene.evidence is not None and (fresh or scene.evidence < setting.base_evidence):
             return None
-        traffic = scene.traffic if known else USUAL_TRAFFIC
+        traffic = expect_usual_traffic(table) if before_any else scene.traffic
         outlooks = self._outlooks(table, traffic)
         busy = {degree: outlook.workers for degree, outlook in outlooks.items()}
         degree = min(busy, key=lambda degree: (busy[degree], degree))
         if busy[degree] > (1 - setting.base_gain) * busy[scene.base]:
             return None
         saved = 1 - busy[degree] / busy[scene.base]
-        kind = "the present traffic" if known else "usual traffic"
+        kind = "usual traffic" if before_any else "the present traffic"
         return NewBase(degree, f"{kind} takes {saved:.0%} fewer workers than at {scene.base}")
 
     def admit(self, request: LongRequest, scene: Scene, able: tuple[int, ...]) -> Decision | Hold:

@@ -117,7 +117,8 @@ class Scene:
     pinned: ranks whose layout an operator has chosen. refused: changes that workers refused, as
     (ranks, degree), and until when to leave them alone. now: seconds of the same clock.
     table: what steps cost, None before it is known. traffic: the requests that have come lately,
-    and evidence, how many these were. base_since: when the base degree was chosen.
+    and evidence, how many these were; None before the first has come. base_since: when the base
+    degree was chosen.
     """
 
     chain: DegreeChain
@@ -133,7 +134,7 @@ class Scene:
     now: float
     table: ThroughputTable | None = None
     traffic: tuple[RequestClass, ...] = ()
-    evidence: float = 0.0
+    evidence: float | None = None
     base_since: float = 0.0
 
     def blocks(self, degree: int) -> list[tuple[int, ...]]:

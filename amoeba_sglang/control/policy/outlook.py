@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from amoeba_sglang.control.policy.throughput import RequestClass, ThroughputTable
 
-# What a base degree is chosen for before any traffic has come: chats.
-USUAL_TRAFFIC = (RequestClass(1.0, 1, 1024.0, 256.0),)
+# Of a usual chat; tokens.
+_USUAL_PROMPT, _USUAL_OUTPUT = 1024.0, 256.0
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,15 @@ class Outlook:
     @property
     def workers(self) -> float:
         return self.short + self.long
+
+
+def expect_usual_traffic(table: ThroughputTable) -> tuple[RequestClass, ...]:
+    """What a base degree is chosen for before any traffic has come: chats, at the smallest degree
+    that holds them, or the highest."""
+    tokens = _USUAL_PROMPT + _USUAL_OUTPUT
+    able = [degree for degree in table.ordered if table.degrees[degree].kv_tokens >= tokens]
+    degree = able[0] if able else table.ordered[-1]
+    return (RequestClass(1.0, degree, _USUAL_PROMPT, _USUAL_OUTPUT),)
 
 
 def foresee(

@@ -38,8 +38,11 @@ class TrafficBook:
             now,
         )
 
-    def evidence(self, now: float) -> float:
-        """How many requests the classes rest on."""
+    def evidence(self, now: float) -> float | None:
+        """How many requests the classes rest on: less and less in a silence; None before the first
+        request."""
+        if self._first is None:
+            return None
         seen = self._seen_s(now)
         return sum(one.rate for one in self.classes(now)) * seen
 

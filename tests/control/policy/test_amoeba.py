@@ -247,7 +247,14 @@ def test_a_few_requests_do_not_change_the_base_degree():
     traffic.now = SETTING.base_dwell_s
     scene = traffic.scene()
     assert RULES.base(replace(scene, evidence=SETTING.base_evidence - 1)) is None
-    assert RULES.base(replace(scene, evidence=0.0)) is not None
+    assert RULES.base(replace(scene, evidence=None)) is not None
+
+
+def test_a_silence_does_not_change_the_base_degree():
+    """A server merged 14 minutes after its last request, when it had forgotten all traffic."""
+    traffic = Traffic(RULES, [], knowledge=measured((), **CHEAP_MERGES))
+    traffic.now = SETTING.base_dwell_s
+    assert RULES.base(replace(traffic.scene(), evidence=0.0)) is None
 
 
 def test_the_layout_goes_to_the_base_degree_and_stays_there():

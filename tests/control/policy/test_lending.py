@@ -10,7 +10,7 @@ from amoeba_sglang.control.layout.partition import Layout
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.policy.base import LongRequest, Scene, WorkerLoad
 from amoeba_sglang.control.policy.lending import allow_lending
-from amoeba_sglang.control.policy.outlook import USUAL_TRAFFIC, Outlook, foresee
+from amoeba_sglang.control.policy.outlook import Outlook, expect_usual_traffic, foresee
 from amoeba_sglang.control.policy.setting import SETTING
 from amoeba_sglang.control.policy.throughput import RequestClass
 from tests.control.policy.tables import table
@@ -76,4 +76,11 @@ def test_an_outlook_splits_traffic_at_what_the_base_degree_holds():
     assert high.long == high.long_work_s == 0.0 and high.short > 0
     twice = replace(short, rate=4.0)
     assert foresee(TABLE, 1, (twice,), 0.1).short == pytest.approx(2 * both.short)
-    assert foresee(TABLE, 1, USUAL_TRAFFIC, 0.1).workers > 0
+
+
+@pytest.mark.parametrize("tokens, degree", [(1280, 1), (1279, 2), (300, 4)])
+def test_usual_traffic_is_served_where_it_fits(tokens, degree):
+    degrees = {d: replace(TABLE.degrees[d], kv_tokens=tokens * d) for d in (1, 2, 4)}
+    [chats] = expect_usual_traffic(replace(TABLE, degrees=degrees))
+    assert chats.degree == degree
+    assert foresee(TABLE, 1, (chats,), 0.1).workers > 0

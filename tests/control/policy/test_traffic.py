@@ -12,6 +12,11 @@ def test_steady_traffic_is_known_by_its_rate_and_mean_sizes():
     assert found.rate == pytest.approx(10.0, rel=0.02)
     assert (found.prompt_tokens, found.output_tokens) == pytest.approx((901, 200), rel=1e-3)
     assert book.evidence(300.0) == pytest.approx(600, rel=0.03)
+    assert book.evidence(1e6) == 0.0
+
+
+def test_nothing_yet_is_not_nothing_lately():
+    assert TrafficBook(60.0).evidence(5.0) is None
 
 
 def test_the_beginning_is_not_taken_for_silence():
