@@ -110,9 +110,6 @@ class Backend(ABC):
 class ModelBackend(Backend):
     """Workers that compute the model, on a device."""
 
-    # Tested with emulated steps only.
-    unsupported = {"mixed prefill and decode batches": ("enable_mixed_chunk",)}
-
     @property
     @abstractmethod
     def device(self) -> Device:

@@ -31,14 +31,6 @@ def test_refused_flags(field, value, says):
     assert "\n" not in str(error.value)
 
 
-def test_only_an_emulated_server_mixes_prefill_and_decode_rows():
-    """No joint step with such a batch has been tested with a model that computes."""
-    values = {**DEFAULTS, "enable_mixed_chunk": True}
-    supported.require_supported_flags(values, DEFAULTS, {})
-    with pytest.raises(ConfigError, match="--enable-mixed-chunk"):
-        supported.require_supported_flags(values, DEFAULTS, CPU)
-
-
 @pytest.mark.parametrize("page", [None, 1, 16])
 def test_pages_of_any_size_are_served_if_chunks_are_made_of_them(page):
     values = {**DEFAULTS, "page_size": page, "chunked_prefill_size": 512}

@@ -31,7 +31,6 @@ class GpuBackend(ModelBackend):
     transports = ("peer",)
     joint_graphs = True
     unsupported = {
-        **ModelBackend.unsupported,
         # SGLang makes them ready for one number of ranks at start.
         "collectives of one degree": (
             "flashinfer_allreduce_fusion_backend", "enable_flashinfer_allreduce_fusion",
