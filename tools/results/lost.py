@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.results_file import read
+from bench.results_file import Result, read
 from tools.results.numbers import fixed, spread, tiny
 from tools.results.table import Table
 
@@ -12,22 +12,28 @@ WAYS = {"staggered": "", "all at once": "_all_at_once"}
 _EVENTS = ("prefill", "decode", "arrived", "finished", "aborted", "retracted")
 
 
+def _streams() -> dict[str, Result]:
+    """Of the runs that cycle through all layouts under load, by their line of a table."""
+    return {
+        f"{workers} workers, {way}": read(f"equality_n{workers}{suffix}")
+        for workers in (2, 4)
+        for way, suffix in WAYS.items()
+    }
+
+
 def equality() -> Table:
-    rows, sources = [], []
-    for workers in (2, 4):
-        for way, suffix in WAYS.items():
-            source = read(f"equality_n{workers}{suffix}")
-            found = source.figures
-            sources.append(source)
-            rows.append(
-                (
-                    f"{workers} workers, {way}",
-                    fixed(found["transformations"]),
-                    fixed(found["requests"]),
-                    fixed(len(found["errors"])),
-                    fixed(len(found["differing"])),
-                )
-            )
+    streams = _streams()
+    rows = [
+        (
+            title,
+            fixed(source.figures["transformations"]),
+            fixed(source.figures["requests"]),
+            fixed(len(source.figures["errors"])),
+            fixed(len(source.figures["differing"])),
+        )
+        for title, source in streams.items()
+    ]
+    sources = list(streams.values())
     return Table(
         name="equality",
         question="Is a completion lost or changed while the layout cycles through every change?",
@@ -40,21 +46,18 @@ def equality() -> Table:
 
 
 def gaps_under_load() -> Table:
-    rows, sources = [], []
-    for workers in (2, 4):
-        for way, suffix in WAYS.items():
-            source = read(f"equality_n{workers}{suffix}")
-            found = source.figures
-            sources.append(source)
-            rows.append(
-                (
-                    f"{workers} workers, {way}",
-                    spread(found["longest_gap_over_a_transformation_s"], 2),
-                    fixed(found["transforming"]["gap_median_s"], 2),
-                    fixed(found["untouched"]["gap_median_s"], 2),
-                    fixed(found["untouched"]["gap_max_s"], 2),
-                )
+    streams, rows = _streams(), []
+    for title, source in streams.items():
+        found = source.figures
+        rows.append(
+            (
+                title,
+                spread(found["longest_gap_over_a_transformation_s"], 2),
+                fixed(found["transforming"]["gap_median_s"], 2),
+                fixed(found["untouched"]["gap_median_s"], 2),
+                fixed(found["untouched"]["gap_max_s"], 2),
             )
+        )
     return Table(
         name="gaps_under_load",
         question="How long do streams pause under that load, in seconds?",
@@ -67,7 +70,7 @@ def gaps_under_load() -> Table:
         ),
         rows=tuple(rows),
         noise="Over all transformations of the run; one run each.",
-        sources=tuple(sources),
+        sources=tuple(streams.values()),
     )
 
 

@@ -32,7 +32,7 @@ _MAKERS = (
     failing.faults, failing.hostile,
     policy.replay, simulated.tp_loss, simulated.roofline, simulated.rivals,
     policy.emulated, policy.decisions,
-    speed.idle, speed.before,
+    speed.idle, speed.watched, speed.before,
 )  # fmt: skip
 
 

@@ -149,6 +149,35 @@ def idle() -> Table:
     )
 
 
+def watched() -> Table:
+    source = read("page")
+    found = source.figures
+    cpu, ratio = found["cpu_percent_of_a_core"], found["throughput"]["ratio"]
+    readers = str(found["readers"])
+    rows = (
+        ("sent to a browser that opens the page, kB", fixed(found["bytes_on_the_wire"] / 1000)),
+        ("first paint, ms", spread(found["first_paint_ms"])),
+        ("an event after what it tells of, s", spread(found["event_behind_s"], 2)),
+        ("processor while nobody looks, % of a core", spread(cpu["0"], 1)),
+        ("while one looks", spread(cpu["1"], 1)),
+        (f"while {readers} look", spread(cpu[readers], 1)),
+        (
+            f"throughput of `bench_serving` while {readers} look, of that while nobody does",
+            f"{fixed(ratio['median'], 3)} ({fixed(ratio['low'], 3)} to {fixed(ratio['high'], 3)})",
+        ),
+    )
+    return Table(
+        name="watched",
+        question="What does it cost to be looked at?",
+        columns=("of a server of two workers", "median (range)"),
+        rows=rows,
+        noise=f"{cpu['0']['runs']} turns of nobody, one and {readers}; throughput: median and "
+        f"{fixed(100 * ratio['coverage'])} % interval of {len(found['throughput']['pairs'])} pairs "
+        "in turn. A reader is a connection whose bytes are thrown away.",
+        sources=(source,),
+    )
+
+
 def _worker_mib(found: dict[str, Any]) -> str:
     return reach(
         [
