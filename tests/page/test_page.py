@@ -100,6 +100,22 @@ def test_buttons_merge_and_split(server, page):
     assert of_state(server) == [(0, 1), (1, 1), (2, 1), (3, 1)] and not page.problems
 
 
+def test_a_slow_click_is_a_click_and_a_selection_stays(server, page):
+    """Frames come meanwhile."""
+    page.goto(f"{server.url}/amoeba/")
+    wait_live(page)
+    page.get_by_role("button", name="merge ranks 2–3", exact=True).first.hover()
+    page.mouse.down()
+    page.wait_for_timeout(1500)
+    page.mouse.up()
+    done = "merge of ranks 2–3 to degree 2: done"
+    wait_for(page, "([text]) => document.querySelector('#log').innerText.includes(text)", done)
+    page.get_by_text(done).first.select_text()
+    page.wait_for_timeout(1500)
+    assert done in page.evaluate("getSelection().toString()")
+    assert server.transform([2, 3], 1)[0] == 200 and not page.problems
+
+
 @pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
 def test_nothing_is_wider_than_the_screen(server, page, size):
     page.set_viewport_size(size)

@@ -25,7 +25,7 @@ export class Model {
 
   // A view or frame; those that are older than what is known say nothing new.
   take(frame) {
-    if (frame.now <= this.seen) return false;
+    if (frame.now <= this.seen) return;
     for (const record of frame.ended) if (record.at > this.seen) this.#end(record);
     for (const one of frame.decided) {
       if (one.at > this.seen) this.log.push({ at: one.at, text: one.decision, reason: one.reason });
@@ -36,7 +36,6 @@ export class Model {
     this.frame = frame;
     this.seen = frame.now;
     this.#forget(frame.now - SPAN);
-    return true;
   }
 
   // Instances as lists of ranks.
@@ -83,7 +82,6 @@ export class Model {
     const began = record.at - record.seconds + (record.prepare_seconds ?? 0);
     if (record.outcome === "done" || record.outcome === "undone") {
       const ended = { id: record.operation_id, ranks: record.ranks, began, ended: record.at, failed };
-      ended.merges = record.kind === "merge";
       ended.path = [[began, 0], ...(move?.path ?? []).filter(([at]) => at > began), [record.at, failed ? 0 : 1]];
       this.moves = this.moves.filter((one) => one !== move);
       this.moves.push(ended);

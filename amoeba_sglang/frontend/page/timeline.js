@@ -4,8 +4,12 @@ import { SPAN } from "./model.js";
 
 const LEFT = 34, BOTTOM = 18, LEAST_MARK = 3;
 
-export function colour(degree) {
-  return getComputedStyle(document.documentElement).getPropertyValue(`--d${Math.min(degree, 16)}`);
+export function variable(degree) {
+  return `--d${Math.min(degree, 16)}`;
+}
+
+function colour(degree) {
+  return getComputedStyle(document.documentElement).getPropertyValue(variable(degree));
 }
 
 export function draw(canvas, model) {
