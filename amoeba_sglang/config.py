@@ -143,11 +143,7 @@ def build_config(
     """
     _require(group_size >= 2, f"--tp-size {group_size}: Amoeba needs a group of at least 2 workers")
     _require(groups >= 1, f"--dp-size {groups}: at least 1 group is needed")
-    for name, count in (("attention", heads.attention_heads), ("KV", heads.kv_heads)):
-        _require(
-            count % group_size == 0,
-            f"--tp-size {group_size}: the model has {count} {name} heads, which it does not divide",
-        )
+    _check_heads(group_size, heads)
     degrees = _choose_degrees(options.amoeba_degrees, group_size)
     initial, timeout = options.amoeba_initial_degree, options.amoeba_prepare_timeout_s
     _require(
@@ -190,6 +186,21 @@ def _choose_page_size(given: int | None, pages: PageSizes) -> int:
         f"--amoeba-page-size-kib {page}: not a power of two from {pages.least} to {pages.most}",
     )
     return page
+
+
+def _check_heads(group_size: int, heads: ModelHeads) -> None:
+    fitting = [
+        str(size)
+        for size in range(2, heads.kv_heads + 1)
+        if heads.attention_heads % size == heads.kv_heads % size == 0
+    ]
+    remedy = f"take {' or '.join(fitting)}" if fitting else "no size does: it cannot be served"
+    for name, count in (("attention", heads.attention_heads), ("KV", heads.kv_heads)):
+        _require(
+            count % group_size == 0,
+            f"--tp-size {group_size}: the model has {count} {name} heads, which it does not "
+            f"divide; {remedy}",
+        )
 
 
 def _check_kv_page(options: argparse.Namespace, kv_page: int, kv_bytes: int) -> None:

@@ -1,6 +1,7 @@
-"""Files, functions and calls stay short enough to be read at a glance."""
+"""Files, functions and calls stay short enough to be read at a glance, and our words few."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,3 +32,11 @@ def test_nothing_is_too_long_or_too_wide():
     assert len(files) > 100
     found = [excess for path in files for excess in find_excesses(path)]
     assert not found, "\n".join(found)
+
+
+def test_our_own_words_are_few_and_in_use():
+    rows = re.findall(r"^\| ([\w ]+) \|", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE)
+    words = [row.removesuffix(" b") for row in rows if row != "word"]
+    assert 10 < len(words) <= 15, words
+    code = "\n".join(path.read_text() for path in (ROOT / "amoeba_sglang").rglob("*.py"))
+    assert [word for word in words if not re.search(rf"\b{word}", code, re.IGNORECASE)] == []

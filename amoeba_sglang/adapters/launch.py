@@ -122,7 +122,10 @@ def read_table(file: str | None) -> ThroughputTable | None:
         with open(file) as text:
             return ThroughputTable.from_json(text.read())
     except (OSError, ConfigError) as error:
-        raise ConfigError(f"--amoeba-throughput-table {file}: {error}") from error
+        raise ConfigError(
+            f"--amoeba-throughput-table {file}: {error}; name another file, or remove this "
+            "one to have it measured anew"
+        ) from error
 
 
 def serve(server_args: Any, config: AmoebaConfig) -> None:

@@ -52,7 +52,8 @@ def find_target(directory: Path | None = None) -> Target:
         version, remedy = _read_tag(root), "undo the local change (git diff shows it)"
     if version not in (None, UPSTREAM_VERSION):
         raise ConfigError(
-            f"sglang in {root} is version {version}, but the patches are for {UPSTREAM_VERSION}"
+            f"sglang in {root} is version {version}, but the patches are for {UPSTREAM_VERSION}: "
+            f"{_REINSTALL}, or git checkout v{UPSTREAM_VERSION}"
         )
     return Target(root, version, remedy)
 

@@ -43,7 +43,8 @@ _HEALTH_PATHS = ("/health", "/health_generate")
 
 
 class ElasticSignalHandler(SignalHandler):
-    """SIGQUIT is how SGLang's children and its watchdog say that one of them failed."""
+    """SIGTERM also ends the streams of those who look, which would keep the server; SIGQUIT is how
+    SGLang's children and its watchdog say that one of them failed."""
 
     def sigterm_handler(self, signum: Any = None, frame: Any = None) -> None:
         super().sigterm_handler(signum, frame)

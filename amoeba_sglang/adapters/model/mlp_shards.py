@@ -37,7 +37,8 @@ def elastic_matrices(layers: list[nn.Module], finest: int) -> tuple[int, ...]:
         intermediate = mlp.down_proj.weight.shape[1]
         if intermediate % finest:
             raise ConfigError(
-                f"--tp-size {finest} does not divide the model's {intermediate} MLP columns"
+                f"--tp-size {finest} does not divide the model's {intermediate} MLP columns; "
+                "take a size that does"
             )
         sizes += [mlp.gate_up_proj.weight.nbytes, mlp.down_proj.weight.nbytes]
     return tuple(sizes)

@@ -115,14 +115,20 @@ class DeviceModel:
         """By degree, tokens that an instance of a group of `degrees` holds."""
         capacity = self.elastic_capacity(degrees)
         if not capacity.fits:
-            raise ConfigError(f"device {self.name}: {self.model.name} does not fit at degree 1")
+            raise ConfigError(
+                f"device {self.name}: {self.model.name} does not fit at degree 1, where every "
+                "worker starts: take a smaller model, or a device with more memory"
+            )
         return {at.degree: at.tokens for at in capacity.degrees}
 
     def require_degree(self, degree: int) -> None:
         """ConfigError if the file has no constants for `degree`."""
         if degree not in self.slowdown:
             known = ",".join(map(str, self.slowdown))
-            raise ConfigError(f"device {self.name}: degree {degree} is not one of its {known}")
+            raise ConfigError(
+                f"device {self.name}: degree {degree} is not one of its {known}; add it, or take "
+                "others"
+            )
 
 
 @cache

@@ -18,7 +18,7 @@ def require_staging(slot_bytes: int, staging_bytes: int) -> None:
     if staging_bytes < slot_bytes:
         raise ConfigError(
             f"--amoeba-staging-mib: a staging buffer of {staging_bytes} bytes is too small, one "
-            f"slot of one layer needs {slot_bytes} bytes"
+            f"slot of one layer needs {slot_bytes} bytes; give at least {-(-slot_bytes >> 20)}"
         )
 
 
