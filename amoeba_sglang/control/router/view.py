@@ -31,6 +31,7 @@ def describe_view(
         "operation": operations.running,
         "long": long[:_SHOWN],
         "long_count": len(long),
+        "long_waiting": sum(one["rank"] is None for one in long),
         "ended": [
             {**record.to_json(), "at": record.ended_at}
             for record in operations.history

@@ -61,8 +61,7 @@ function instance(ranks, model, order) {
 }
 
 export function showLong(section, frame) {
-  const waiting = frame.long.filter((one) => one.rank === null).length;
-  section.querySelector("small").textContent = `${waiting} wait, ${frame.long_count} in all`;
+  section.querySelector("small").textContent = `${frame.long_waiting} wait, ${frame.long_count} in all`;
   const list = section.querySelector("ul");
   if (isSelected(list)) return;
   list.replaceChildren(...(frame.long.length ? frame.long.map((one) => item("li", [

@@ -2,7 +2,7 @@
 
 import { SPAN } from "./model.js";
 
-const LEFT = 34, BOTTOM = 18, LEAST_MARK = 3;
+const LEFT = 34, BOTTOM = 18, LEAST_MARK = 3, TEXT = 11, LABEL = 44;
 
 export function variable(degree) {
   return `--d${Math.min(degree, 16)}`;
@@ -21,16 +21,16 @@ export function draw(canvas, model) {
   canvas.height = whole * scale;
   const paint = canvas.getContext("2d");
   paint.scale(scale, scale);
-  paint.font = "11px system-ui, sans-serif";
+  paint.font = `${TEXT}px system-ui, sans-serif`;
   paint.textBaseline = "middle";
   const style = getComputedStyle(canvas), ink = style.color;
   const end = model.seen, x = (at) => LEFT + (width - LEFT) * Math.max(0, 1 - (end - at) / SPAN);
-  layouts(paint, model, { x, end, height });
+  layouts(paint, model, { x, end, height, ink });
   for (const move of model.moves) band(paint, move, { x, end, height });
   axis(paint, { x, end, rows, height, width, ink });
 }
 
-function layouts(paint, model, { x, end, height }) {
+function layouts(paint, model, { x, end, height, ink }) {
   const begun = new Map();
   model.layouts.forEach((layout, number) => {
     const next = model.layouts[number + 1], stays = new Set(next?.instances.map(String));
@@ -40,17 +40,18 @@ function layouts(paint, model, { x, end, height }) {
         begun.set(String(ranks), from);
       } else {
         begun.delete(String(ranks));
-        instance(paint, ranks, { from: x(from), to: x(next?.at ?? end), height });
+        instance(paint, ranks, { from: x(from), to: x(next?.at ?? end), height, ink });
       }
     }
   });
 }
 
-function instance(paint, ranks, { from, to, height }) {
+function instance(paint, ranks, { from, to, height, ink }) {
+  const whole = ranks.length * height;
   paint.fillStyle = colour(ranks.length);
-  paint.fillRect(from, ranks[0] * height + 1, to - from, ranks.length * height - 2);
-  if (to - from > 24) {
-    paint.fillStyle = ranks.length > 1 ? "#fff" : "#123";
+  paint.fillRect(from, ranks[0] * height + 1, to - from, whole - 2);
+  if (to - from > 24 && whole > TEXT) {
+    paint.fillStyle = ranks.length === 1 ? ink : ranks.length < 16 ? "#111" : "#fff";
     paint.fillText(`${ranks.length}`, to - 14, (ranks[0] + ranks.length / 2) * height);
   }
 }
@@ -79,8 +80,9 @@ function band(paint, move, { x, end, height }) {
 function axis(paint, { x, end, rows, height, width, ink }) {
   paint.fillStyle = ink;
   const every = Math.ceil(12 / height);
-  for (let rank = 0; rank < rows; rank += every) paint.fillText(`${rank}`, 8, (rank + 0.5) * height);
-  for (let ago = SPAN; ago > 0; ago -= 30) {
+  for (let rank = 0; rank < rows; rank += every) paint.fillText(`${rank}`, 8, Math.max(TEXT, (2 * rank + 1) * height) / 2);
+  const apart = (x(end) - x(end - 30)) > LABEL ? 30 : 60;
+  for (let ago = SPAN; ago > 0; ago -= apart) {
     paint.fillText(`−${ago} s`, x(end - ago) + 2, rows * height + BOTTOM / 2);
   }
   paint.fillText("now", width - 26, rows * height + BOTTOM / 2);

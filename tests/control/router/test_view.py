@@ -53,7 +53,7 @@ def test_a_long_request_is_seen_while_it_waits_and_where_it_lives():
     found = view(case)
     [living] = found["long"]
     assert (living["rid"], living["rank"], living["seconds"]) == ("long", 0, 1.0)
-    assert found["long_count"] == 1 and len(found["decided"]) == 2
+    assert (found["long_count"], found["long_waiting"]) == (1, 0) and len(found["decided"]) == 2
     assert view(case, found["now"])["decided"] == []
 
 
@@ -63,7 +63,7 @@ def test_many_long_requests_are_counted_and_the_oldest_shown():
         case.now = float(number)
         case.arrive(rid=f"long {number}", **LONG)
     found = view(case)
-    assert found["long_count"] == 40 and len(found["long"]) == 32
+    assert found["long_count"] == found["long_waiting"] == 40 and len(found["long"]) == 32
     assert found["long"][0]["rid"] == "long 0"
 
 
