@@ -27,9 +27,12 @@ from amoeba_sglang.top.events import ConnectionLost
 from tests.serving.servers import Server
 
 _FIRST_DOCUMENT_SECONDS, _EVERY_SECONDS = 8.0, 45.0
-# A document has half as many tokens again as a worker. Chats of its worker wait for its prompt, as
-# always where SGLang does not mix prompts with decoding; those of the other one do not.
-_FLAGS = ("--dtype", "float32", "--max-total-tokens", "2048", "--chunked-prefill-size", "128")
+# A document has half as many tokens again as a worker. Its prompt is computed in chunks, and the
+# chats of its worker get a token beside each of them.
+_FLAGS = (
+    "--dtype", "float32", "--max-total-tokens", "2048",
+    "--chunked-prefill-size", "64", "--enable-mixed-chunk",
+)  # fmt: skip
 _CHAT_TOKENS, _ANSWER_TOKENS = 120, 40
 _QUESTIONS = (
     "What is the tallest mountain on Earth, and who climbed it first?",

@@ -25,7 +25,7 @@ PICTURE, README = ROOT / "docs/figures/page.png", ROOT / "README.md"
 _CHATS, _POOL = 6, 1024
 _FLAGS = (
     "--tp-size", "4", "--dtype", "float32", "--max-total-tokens", str(_POOL),
-    "--chunked-prefill-size", "128",
+    "--chunked-prefill-size", "64", "--enable-mixed-chunk",
 )  # fmt: skip
 
 

@@ -40,7 +40,8 @@ BY_TOKEN = {"by Triton": ("sm80", "float32"), "by FlashAttention 3": ("sm90", "b
 def token_server(request, shallow_model):
     """In pages of one token, of which the interpreter moves a few hundred a second."""
     kind, dtype = BY_TOKEN[request.param]
-    with start(kind, dtype, shallow_model, flags=("--page-size", "1")) as running:
+    flags = ("--page-size", "1", "--enable-mixed-chunk")
+    with start(kind, dtype, shallow_model, flags=flags) as running:
         running.dtype = dtype
         yield running
 

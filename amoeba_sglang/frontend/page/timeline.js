@@ -2,7 +2,7 @@
 
 import { SPAN } from "./model.js";
 
-const LEFT = 34, BOTTOM = 18, LEAST_MARK = 3, TEXT = 11, LABEL = 44;
+const LEFT = 34, BOTTOM = 18, LEAST_MARK = 3, TEXT = 11, LABEL = 60;
 
 export function variable(degree) {
   return `--d${Math.min(degree, 16)}`;
