@@ -53,7 +53,7 @@ function instance(ranks, model, order) {
     item("div", [
       item("strong", [`${name(ranks)} · degree ${degree}`]),
       item("span", [], "soft load"),
-      item("span", buttons),
+      ...(buttons.length ? [item("span", buttons)] : []),
     ], "row"),
     item("div", degree > 1 ? [fill, mark] : [fill], "bar"),
     item("div", [], "soft told"),
