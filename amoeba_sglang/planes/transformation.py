@@ -125,7 +125,7 @@ class Transformation:
         if self._copies is None:
             return
         started = self._now()
-        # Not for ever: what the helper waits for are its peers, in groups with time limits.
+        # Not forever: what the helper waits for are its peers, in groups with time limits.
         copied, self._copies = self._copies.result(), None
         report, layers = self.report, self.layers
         report.kv_bytes += copied.kv_bytes

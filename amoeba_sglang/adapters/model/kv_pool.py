@@ -32,7 +32,7 @@ class ElasticKVPool(MHATokenToKVPool):
         self._shape = (slots, self.head_num, self.page_size, self.head_dim)
         config: AmoebaConfig = get_server_args()._amoeba
         backend = backend_of(self.device, config)
-        assert backend.device is not None, "whoever computes nothing has no pool"
+        assert backend.device is not None, "a plane that computes nothing has no pool"
         layout = backend.kv_layout(self.page_size)
         self.use_hnd = layout == "hnd"
         if layout == "nhd":

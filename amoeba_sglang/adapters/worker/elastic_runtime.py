@@ -59,7 +59,7 @@ class ElasticRuntime:
 
     def may_sleep(self) -> bool:
         """Whether no peer waits for this worker. A ring meant for an earlier instance is dropped,
-        or it would wake the idle poller for ever."""
+        or it would wake the idle poller forever."""
         state = self.protocol.state
         if state is State.ALONE:
             self.bell.rung((0, 0))

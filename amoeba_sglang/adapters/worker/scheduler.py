@@ -60,7 +60,7 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, Retraction, Sche
         self.link = surroundings.link(rank)
         assert self.idle_sleeper is not None, "the launcher sets --sleep-on-idle"
         self.idle_sleeper.poller.register(self.runtime.bell.fileno(), 1)
-        # What is here now stays for ever. Looking through it took 0.6 s at every full collection,
+        # What is here now stays. Looking through it took 0.6 s at every full collection,
         # in the middle of some step.
         gc.freeze()
 

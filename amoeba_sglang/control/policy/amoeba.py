@@ -178,7 +178,7 @@ class LongRequestRules:
         quiet = scene.now - max(scene.quiet_since[rank] for rank in ranks)
         linger = self.setting.linger_s
         if scene.table is not None:
-            # Where a change is dear, it must be rare.
+            # Where a change is expensive, it must be rare.
             linger = max(linger, 2 * scene.table.transformation_s)
         if (
             scene.longs_of(ranks)
@@ -204,7 +204,7 @@ class LongRequestRules:
     def _kept_for_elder(self, request: LongRequest, scene: Scene) -> frozenset[int]:
         """Ranks that an older request of a higher degree waits for to become free.
 
-        Else requests of a lower degree, one after the other, would keep it waiting for ever.
+        Else requests of a lower degree, one after the other, would keep it waiting forever.
         """
         for elder in scene.waiting:
             if elder.since < request.since and elder.degree > request.degree:

@@ -71,7 +71,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Hold:
-    """A request waits on; `reason` is shown to whoever asks."""
+    """A request keeps waiting; `reason` is what a user is shown."""
 
     reason: str
 

@@ -15,7 +15,7 @@ def allow_lending(
 
     What short requests leave free, or, if there is less than the long ones need, their share of all
     work. Those that wait are counted as work for the next `backlog_s`. Never less than `degree`,
-    and all after `patience_s`, so that nobody waits for ever. `outlook`: None before step costs
+    and all after `patience_s`, so that nobody waits forever. `outlook`: None before step costs
     are known.
     """
     workers = scene.layout.workers

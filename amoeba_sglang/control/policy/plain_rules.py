@@ -23,7 +23,7 @@ class PlainRules:
         return Hold(f"waits for ranks {list(ranks)} to merge")
 
     def change(self, scene: Scene) -> Change | None:
-        """A merge for whoever waits, else a split of what serves no long request."""
+        """A merge for the request that waits, else a split of an instance without long requests."""
         for request in scene.waiting:
             ranks = self._block(request, scene)
             degrees = [scene.layout.degrees[rank] for rank in ranks]

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 class Setting:
     """Seconds unless said.
 
-    token_s: the longest mean time between the tokens of a request that batches may be filled up to.
-    long_ttft_s: a long request's prefill should take no longer; a higher degree is taken for that.
-    linger_s: a merged instance waits so long for its next long request before it splits.
-    patience_s: from then on a long request gets its merge although that lends more workers.
-    backlog_s: in this time the long requests that wait should be worked off.
-    spare: share of the workers' time that estimates of what short requests need leave free.
-    pack_s: a long request enters an instance whose long prompts are expected to take no longer.
-    base_gain: share by which another base degree must be cheaper to be taken.
-    base_dwell_s: the base degree is kept for so long at least.
-    base_evidence: requests that must have come lately before the base degree follows them; before
-        the first comes, it is that for usual traffic.
-    traffic_s: time constant of what counts as lately.
+    token_s: the longest mean time between two tokens of a request: estimates fill batches so far.
+    long_ttft_s: the longest that a long prompt should take; a higher degree is chosen to meet it.
+    linger_s: how long a merged instance waits for its next long request before it splits.
+    patience_s: after this wait a long request gets its merge, however many workers are lent.
+    backlog_s: the time in which the waiting long requests should be served.
+    spare: headroom above the estimated load of short requests (0.1: 10 % of the workers' time).
+    pack_s: a long request queues behind other long prompts if they need at most this long.
+    base_gain: the share of workers that another base degree must save to be chosen.
+    base_dwell_s: the shortest time between two choices of the base degree.
+    base_evidence: recent requests that are needed before the base degree follows them; before the
+        first one comes, it is chosen for usual traffic.
+    traffic_s: the time constant of "recent".
     """
 
     token_s: float = 0.1

@@ -78,7 +78,7 @@ class StepClock:
         """Whether to run the planned step before meeting `ranks`, which have steps to finish.
 
         Not for longer than the longest of these steps takes, or two workers could put each other
-        off for ever.
+        off forever.
         """
         waits = self._waits(ranks)
         others_wait = any(self._ends[r] == _WAITS for r in ranks if r != self._rank)

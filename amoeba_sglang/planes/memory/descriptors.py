@@ -27,9 +27,9 @@ _CREDENTIALS = struct.Struct("=iII")
 class DescriptorServer:
     """Owns descriptors under integer keys and gives copies to processes of the same user.
 
-    `number` names its socket in this network namespace. One thread answers, whoever asks first:
-    a client that connects and says nothing keeps nobody waiting, one of another user is gone at
-    once.
+    `number` names its socket in this network namespace. One thread answers, in the order of the
+    questions: a client that connects and says nothing keeps nobody waiting, one of another user is
+    gone at once.
     """
 
     def __init__(self) -> None:

@@ -25,7 +25,7 @@ GRANULARITY = 64 << 10
 
 
 INTERPRETER = threading.Lock()
-"""Held by whoever launches a kernel: Triton's interpreter takes the place of the language that
+"""Held while a kernel is launched: Triton's interpreter takes the place of the language that
 kernels are written in while one runs, for all threads."""
 
 

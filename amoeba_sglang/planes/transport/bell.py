@@ -38,7 +38,7 @@ class Bell:
     def rung(self, tag: tuple[int, int]) -> bool:
         """Drain the socket; whether somebody rang with exactly this tag since the last time.
 
-        Exactly: a tag that nobody can have rung with yet must not count for ever after.
+        Exactly: a tag that nobody can have rung with yet must not count forever after.
         """
         wanted, found = _TAG.pack(*tag), False
         while True:

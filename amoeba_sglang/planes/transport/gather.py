@@ -11,7 +11,7 @@ def gather_values(cpu_group: dist.ProcessGroup, value: Any) -> list[Any]:
     """The ranks' values, which JSON can express, by rank. Collective over the gloo `cpu_group`.
 
     In place of torch's all_gather_object, which unpickles what comes: gloo's connections are TCP,
-    and whoever is on the host can try to be a rank's peer while they are made.
+    and any process of the host can try to be a rank's peer while they are made.
     """
     text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
     size = dist.get_world_size(cpu_group)

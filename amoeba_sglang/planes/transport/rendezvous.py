@@ -51,8 +51,8 @@ class Rendezvous:
 
     Ordering: aligned 8-byte stores and loads are single instructions here, and x86 keeps the
     order of stores and the order of loads. So what a rank wrote before it arrived is visible to
-    whoever sees it arrived. (The C calls around every access keep the compiler from reordering,
-    and memcpy fences its own non-temporal stores.)
+    the one that sees it arrived. (The C calls around every access keep the compiler from
+    reordering, and memcpy fences its own non-temporal stores.)
 
     Waiting: yield the core, then sleep on a futex on the late peer's word. (Spinning before that
     made busy machines slower: the late peer may need the very core that spins.) A sleeper marks
