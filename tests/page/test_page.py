@@ -47,6 +47,16 @@ def test_it_shows_the_layout_of_the_server_and_follows_it(server, page):
     assert not page.problems
 
 
+def test_it_is_right_when_it_is_opened_on_merged_workers(server, page):
+    assert server.transform([0, 1, 2, 3], 4)[0] == 200
+    page.goto(f"{server.url}/amoeba/")
+    wait_live(page)
+    page.wait_for_selector("#instances strong")
+    assert shown(page) == of_state(server) == [(0, 4)]
+    assert server.transform([0, 1, 2, 3], 1)[0] == 200
+    assert not page.problems
+
+
 def test_a_merge_of_an_instant_is_a_mark_on_the_timeline(server, page):
     """Whoever opens the page afterwards sees it as well."""
     assert server.transform([2, 3], 2)[0] == 200
