@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from amoeba_sglang.control.layout.dense_model import load_model
+from amoeba_sglang.control.layout.decoder import load_model
 from amoeba_sglang.control.layout.reach import Reach, cut_block, find_order
 from amoeba_sglang.errors import AmoebaError, ConfigError
 from amoeba_sglang.host.ports import require_free
@@ -188,7 +188,7 @@ def check_model(model: Path) -> Finding:
             "name the directory of a model with --model-path, or make the bundled one: make model",
         )
     try:
-        load_model(str(model), 4, 4)
+        load_model(str(model), 4, 4).require_served()
     except ConfigError as error:
         return Finding("model", str(model), f"choose another --model-path: {error}")
     if not any(any(model.glob(kind)) for kind in _WEIGHTS):

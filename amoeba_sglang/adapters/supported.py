@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from amoeba_sglang.config import ModelHeads
-from amoeba_sglang.control.layout.dense_model import ARCHITECTURES
+from amoeba_sglang.control.layout.decoder import ARCHITECTURES
 from amoeba_sglang.errors import ConfigError
 
 # Fields of SGLang's ServerArgs that must keep their default, by the feature that they ask for.

@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from typing import NoReturn
 
 from amoeba_sglang.config import MAX_GPU_PAGE_SIZE_KIB, MAX_PAGE_SIZE_KIB
-from amoeba_sglang.control.layout.dense_model import load_model
+from amoeba_sglang.control.layout.decoder import load_model
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.errors import ConfigError

@@ -15,7 +15,7 @@ from amoeba_sglang.control.layout.capacity import (
     starvation,
     wasted_share,
 )
-from amoeba_sglang.control.layout.dense_model import DenseModel
+from amoeba_sglang.control.layout.decoder import Decoder
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.plan.device_memory import DeviceMemory
@@ -30,7 +30,7 @@ MAP_COUNT = 65530
 class Report:
     """The plan of one model on one kind of device."""
 
-    model: DenseModel
+    model: Decoder
     chain: DegreeChain
     memory: DeviceMemory
     capacity: PlannedCapacity
@@ -38,7 +38,7 @@ class Report:
 
     @classmethod
     def build(
-        cls, model: DenseModel, pages: WeightPages, memory: DeviceMemory, kv_page: int
+        cls, model: Decoder, pages: WeightPages, memory: DeviceMemory, kv_page: int
     ) -> Report:
         """`pages`: of the model's MLP; `kv_page`: tokens of a KV page."""
         usable_bytes = memory.usable(pages.chain)
@@ -62,6 +62,7 @@ class Report:
             "recorded_step_bytes": self.memory.recorded_steps,
             "weights": {
                 "mlp": sum(model.mlp_matrices),
+                "routers": model.router_bytes,
                 "attention": model.attention_bytes,
                 "embedding_and_head": model.embedding_bytes,
                 "norms": model.norm_bytes,
@@ -94,6 +95,11 @@ class Report:
             f"{model.name}: {model.layers} layers, {model.heads} heads, {model.kv_heads} KV heads "
             f"of {model.head_dim}; the KV of a token takes {model.token_bytes:,} bytes"
         )
+        if (mixture := model.mixture) is not None:
+            yield (
+                f"{mixture.experts} experts of {mixture.intermediate} columns, each whole on one "
+                "worker; arithmetic only: mixtures are not served yet"
+            )
         yield (
             f"device {memory.total / GB:g} GB (1 GB = 10^9 bytes), "
             f"{100 * memory.usable(self.chain) / memory.total:.4g}% of it for weights and KV; "
@@ -103,12 +109,15 @@ class Report:
         yield "weights of a worker at degree 1         GB"
         rows = {
             "MLP, 1/d of it at degree d": sum(model.mlp_matrices),
+            "routers": model.router_bytes,
             "attention": model.attention_bytes,
             "embedding and head": model.embedding_bytes,
             "norms": model.norm_bytes,
             "all": model.replicated_bytes + sum(model.mlp_matrices),
         }
         for name, size in rows.items():
+            if size == 0:
+                continue
             yield f"  {name:<30}{size / GB:>10.3f}"
 
 

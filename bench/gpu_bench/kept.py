@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from amoeba_sglang.control.layout.capacity import plan_capacity
-from amoeba_sglang.control.layout.dense_model import load_model
+from amoeba_sglang.control.layout.decoder import load_model
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
 from bench.gpu_bench.sides import Load

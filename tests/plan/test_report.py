@@ -2,7 +2,9 @@
 
 from dataclasses import asdict
 
-from amoeba_sglang.control.layout.dense_model import load_model
+import pytest
+
+from amoeba_sglang.control.layout.decoder import load_model
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.plan.device_memory import DeviceMemory
@@ -25,6 +27,21 @@ def test_the_weights_of_a_worker_are_all_there():
     assert f"{'all':<30}{weights / GB:>10.3f}" in made.text()
     assert data["usable_bytes"] == 72 * GB and data["degrees"] == (1, 2, 4)
     assert data["capacity"] == asdict(made.capacity) and not made.warnings
+
+
+@pytest.mark.parametrize(
+    "name, tokens",
+    [
+        ("Qwen3-30B-A3B", {1: 110_591, 2: 811_006, 4: 2_211_836}),
+        ("Mixtral-8x7B", {2: 360_446, 4: 1_409_020}),
+        ("Qwen3-235B-A22B", {}),
+    ],
+)
+def test_a_mixture_is_planned_and_said_to_be_no_more(name, tokens):
+    made = report(model=load_model(name, 2, 2))
+    assert {row.degree: row.tokens for row in made.capacity.degrees} == tokens
+    assert "not served yet" in made.text() and "routers" in made.text()
+    assert "routers" not in report().text()
 
 
 def test_every_degree_has_its_line_and_every_change():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from amoeba_sglang.control.device.device_model import DeviceModel
-from amoeba_sglang.control.layout.dense_model import load_model
+from amoeba_sglang.control.layout.decoder import load_model
 from amoeba_sglang.errors import ConfigError
 
 _FILES = Path(__file__).with_name("files")
@@ -31,6 +31,7 @@ def load_device(source: str) -> DeviceModel:
     found = _read(path)
     _check_names(path, found)
     model = load_model(found.pop("model"), found.pop("dtype_bytes"), found.pop("kv_dtype_bytes"))
+    model.require_served()
     del found["sources"]
     for name, value in found.items():
         if name in _BY_DEGREE:

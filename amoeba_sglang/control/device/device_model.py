@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from amoeba_sglang.control.layout.capacity import PlannedCapacity, plan_capacity
-from amoeba_sglang.control.layout.dense_model import DenseModel
+from amoeba_sglang.control.layout.decoder import Decoder
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.errors import ConfigError
@@ -29,7 +29,7 @@ class DeviceModel:
     name: str
     device: str
     cost_model: str
-    model: DenseModel
+    model: Decoder
     memory_bytes: float
     usable_share: float
     page_bytes: int
@@ -133,7 +133,7 @@ class DeviceModel:
 
 @cache
 def _plan(
-    model: DenseModel, page_bytes: int, usable_bytes: int, degrees: tuple[int, ...]
+    model: Decoder, page_bytes: int, usable_bytes: int, degrees: tuple[int, ...]
 ) -> PlannedCapacity:
     pages = WeightPages(DegreeChain(degrees), page_bytes, model.mlp_matrices)
     return plan_capacity(model, pages, usable_bytes)

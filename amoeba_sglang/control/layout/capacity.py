@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from amoeba_sglang.control.layout.dense_model import DenseModel
+from amoeba_sglang.control.layout.decoder import Decoder
 from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.control.transform.moves import unit_moves
 
@@ -138,7 +138,7 @@ class PlannedCapacity:
 
 
 def plan_capacity(
-    model: DenseModel, pages: WeightPages, usable_bytes: int, kv_page: int = 1
+    model: Decoder, pages: WeightPages, usable_bytes: int, kv_page: int = 1
 ) -> PlannedCapacity:
     """What workers with `usable_bytes` for weights and KV hold; `pages` is of `model`'s MLP.
 
@@ -179,7 +179,7 @@ def plan_capacity(
     )
 
 
-def starvation(model: DenseModel, capacity: PlannedCapacity, device_bytes: int) -> str | None:
+def starvation(model: Decoder, capacity: PlannedCapacity, device_bytes: int) -> str | None:
     """Why degree 1 has too little KV memory to serve well, or None.
 
     It has when its pool holds fewer tokens than the longest request, or when less than
@@ -208,7 +208,7 @@ def driver_calls(pages: WeightPages, low: int, high: int, layers: int) -> int:
     return grown + freed[1] - freed[0]
 
 
-def _own_pages(model: DenseModel, pages: WeightPages, usable_bytes: int, degree: int) -> int:
+def _own_pages(model: Decoder, pages: WeightPages, usable_bytes: int, degree: int) -> int:
     """Pages of each K and V range of a worker that never runs below `degree`."""
     kept = max(pages.kept_pages(degree, worker).size for worker in range(degree))
     left = usable_bytes - model.replicated_bytes - kept * pages.page_size
@@ -216,7 +216,7 @@ def _own_pages(model: DenseModel, pages: WeightPages, usable_bytes: int, degree:
 
 
 def _at_degree(
-    model: DenseModel, pages: WeightPages, degree: int, kv_page: int, *, base: tuple[int, int]
+    model: Decoder, pages: WeightPages, degree: int, kv_page: int, *, base: tuple[int, int]
 ) -> DegreeCapacity:
     """`base`: the lowest degree that fits, and the pages of each K and V range there."""
     lowest, own = base

@@ -14,7 +14,7 @@ from amoeba_sglang.control.layout.capacity import (
     starvation,
     wasted_share,
 )
-from amoeba_sglang.control.layout.dense_model import DenseModel, load_model
+from amoeba_sglang.control.layout.decoder import Decoder, load_model
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
 from tests.control.layout.chains import CHAINS
@@ -36,7 +36,7 @@ def small_models(draw):
     chain = draw(st.sampled_from(CHAINS))
     count = st.integers(1, 4)
     kv_heads = chain.finest * draw(count)
-    model = DenseModel(
+    model = Decoder(
         name="small",
         hidden=draw(st.integers(1, 24)),
         intermediate=chain.finest * draw(count),

@@ -1,4 +1,4 @@
-"""The sizes of a dense decoder, from its Hugging Face config.json or by a known name."""
+"""The sizes of a decoder, from its Hugging Face config.json or by a known name."""
 
 import json
 from collections.abc import Mapping
@@ -17,6 +17,8 @@ ARCHITECTURES = (
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
 )
+# Planned, and not served yet.
+MIXTURES = ("MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM")
 
 _KNOWN = Path(__file__).with_name("known_models.json")
 # In a config.json that leaves them out, these are untied (every served architecture's default).
@@ -24,11 +26,23 @@ _OPTIONAL = {"tie_word_embeddings": False, "attention_bias": False, "mlp_bias": 
 
 
 @dataclass(frozen=True)
-class DenseModel:
-    """A dense decoder; counts are of elements, `*_bytes` at the model's and the KV's own type.
+class Mixture:
+    """The experts of every layer but those in `dense_layers`. `intermediate`: columns of one;
+    `shared`: columns of the expert that all tokens choose, 0 without one."""
 
-    `max_request_tokens`: the longest request, the config's max_position_embeddings. `biases`: bias
-    elements of a layer's attention; `head_norms`: whether q and k have a norm of their own.
+    experts: int
+    intermediate: int
+    shared: int = 0
+    dense_layers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A decoder; counts are of elements, `*_bytes` at the model's and the KV's own type.
+
+    `intermediate`: columns of a dense layer's MLP. `max_request_tokens`: the longest request, the
+    config's max_position_embeddings. `biases`: bias elements of a layer's attention; `head_norms`:
+    whether q and k have a norm of their own.
     """
 
     name: str
@@ -45,18 +59,29 @@ class DenseModel:
     head_norms: bool
     dtype_bytes: int
     kv_dtype_bytes: int
+    mixture: Mixture | None = None
 
     def require_degree(self, degree: int) -> None:
         """ConfigError that names the field that `degree` does not divide, if there is one."""
-        for field, count in (
-            ("num_attention_heads", self.heads),
-            ("num_key_value_heads", self.kv_heads),
-            ("intermediate_size", self.intermediate),
-        ):
+        counts = {"num_attention_heads": self.heads, "num_key_value_heads": self.kv_heads}
+        if self.mixture is None or self.mixture.dense_layers:
+            counts["intermediate_size"] = self.intermediate
+        if self.mixture is not None:
+            counts["experts"] = self.mixture.experts
+            counts["shared_expert_intermediate_size"] = self.mixture.shared
+        for field, count in counts.items():
             if count % degree:
                 raise ConfigError(
                     f"--degrees: {degree} does not divide {field} {count} of {self.name}"
                 )
+
+    def require_served(self) -> None:
+        """ConfigError if no server runs it yet."""
+        if self.mixture is not None:
+            raise ConfigError(
+                f"{self.name}: mixtures of experts are not served yet, only planned: "
+                "python -m amoeba_sglang.plan"
+            )
 
     @property
     def attention_bytes(self) -> int:
@@ -66,9 +91,30 @@ class DenseModel:
 
     @property
     def mlp_matrices(self) -> tuple[int, ...]:
-        """Bytes of gate_up and down of every layer, in order."""
-        down = self.hidden * self.intermediate * self.dtype_bytes
-        return (2 * down, down) * self.layers
+        """Bytes of gate_up and down of every layer, in order: of an MLP, or of all of its experts
+        together and then of the shared one."""
+        sizes: list[int] = []
+        for layer in range(self.layers):
+            for columns in self._mlp_columns(layer):
+                down = self.hidden * columns * self.dtype_bytes
+                sizes += [2 * down, down]
+        return tuple(sizes)
+
+    def _mlp_columns(self, layer: int) -> tuple[int, ...]:
+        mixture = self.mixture
+        if mixture is None or layer in mixture.dense_layers:
+            return (self.intermediate,)
+        experts = mixture.experts * mixture.intermediate
+        return (experts, mixture.shared) if mixture.shared else (experts,)
+
+    @property
+    def router_bytes(self) -> int:
+        """Rows that choose experts, and the gates of shared ones."""
+        if self.mixture is None:
+            return 0
+        rows = self.mixture.experts + (self.mixture.shared > 0)
+        sparse = self.layers - len(self.mixture.dense_layers)
+        return sparse * rows * self.hidden * self.dtype_bytes
 
     @property
     def embedding_bytes(self) -> int:
@@ -84,7 +130,7 @@ class DenseModel:
     @property
     def replicated_bytes(self) -> int:
         """What every worker holds in full at every degree: all but the MLP."""
-        return self.attention_bytes + self.embedding_bytes + self.norm_bytes
+        return self.attention_bytes + self.embedding_bytes + self.norm_bytes + self.router_bytes
 
     @property
     def kv_shape(self) -> KVShape:
@@ -101,7 +147,7 @@ class DenseModel:
         return self.kv_shape.unit_bytes(1) // 2
 
 
-def load_model(source: str, dtype_bytes: int, kv_dtype_bytes: int) -> DenseModel:
+def load_model(source: str, dtype_bytes: int, kv_dtype_bytes: int) -> Decoder:
     """The model of a config.json, of the directory that holds one, or of a known name.
 
     Raises ConfigError with the field at fault when a field is missing or not served.
@@ -130,15 +176,13 @@ def _read(path: Path) -> dict[str, Any]:
     return fields
 
 
-def _parse(
-    name: str, fields: Mapping[str, Any], dtype_bytes: int, kv_dtype_bytes: int
-) -> DenseModel:
+def _parse(name: str, fields: Mapping[str, Any], dtype_bytes: int, kv_dtype_bytes: int) -> Decoder:
     named = fields.get("architectures")
     architecture = named[0] if isinstance(named, list) and named else "(none)"
-    if architecture not in ARCHITECTURES:
+    if architecture not in ARCHITECTURES + MIXTURES:
         raise ConfigError(
             f"{name}: architectures {architecture} is not one of those that Amoeba serves: "
-            f"{', '.join(ARCHITECTURES)}"
+            f"{', '.join(ARCHITECTURES)}; nor of those that it plans: {', '.join(MIXTURES)}"
         )
     if fields.get("quantization_config"):
         raise ConfigError(f"{name}: quantization_config: Amoeba does not serve quantised weights")
@@ -153,11 +197,11 @@ def _parse(
     kv_heads = _count(name, fields, "num_key_value_heads", heads)
     head_dim = _count(name, fields, "head_dim", hidden // heads)
     qkv_biases = head_dim * (heads + 2 * kv_heads)
-    if architecture == "Qwen2ForCausalLM":
+    if architecture.startswith("Qwen2"):
         biases = qkv_biases
     else:
         biases = (qkv_biases + hidden) * switches["attention_bias"]
-    return DenseModel(
+    return Decoder(
         name=name,
         hidden=hidden,
         intermediate=_count(name, fields, "intermediate_size"),
@@ -169,9 +213,30 @@ def _parse(
         max_request_tokens=_count(name, fields, "max_position_embeddings"),
         tied=switches["tie_word_embeddings"],
         biases=biases,
-        head_norms=architecture == "Qwen3ForCausalLM",
+        head_norms=architecture.startswith("Qwen3"),
         dtype_bytes=dtype_bytes,
         kv_dtype_bytes=kv_dtype_bytes,
+        mixture=_parse_mixture(name, fields) if architecture in MIXTURES else None,
+    )
+
+
+def _parse_mixture(name: str, fields: Mapping[str, Any]) -> Mixture:
+    """Mixtral calls its experts local ones and gives them the width of a dense MLP."""
+    if "num_local_experts" in fields:
+        experts, columns = (
+            _count(name, fields, field) for field in ("num_local_experts", "intermediate_size")
+        )
+        return Mixture(experts, columns)
+    every = _count(name, fields, "decoder_sparse_step", 1)
+    named = fields.get("mlp_only_layers") or []
+    layers = range(_count(name, fields, "num_hidden_layers"))
+    if not isinstance(named, list) or not set(named) <= set(layers):
+        raise ConfigError(f"{name}: mlp_only_layers {named}: must be a list of layers")
+    return Mixture(
+        experts=_count(name, fields, "num_experts"),
+        intermediate=_count(name, fields, "moe_intermediate_size"),
+        shared=fields.get("shared_expert_intermediate_size") or 0,
+        dense_layers=tuple(n for n in layers if n in named or (n + 1) % every),
     )
 
 

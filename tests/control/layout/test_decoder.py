@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from amoeba_sglang.control.layout.dense_model import load_model
+from amoeba_sglang.control.layout.decoder import load_model
 from amoeba_sglang.errors import ConfigError
 
 FIELDS = {
@@ -33,6 +33,10 @@ def load(directory, **changes):
         ("Qwen2.5-32B", 32.76),
         ("Qwen2.5-72B", 72.71),
         ("Qwen3-32B", 32.76),
+        ("Mixtral-8x7B", 46.70),
+        ("Qwen2-57B-A14B", 57.41),
+        ("Qwen3-30B-A3B", 30.53),
+        ("Qwen3-235B-A22B", 235.09),
     ],
 )
 def test_known_models_have_their_published_size(name, billions):
@@ -72,7 +76,7 @@ def test_options_of_a_config_file(tmp_path):
         ("num_hidden_layers", "3", "num_hidden_layers 3: must be an integer"),
         ("num_attention_heads", True, "num_attention_heads True: must be an integer"),
         ("num_attention_heads", 128, "head_dim 0: must be an integer of at least 1"),
-        ("architectures", ["MixtralForCausalLM"], "MixtralForCausalLM is not one of those"),
+        ("architectures", ["GptOssForCausalLM"], "GptOssForCausalLM is not one of those"),
         ("architectures", {}, "(none) is not one of those"),
         ("quantization_config", {"bits": 4}, "quantization_config"),
         ("mlp_bias", True, "mlp_bias true"),
@@ -90,6 +94,50 @@ def test_a_file_that_is_no_json_object_is_refused(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError, match="--model .*config.json"):
         load_model(str(tmp_path), 2, 2)
+
+
+MIXTURE = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "num_experts": 8,
+    "moe_intermediate_size": 24,
+    "mlp_only_layers": [0],
+}
+
+
+def test_sizes_of_a_mixture(tmp_path):
+    model = load(tmp_path, **MIXTURE)
+    dense, experts = 64 * 96 * 2, 8 * 64 * 24 * 2
+    assert model.mlp_matrices == (2 * dense, dense, *(2 * experts, experts) * 2)
+    assert model.router_bytes == 2 * 8 * 64 * 2
+    with pytest.raises(ConfigError, match="not served yet"):
+        model.require_served()
+    shared = load(
+        tmp_path,
+        **MIXTURE | {"architectures": ["Qwen2MoeForCausalLM"], "mlp_only_layers": []},
+        shared_expert_intermediate_size=40,
+    )
+    assert shared.mlp_matrices == (2 * experts, experts, 2 * 64 * 40 * 2, 64 * 40 * 2) * 3
+    assert shared.router_bytes == 3 * (8 + 1) * 64 * 2 and shared.biases == 8 * (8 + 4 + 4)
+    every_second = load(tmp_path, **MIXTURE | {"decoder_sparse_step": 2})
+    assert every_second.mixture.dense_layers == (0, 2)
+    mixtral = load(tmp_path, architectures=["MixtralForCausalLM"], num_local_experts=4)
+    assert mixtral.mlp_matrices == (8 * dense, 4 * dense) * 3
+
+
+def test_a_degree_must_divide_the_experts_and_what_is_dense_beside_them(tmp_path):
+    model = load(tmp_path, **MIXTURE | {"num_experts": 6})
+    with pytest.raises(ConfigError, match="4 does not divide experts 6"):
+        model.require_degree(4)
+    model = load(tmp_path, **MIXTURE, intermediate_size=97)
+    with pytest.raises(ConfigError, match="2 does not divide intermediate_size 97"):
+        model.require_degree(2)
+    load(tmp_path, **MIXTURE | {"mlp_only_layers": []}, intermediate_size=97).require_degree(4)
+
+
+@pytest.mark.parametrize("layers", [[3], "all", [-1]])
+def test_dense_layers_of_a_mixture_are_its_own(tmp_path, layers):
+    with pytest.raises(ConfigError, match="mlp_only_layers"):
+        load(tmp_path, **MIXTURE | {"mlp_only_layers": layers})
 
 
 def test_a_degree_must_divide_heads_and_mlp(tmp_path):
