@@ -51,18 +51,19 @@ class LongRequestRules:
         if table is None or scene.pinned:
             return None
         fresh = scene.now - scene.base_since < setting.base_dwell_s
-        before_any = scene.evidence is None
-        # A few requests are no reason to change what they are served by, nor is a silence.
-        if scene.evidence is not None and (fresh or scene.evidence < setting.base_evidence):
+        if scene.evidence is None:
+            kind, traffic = "usual traffic", expect_usual_traffic(table)
+        elif fresh or scene.evidence < setting.base_evidence:
+            # A few requests are no reason to change what they are served by, nor is a silence.
             return None
-        traffic = expect_usual_traffic(table) if before_any else scene.traffic
+        else:
+            kind, traffic = "the present traffic", scene.traffic
         outlooks = self._outlooks(table, traffic)
         busy = {degree: outlook.workers for degree, outlook in outlooks.items()}
         degree = min(busy, key=lambda degree: (busy[degree], degree))
         if busy[degree] > (1 - setting.base_gain) * busy[scene.base]:
             return None
         saved = 1 - busy[degree] / busy[scene.base]
-        kind = "usual traffic" if before_any else "the present traffic"
         return NewBase(degree, f"{kind} takes {saved:.0%} fewer workers than at {scene.base}")
 
     def admit(self, request: LongRequest, scene: Scene, able: tuple[int, ...]) -> Decision | Hold:
@@ -165,7 +166,7 @@ class LongRequestRules:
     ) -> dict[int, Outlook]:
         """By base degree."""
         known = self._known
-        if known is None or known[0] is not table or known[1] is not traffic:
+        if known is None or known[0] is not table or known[1] != traffic:
             token_s = self.setting.token_s
             found = {base: foresee(table, base, traffic, token_s) for base in table.ordered}
             known = self._known = table, traffic, found

@@ -27,8 +27,8 @@ def expect_usual_traffic(table: ThroughputTable) -> tuple[RequestClass, ...]:
     """What a base degree is chosen for before any traffic has come: chats, at the smallest degree
     that holds them, or the highest."""
     tokens = _USUAL_PROMPT + _USUAL_OUTPUT
-    able = [degree for degree in table.ordered if table.degrees[degree].kv_tokens >= tokens]
-    degree = able[0] if able else table.ordered[-1]
+    able = (degree for degree in table.ordered if table.degrees[degree].kv_tokens >= tokens)
+    degree = next(able, table.ordered[-1])
     return (RequestClass(1.0, degree, _USUAL_PROMPT, _USUAL_OUTPUT),)
 
 
