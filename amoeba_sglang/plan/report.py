@@ -116,9 +116,8 @@ class Report:
             "all": model.replicated_bytes + sum(model.mlp_matrices),
         }
         for name, size in rows.items():
-            if size == 0:
-                continue
-            yield f"  {name:<30}{size / GB:>10.3f}"
+            if size:
+                yield f"  {name:<30}{size / GB:>10.3f}"
 
 
 def _degrees(capacity: PlannedCapacity) -> Iterator[str]:

@@ -216,26 +216,26 @@ def _parse(name: str, fields: Mapping[str, Any], dtype_bytes: int, kv_dtype_byte
         head_norms=architecture.startswith("Qwen3"),
         dtype_bytes=dtype_bytes,
         kv_dtype_bytes=kv_dtype_bytes,
-        mixture=_parse_mixture(name, fields) if architecture in MIXTURES else None,
+        mixture=_parse_mixture(name, architecture, fields) if architecture in MIXTURES else None,
     )
 
 
-def _parse_mixture(name: str, fields: Mapping[str, Any]) -> Mixture:
-    """Mixtral calls its experts local ones and gives them the width of a dense MLP."""
-    if "num_local_experts" in fields:
-        experts, columns = (
-            _count(name, fields, field) for field in ("num_local_experts", "intermediate_size")
+def _parse_mixture(name: str, architecture: str, fields: Mapping[str, Any]) -> Mixture:
+    if architecture == "MixtralForCausalLM":
+        return Mixture(
+            experts=_count(name, fields, "num_local_experts"),
+            intermediate=_count(name, fields, "intermediate_size"),
         )
-        return Mixture(experts, columns)
     every = _count(name, fields, "decoder_sparse_step", 1)
     named = fields.get("mlp_only_layers") or []
     layers = range(_count(name, fields, "num_hidden_layers"))
-    if not isinstance(named, list) or not set(named) <= set(layers):
+    if not isinstance(named, list) or not all(layer in layers for layer in named):
         raise ConfigError(f"{name}: mlp_only_layers {named}: must be a list of layers")
+    shared = "shared_expert_intermediate_size"
     return Mixture(
         experts=_count(name, fields, "num_experts"),
         intermediate=_count(name, fields, "moe_intermediate_size"),
-        shared=fields.get("shared_expert_intermediate_size") or 0,
+        shared=_count(name, fields, shared) if fields.get(shared) else 0,
         dense_layers=tuple(n for n in layers if n in named or (n + 1) % every),
     )
 

@@ -134,7 +134,20 @@ def test_a_degree_must_divide_the_experts_and_what_is_dense_beside_them(tmp_path
     load(tmp_path, **MIXTURE | {"mlp_only_layers": []}, intermediate_size=97).require_degree(4)
 
 
-@pytest.mark.parametrize("layers", [[3], "all", [-1]])
+@pytest.mark.parametrize(
+    "changes, text",
+    [
+        ({"shared_expert_intermediate_size": "wide"}, "intermediate_size wide: must be an integer"),
+        ({"num_experts": ...}, "num_experts is missing"),
+        ({"architectures": ["MixtralForCausalLM"]}, "num_local_experts is missing"),
+    ],
+)
+def test_a_field_of_a_mixture_that_cannot_be_planned_is_named(tmp_path, changes, text):
+    with pytest.raises(ConfigError, match=text):
+        load(tmp_path, **MIXTURE | changes)
+
+
+@pytest.mark.parametrize("layers", [[3], "all", [-1], [[0]]])
 def test_dense_layers_of_a_mixture_are_its_own(tmp_path, layers):
     with pytest.raises(ConfigError, match="mlp_only_layers"):
         load(tmp_path, **MIXTURE | {"mlp_only_layers": layers})
