@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.results_file import Result, read
-from tools.results.lost import WAYS
+from tools.results.lost import WAYS, read_streams
 from tools.results.numbers import fixed, median_and_most, spread
 from tools.results.table import Table
 
@@ -128,19 +128,16 @@ def _rounds(sources: list[Result]) -> str:
 
 
 def lock_step() -> Table:
-    rows: list[tuple[str, ...]] = []
-    sources = []
-    for workers in (2, 4):
-        for way, suffix in WAYS.items():
-            source = read(f"equality_n{workers}{suffix}")
-            sources.append(source)
-            rows.append(
-                (
-                    f"{workers} workers, 32 chats, layers move {way}",
-                    "POST",
-                    *_steps(source.figures["post_to_lockstep_in_steps"]),
-                )
-            )
+    streams = read_streams()
+    sources = list(streams.values())
+    rows: list[tuple[str, ...]] = [
+        (
+            f"{workers} workers, 32 chats, layers move {way}",
+            "POST",
+            *_steps(source.figures["post_to_lockstep_in_steps"]),
+        )
+        for (workers, way), source in streams.items()
+    ]
     for workers in (2, 4):
         source = read(f"lock_step_n{workers}")
         sources.append(source)

@@ -12,26 +12,26 @@ WAYS = {"staggered": "", "all at once": "_all_at_once"}
 _EVENTS = ("prefill", "decode", "arrived", "finished", "aborted", "retracted")
 
 
-def _streams() -> dict[str, Result]:
-    """Of the runs that cycle through all layouts under load, by their line of a table."""
+def read_streams() -> dict[tuple[int, str], Result]:
+    """The runs that cycle through all layouts under load, by workers and way."""
     return {
-        f"{workers} workers, {way}": read(f"equality_n{workers}{suffix}")
+        (workers, way): read(f"equality_n{workers}{suffix}")
         for workers in (2, 4)
         for way, suffix in WAYS.items()
     }
 
 
 def equality() -> Table:
-    streams = _streams()
+    streams = read_streams()
     rows = [
         (
-            title,
+            f"{workers} workers, {way}",
             fixed(source.figures["transformations"]),
             fixed(source.figures["requests"]),
             fixed(len(source.figures["errors"])),
             fixed(len(source.figures["differing"])),
         )
-        for title, source in streams.items()
+        for (workers, way), source in streams.items()
     ]
     sources = list(streams.values())
     return Table(
@@ -46,12 +46,12 @@ def equality() -> Table:
 
 
 def gaps_under_load() -> Table:
-    streams, rows = _streams(), []
-    for title, source in streams.items():
+    streams, rows = read_streams(), []
+    for (workers, way), source in streams.items():
         found = source.figures
         rows.append(
             (
-                title,
+                f"{workers} workers, {way}",
                 spread(found["longest_gap_over_a_transformation_s"], 2),
                 fixed(found["transforming"]["gap_median_s"], 2),
                 fixed(found["untouched"]["gap_median_s"], 2),
