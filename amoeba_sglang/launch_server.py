@@ -71,6 +71,7 @@ def choose_device(rest: list[str], reference: str | None) -> tuple[list[str], Gp
                 f"{device or 'what is found'}; add --device cuda"
             )
         os.environ[PLATFORM_VARIABLE] = REFERENCE_PLATFORM
+        compile_nothing()
         # Read when Triton is imported, here and in the workers.
         os.environ["TRITON_INTERPRET"] = "1"
         row, others = choose_attention(others, reference)
@@ -88,7 +89,14 @@ def choose_device(rest: list[str], reference: str | None) -> tuple[list[str], Gp
     if device == "cpu":
         # An empty variable means to SGLang what none means.
         os.environ[PLATFORM_VARIABLE] = os.environ.get(PLATFORM_VARIABLE) or CPU_PLATFORM
+        compile_nothing()
     return [*others, "--device", device], None
+
+
+def compile_nothing() -> None:
+    """SGLang compiles a few tiny functions; on a CPU that takes a C++ compiler and start-up time.
+    Read when torch's compiler is imported, here and in the workers; what the user has set stays."""
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
 if __name__ == "__main__":

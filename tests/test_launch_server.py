@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from amoeba_sglang import launch_server
 from amoeba_sglang.adapters import launch
@@ -32,11 +33,13 @@ def config_of(*flags: str):
 @pytest.fixture
 def environment(monkeypatch):
     """The variables of this process, put back after the test."""
-    copy = dict(os.environ)
+    copy, threads = dict(os.environ), torch.get_num_threads()
     for name in ("SGLANG_PLATFORM", "OMP_NUM_THREADS", "SGLANG_CPU_OMP_THREADS_BIND"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    for name in ("GLOO_SOCKET_IFNAME", "TORCHDYNAMO_DISABLE"):
+        monkeypatch.delenv(name, raising=False)
     yield os.environ
+    torch.set_num_threads(threads)
     os.environ.clear()
     os.environ.update(copy)
 
@@ -46,6 +49,7 @@ def test_a_cpu_gets_the_cpu_platform(environment):
     assert launch_server.choose_device(["--device", "cpu", "--port", "1"], None) == (rest, None)
     assert launch_server.choose_device(["--port", "1"], None) == (rest, None)
     assert environment["SGLANG_PLATFORM"] == NAME
+    assert environment["TORCHDYNAMO_DISABLE"] == "1"
 
 
 @pytest.mark.parametrize(("set_to", "kept"), [("", NAME), ("another_platform", "another_platform")])
@@ -78,7 +82,7 @@ def test_a_reference_device_stands_for_a_gpu_and_computes_on_the_host(environmen
     # The attention is its platform's.
     assert (rest, gpu) == (["--port", "1", "--device", "cpu"], GPU)
     assert environment["SGLANG_PLATFORM"] == "amoeba_reference"
-    assert environment["TRITON_INTERPRET"] == "1"
+    assert environment["TRITON_INTERPRET"] == environment["TORCHDYNAMO_DISABLE"] == "1"
 
 
 def test_only_workers_on_a_gpu_share_it():
@@ -101,15 +105,15 @@ def test_the_environment_of_the_children(environment):
     assert environment["SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"] == config.rendezvous
     assert environment["GLOO_SOCKET_IFNAME"] == "lo"
     assert len(environment["SGLANG_CPU_OMP_THREADS_BIND"].split("|")) == 4
-    assert int(environment["OMP_NUM_THREADS"]) >= 1
-    assert environment["TORCHDYNAMO_DISABLE"] == "1"
+    assert int(environment["OMP_NUM_THREADS"]) == torch.get_num_threads() >= 1
 
 
 def test_children_on_gpus_compile_and_thread_as_sglang_has_it(environment):
-    environment.pop("TORCHDYNAMO_DISABLE", None)
+    threads = torch.get_num_threads()
     launch.prepare_environment(config_of(), choose_backend("cuda", gpu=GPU))
     assert environment["GLOO_SOCKET_IFNAME"] == "lo"
     assert "OMP_NUM_THREADS" not in environment and "TORCHDYNAMO_DISABLE" not in environment
+    assert torch.get_num_threads() == threads
 
 
 def test_what_the_user_set_stays(environment):
@@ -117,6 +121,7 @@ def test_what_the_user_set_stays(environment):
     environment["GLOO_SOCKET_IFNAME"] = "eth9"
     launch.prepare_environment(config_of(), choose_backend("cpu"))
     assert environment["OMP_NUM_THREADS"] == "7"
+    assert torch.get_num_threads() == 7
     assert environment["GLOO_SOCKET_IFNAME"] == "eth9"
 
 

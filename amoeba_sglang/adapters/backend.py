@@ -31,6 +31,9 @@ class Backend(ABC):
     """What the state calls its plane."""
     device: Device | None = None
     """What a worker computes on, if it computes."""
+    start_method = "fork"
+    """How the processes of the server start: "fork" shares what the launcher has imported, which
+    takes each some 10 to 20 s of a core; "spawn" is SGLang's, and needed where a GPU is in use."""
     joint_graphs = False
     """Whether plain decode steps of instances can be recorded."""
     emulation: Emulation | None = None
@@ -69,9 +72,6 @@ class Backend(ABC):
         cores."""
         cores = sorted(os.sched_getaffinity(0))
         return {
-            # SGLang compiles a few tiny functions; on the CPU that takes a C++ compiler and
-            # start-up time.
-            "TORCHDYNAMO_DISABLE": "1",
             "SGLANG_CPU_OMP_THREADS_BIND": cpu_bindings(workers, cores),
             "OMP_NUM_THREADS": str(threads_per_worker(workers, len(cores))),
         }

@@ -47,6 +47,7 @@ def prepare(
     server_args._amoeba = config
     server_args._extension_classes = {**EXTENSION_CLASSES, **backend.classes}
     server_args._one_world = True
+    server_args._start_method = backend.start_method
     prepare_environment(config, backend)
     return config
 
@@ -112,6 +113,11 @@ def prepare_environment(config: AmoebaConfig, backend: Backend) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     for name, value in backend.environment(config.workers).items():
         os.environ.setdefault(name, value)
+    if backend.start_method == "fork":
+        import torch
+
+        # Children have this process's torch, which was imported before the variable was set.
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def read_table(file: str | None) -> ThroughputTable | None:

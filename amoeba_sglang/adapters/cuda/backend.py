@@ -30,6 +30,8 @@ class GpuBackend(ModelBackend):
     # Memory that GPUs reach; nothing else moves KV between them yet.
     transports = ("peer",)
     joint_graphs = True
+    # A process that has asked a driver for its GPUs must not fork.
+    start_method = "spawn"
     unsupported = {
         # SGLang makes them ready for one number of ranks at start.
         "collectives of one degree": (
