@@ -58,6 +58,6 @@ def test_tokens_are_those_of_steps_that_do_not_mix(pair, mixed):
     # Chats whose steps waited for the whole prompt would all still run beside its last chunk.
     beside = running_beside_chunks(mixed.log.read_text()[before:])
     assert max(beside) == len(CHATS) and beside[-1] == 0
-    for _ in range(3):
+    for _ in range(2):
         assert mixed.post("/flush_cache", {})[0] == 200
         assert run_beside(mixed, change=True) == expected
