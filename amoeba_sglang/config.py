@@ -36,11 +36,11 @@ class AmoebaConfig:
     """One server. Travels to every process as `server_args._amoeba`.
 
     group_size N: workers of a group, the highest degree; groups M. degrees: the divisor chain 1..N.
-    layers: decoder layers of the model; mlp_elements: of one layer's MLP weights. layers_per_step:
-    None chooses by measurement, 0 means all. page_size_kib: page of weights and KV; staging_mib:
-    staging buffer of a worker; both in binary units. max_n: samples of one prompt. Times in
-    seconds. run_directory: where the sockets are, closed to other users. freeze_timeout_s: how long
-    a process may be stopped; watchdog_timeout_s: how long it may make no progress, SGLang's
+    layers: decoder layers of the model; mlp_elements: as in ModelHeads. layers_per_step: None
+    chooses by measurement, 0 means all. page_size_kib: page of weights and KV; staging_mib: staging
+    buffer of a worker; both in binary units. max_n: samples of one prompt. Times in seconds.
+    run_directory: where the sockets are, closed to other users. freeze_timeout_s: how long a
+    process may be stopped; watchdog_timeout_s: how long it may make no progress, SGLang's
     --watchdog-timeout. dilation: real seconds of a second of the server's clock. emulation: what
     its workers pretend to be, if anything. gpu: what its workers compute on, unless that is the
     host. throughput_table: a saved one, from throughput_file or still to be measured and written
@@ -112,13 +112,15 @@ HOST_PAGES = PageSizes()
 @dataclass(frozen=True)
 class ModelHeads:
     """What of a model limits its degrees: attention and KV heads, decoder layers, the elements of
-    one layer's MLP weights, and the bytes of one token's K and V in one layer."""
+    the MLP and expert weights of the layer that has most, the bytes of one token's K and V in one
+    layer, and the experts of a layer, 0 without."""
 
     attention_heads: int
     kv_heads: int
     layers: int
     mlp_elements: int
     kv_bytes: int
+    experts: int = 0
 
 
 def build_config(
@@ -189,17 +191,22 @@ def _choose_page_size(given: int | None, pages: PageSizes) -> int:
 
 
 def _check_heads(group_size: int, heads: ModelHeads) -> None:
+    counts = {
+        "attention heads": heads.attention_heads,
+        "KV heads": heads.kv_heads,
+        "experts": heads.experts,
+    }
     fitting = [
         str(size)
         for size in range(2, heads.kv_heads + 1)
-        if heads.attention_heads % size == heads.kv_heads % size == 0
+        if not any(count % size for count in counts.values())
     ]
     remedy = f"take {' or '.join(fitting)}" if fitting else "no size does: it cannot be served"
-    for name, count in (("attention", heads.attention_heads), ("KV", heads.kv_heads)):
+    for name, count in counts.items():
         _require(
             count % group_size == 0,
-            f"--tp-size {group_size}: the model has {count} {name} heads, which it does not "
-            f"divide; {remedy}",
+            f"--tp-size {group_size}: the model has {count} {name}, which it does not divide; "
+            f"{remedy}",
         )
 
 

@@ -188,7 +188,7 @@ def check_model(model: Path) -> Finding:
             "name the directory of a model with --model-path, or make the bundled one: make model",
         )
     try:
-        load_model(str(model), 4, 4).require_served()
+        load_model(str(model), 4, 4)
     except ConfigError as error:
         return Finding("model", str(model), f"choose another --model-path: {error}")
     if not any(any(model.glob(kind)) for kind in _WEIGHTS):

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench import results_file
 from tests.serving.servers import MODEL, Server
-from tests.serving.tiny_qwen3 import make_tiny_qwen3
+from tests.serving.tiny_models import make_tiny
 
 COMMON = ("--dtype", "float32", "--max-total-tokens", "4096", "--chunked-prefill-size", "512")
 
@@ -60,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="amoeba-model-") as folder:
         model = MODEL
         if options.family == "qwen3":
-            model = str(make_tiny_qwen3(folder, seed=3, tokenizer_dir=MODEL))
+            model = str(make_tiny(folder, "qwen3", seed=3, tokenizer_dir=MODEL))
         figures = measure(model, options.workers)
     results_file.write(f"accuracy_{options.family}", figures)
 

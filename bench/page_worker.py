@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from amoeba_sglang.control.layout.slots import DegreeChain
-from amoeba_sglang.control.layout.weight_pages import WeightPages, layer_matrices
+from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.planes.kv.peer_mover import PeerKVMover
 from amoeba_sglang.planes.kv.units import UnitBuffers
 from amoeba_sglang.planes.memory.host import HostMemory
@@ -33,10 +33,10 @@ class Shape:
     dtype: torch.dtype
 
     @property
-    def matrices(self) -> tuple[int, ...]:
+    def mlp_layers(self) -> tuple[tuple[int, int], ...]:
         """Bytes of gate_up and down, layer by layer."""
         down = self.hidden * self.intermediate * self.dtype.itemsize
-        return (2 * down, down) * self.layers
+        return ((2 * down, down),) * self.layers
 
 
 SHAPES = {
@@ -54,14 +54,15 @@ class PageWorker:
         self.chain = DegreeChain(CHAINS[n])
         self.memory = HostMemory(PAGE)
         row = shape.kv_heads * shape.head_dim * shape.dtype.itemsize
-        self.ranges = KVRanges(self.memory, shape.layers, slots + 1, row, sum(shape.matrices))
-        self.store = WeightStore(self.memory, WeightPages(self.chain, PAGE, shape.matrices), rank)
+        weights = WeightPages(self.chain, PAGE, shape.mlp_layers)
+        self.ranges = KVRanges(self.memory, shape.layers, slots + 1, row, weights.payload_bytes)
+        self.store = WeightStore(self.memory, weights, rank)
         # The same model on every worker, as the server has it.
         noise = torch.Generator().manual_seed(7)
         self.weights = [
             self.store.shards(m, (size // n // shape.dtype.itemsize,), shape.dtype)
             .view(-1).uniform_(-0.02, 0.02, generator=noise)
-            for m, size in enumerate(shape.matrices)
+            for m, size in enumerate(weights.matrices)
         ]  # fmt: skip
         self.kv_shape = (slots + 1, shape.kv_heads, shape.head_dim)
         self.blocks = [
@@ -98,7 +99,7 @@ class PageWorker:
 
     def weight_shard(self, holder: int, matrix: int, shard: int) -> torch.Tensor:
         """Bytes of one of n shards of a matrix in the memory of `holder`, which has it mapped."""
-        size = self.shape.matrices[matrix]
+        size = self.store.pages.matrices[matrix]
         if holder == self.rank:
             return self.weights[matrix].view(torch.uint8).chunk(self.n)[shard]
         start, _ = self.store.pages.shard_range(matrix, 1, 0)
@@ -107,7 +108,7 @@ class PageWorker:
     def matrices_of(self, layer: int, degree: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The worker's shards of gate_up [2 I / d, H] and down [I / d, H] of one layer."""
         shard = self.chain.shard(degree, self.rank % degree)
-        gate_up, down = (self.weights[matrix] for matrix in layer_matrices(layer))
+        gate_up, down = (self.weights[matrix] for matrix in self.store.pages.of_layer(layer))
         hidden = self.shape.hidden
         return (
             gate_up.view(-1, hidden).chunk(degree)[shard],

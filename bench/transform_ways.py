@@ -99,7 +99,7 @@ def swap_weights(worker: PageWorker, before: int, after: int) -> None:
     here and what the peers have, free the old one. Frees the new one instead."""
     n, chain = worker.n, worker.chain
     shards = range(n) if after == 1 else [chain.shard(after, worker.rank)]
-    for matrix, size in enumerate(worker.shape.matrices):
+    for matrix, size in enumerate(worker.store.pages.matrices):
         parts = torch.empty(size // after, dtype=torch.uint8).chunk(len(shards))
         for part, shard in zip(parts, shards, strict=True):
             holder = worker.rank if before == 1 else chain.index(n, shard)

@@ -15,10 +15,12 @@ from amoeba_sglang.planes.pages.weight_store import WeightStore
 
 PAGE = 4096
 CHAIN = DegreeChain((1, 2, 4))
-# Layers of gate_up and down; hardly a shard begins or ends where a page does.
+# gate_up and down of each layer, of one two pairs; hardly a shard begins or ends where a page does.
 LAYERS, ROWS, ROW_BYTES = 3, 9, 768
-MATRICES = (37_200, 18_600) * LAYERS
-PAGES = WeightPages(CHAIN, PAGE, MATRICES)
+PAGES = WeightPages(
+    CHAIN, PAGE, ((37_200, 18_600), (37_200, 18_600, 28_400, 18_400), (37_200, 18_600))
+)
+MATRICES = PAGES.matrices
 
 
 class FaultyMemory(HostMemory):

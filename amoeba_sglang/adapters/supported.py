@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from amoeba_sglang.config import ModelHeads
-from amoeba_sglang.control.layout.decoder import ARCHITECTURES
+from amoeba_sglang.control.layout.decoder import ARCHITECTURES, MIXTURES
 from amoeba_sglang.errors import ConfigError
 
 # Fields of SGLang's ServerArgs that must keep their default, by the feature that they ask for.
@@ -17,10 +17,23 @@ _FEATURES = {
     "pipeline parallelism": ("pp_size",),
     "data-parallel attention": ("enable_dp_attention", "attn_dp_size"),
     "context parallelism": ("dcp_size", "attn_cp_size", "enable_prefill_cp"),
-    "expert parallelism": (
-        "ep_size", "moe_dp_size", "dwdp_size", "moe_a2a_backend", "elastic_ep_backend",
-        "enable_eplb",
+    "expert parallelism (a merge spreads experts over its workers)": (
+        "ep_size", "moe_dp_size", "moe_dense_tp_size", "dwdp_size", "moe_a2a_backend",
+        "elastic_ep_backend", "enable_elastic_expert_backup", "ep_join_mode", "max_ep_size",
     ),
+    "redundant or rebalanced experts": (
+        "enable_eplb", "ep_num_redundant_experts", "ep_dispatch_algorithm", "init_expert_location",
+        "expert_distribution_recorder_mode",
+    ),
+    "fused shared experts": (
+        "enforce_shared_experts_fusion", "enable_shared_experts_attn_tp",
+        "shared_experts_tp_size",
+    ),
+    "another computation of experts": (
+        "moe_runner_backend", "enable_fused_moe_sum_all_reduce", "kt_weight_path",
+        "enable_paged_experts",
+    ),
+    "routed experts in answers": ("enable_return_routed_experts",),
     "a hierarchical or external KV cache": (
         "enable_hierarchical_cache", "hicache_storage_backend",
         "enable_unified_cache_external_linker", "enable_unified_memory", "enable_hisparse",
@@ -82,22 +95,37 @@ def require_supported_model(model: Any) -> ModelHeads:
     """The heads and layers of an SGLang ModelConfig; ConfigError if it cannot be served."""
     path, config = model.model_path, model.hf_config
     name = (config.architectures or ["(none)"])[0]
-    if name not in ARCHITECTURES:
+    served = ARCHITECTURES + MIXTURES
+    if name not in served:
         raise ConfigError(
             f"--model-path {path}: its architecture {name} is not one of those that Amoeba "
-            f"serves: {', '.join(ARCHITECTURES)}"
+            f"serves: {', '.join(served)}"
         )
     if model.quantization is not None or getattr(config, "quantization_config", None):
         raise ConfigError(f"--model-path {path}: Amoeba does not support quantised checkpoints")
     if model.is_hybrid_swa:
         raise ConfigError(f"--model-path {path}: Amoeba does not support sliding-window attention")
+    experts, columns = _count_columns(model.hf_text_config)
     return ModelHeads(
         attention_heads=model.num_attention_heads,
         kv_heads=model.get_total_num_kv_heads(),
         layers=model.num_hidden_layers,
-        mlp_elements=3 * model.hf_text_config.hidden_size * model.hf_text_config.intermediate_size,
+        mlp_elements=3 * model.hf_text_config.hidden_size * columns,
         kv_bytes=2 * model.get_total_num_kv_heads() * model.head_dim * model.dtype.itemsize,
+        experts=experts,
     )
+
+
+def _count_columns(config: Any) -> tuple[int, int]:
+    """Experts of a layer, and MLP columns of the layer that has most: of all its experts and the
+    shared one, or of its MLP."""
+    experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", 0)
+    dense = config.intermediate_size
+    if not experts:
+        return 0, dense
+    of_experts = experts * getattr(config, "moe_intermediate_size", dense)
+    shared = getattr(config, "shared_expert_intermediate_size", 0)
+    return experts, max(dense, of_experts + shared)
 
 
 def _flag(field: str) -> str:

@@ -63,7 +63,7 @@ def _plan(options: argparse.Namespace) -> tuple[str, int]:
     kv_dtype_bytes = _KV_DTYPES[options.kv_cache_dtype] or dtype_bytes
     model = load_model(options.model, dtype_bytes, kv_dtype_bytes)
     model.require_degree(chain.finest)
-    pages = WeightPages(chain, options.page_size_kib << 10, model.mlp_matrices)
+    pages = WeightPages(chain, options.page_size_kib << 10, model.mlp_layers)
     if options.transform is not None:
         change = parse_change(options.transform, chain)
         plan = TransformPlan.build(

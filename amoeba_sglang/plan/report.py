@@ -61,7 +61,7 @@ class Report:
             "communicator_bytes": self.memory.communicators,
             "recorded_step_bytes": self.memory.recorded_steps,
             "weights": {
-                "mlp": sum(model.mlp_matrices),
+                "mlp": model.mlp_bytes,
                 "routers": model.router_bytes,
                 "attention": model.attention_bytes,
                 "embedding_and_head": model.embedding_bytes,
@@ -108,12 +108,12 @@ class Report:
         yield ""
         yield "weights of a worker at degree 1         GB"
         rows = {
-            "MLP, 1/d of it at degree d": sum(model.mlp_matrices),
+            "MLP, 1/d of it at degree d": model.mlp_bytes,
             "routers": model.router_bytes,
             "attention": model.attention_bytes,
             "embedding and head": model.embedding_bytes,
             "norms": model.norm_bytes,
-            "all": model.replicated_bytes + sum(model.mlp_matrices),
+            "all": model.replicated_bytes + model.mlp_bytes,
         }
         for name, size in rows.items():
             if size:

@@ -9,7 +9,7 @@ from amoeba_sglang.control.layout.kv_shape import KVShape
 from amoeba_sglang.control.layout.locations import slots_filled
 from amoeba_sglang.control.layout.partition import Layout, LayoutError
 from amoeba_sglang.control.layout.slots import DegreeChain
-from amoeba_sglang.control.layout.weight_pages import WeightPages, layer_matrices
+from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.control.transform.boundary import Boundary
 from amoeba_sglang.control.transform.moves import UnitMove, unit_moves, units_per_slot
 from amoeba_sglang.control.transform.staging import fit_exchange
@@ -181,6 +181,6 @@ def _kept_pages(pages: WeightPages, worker: int, change: tuple[int, int], at: Bo
     degrees = [
         degree
         for layer in range(at.layers)
-        for degree in len(layer_matrices(layer)) * [min(change) if layer < at.b else max(change)]
+        for degree in len(pages.of_layer(layer)) * [min(change) if layer < at.b else max(change)]
     ]
     return int(pages.kept(degrees, worker).sum())

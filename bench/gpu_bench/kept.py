@@ -102,7 +102,7 @@ def _plan(
     """Tokens of an instance by degree, where a worker has as many whole pages of memory as `own`
     tokens need; it may not use the rest of the last."""
     model = load_model(model_path, _HALF_BYTES, _HALF_BYTES)
-    pages = WeightPages(DegreeChain(tuple(degrees)), page_size, model.mlp_matrices)
+    pages = WeightPages(DegreeChain(tuple(degrees)), page_size, model.mlp_layers)
     slot_bytes = page * model.token_bytes // (2 * model.layers)
     each = -(-(own // page + 1) * slot_bytes // page_size)
     weights = model.replicated_bytes + pages.total_pages * page_size

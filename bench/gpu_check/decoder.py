@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from amoeba_sglang.control.layout.slots import DegreeChain
-from amoeba_sglang.control.layout.weight_pages import WeightPages, layer_matrices
+from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.control.transform.moves import unit_moves
 from amoeba_sglang.planes.kernels.device_mover import DeviceKVMover
 from amoeba_sglang.planes.memory.base import MemoryHandle
@@ -42,9 +42,10 @@ class Sizes:
     page_bytes: int
 
     @property
-    def matrices(self) -> tuple[int, ...]:
+    def mlp_bytes(self) -> tuple[int, int]:
+        """Of gate_up and down of a layer."""
         down = self.hidden * self.intermediate * _TYPE.itemsize
-        return (2 * down, down) * self.layers
+        return 2 * down, down
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ class Decoder:
         self.degree = 1
         self._memory = device.memory(sizes.page_bytes)
         row_bytes = sizes.kv_heads * sizes.dim * _TYPE.itemsize
-        most = sum(sizes.matrices) // sizes.layers + sizes.page_bytes
+        most = sum(sizes.mlp_bytes) + sizes.page_bytes
         self._ranges = KVRanges(self._memory, sizes.layers, sizes.slots + 1, row_bytes, most)
-        pages = WeightPages(chain, sizes.page_bytes, sizes.matrices)
+        pages = WeightPages(chain, sizes.page_bytes, (sizes.mlp_bytes,) * sizes.layers)
         self._store = WeightStore(self._memory, pages, group.rank)
         self._make_weights()
         self._sums = StagedSums(group, device, MOST_ROWS * sizes.hidden, sizes.page_bytes)
@@ -92,7 +93,7 @@ class Decoder:
         shard = sizes.intermediate // finest
         self._mlp = []
         for layer in range(sizes.layers):
-            gate_up, down = layer_matrices(layer)
+            gate_up, down = self._store.pages.of_layer(layer)
             self._mlp.append(
                 (
                     self._store.shards(gate_up, (2, shard, sizes.hidden), _TYPE),

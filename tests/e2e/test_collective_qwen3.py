@@ -8,13 +8,13 @@ import pytest
 
 from tests.serving.load import chat_prompts, run_clients
 from tests.serving.servers import MODEL, Server
-from tests.serving.tiny_qwen3 import LAYERS, make_tiny_qwen3
+from tests.serving.tiny_models import LAYERS, make_tiny
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("qwen3")
-    make_tiny_qwen3(folder, seed=3, tokenizer_dir=MODEL)
+    make_tiny(folder, "qwen3", seed=3, tokenizer_dir=MODEL)
     with Server(
         "--tp-size", "2", "--dtype", "float32", "--max-total-tokens", "2048",
         "--chunked-prefill-size", "128", "--max-running-requests", "16",

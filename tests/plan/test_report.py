@@ -15,7 +15,7 @@ MODEL = load_model("Qwen2.5-7B", 2, 2)
 
 def report(device=80, share=0.9, degrees=(1, 2, 4), page_kib=2048, model=MODEL, of_degrees=()):
     memory = DeviceMemory(device * GB, round(device * GB * share), *of_degrees)
-    pages = WeightPages(DegreeChain(degrees), page_kib << 10, model.mlp_matrices)
+    pages = WeightPages(DegreeChain(degrees), page_kib << 10, model.mlp_layers)
     return Report.build(model, pages, memory, kv_page=1)
 
 
@@ -23,7 +23,7 @@ def test_the_weights_of_a_worker_are_all_there():
     made = report()
     data = made.data()
     weights = sum(data["weights"].values())
-    assert weights == MODEL.replicated_bytes + sum(MODEL.mlp_matrices)
+    assert weights == MODEL.replicated_bytes + MODEL.mlp_bytes
     assert f"{'all':<30}{weights / GB:>10.3f}" in made.text()
     assert data["usable_bytes"] == 72 * GB and data["degrees"] == (1, 2, 4)
     assert data["capacity"] == asdict(made.capacity) and not made.warnings

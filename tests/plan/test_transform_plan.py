@@ -19,7 +19,7 @@ MATRICES = (2 * 1536 * 576 * 4, 1536 * 576 * 4)
 
 
 def build(before, after, live, per_step=0, shape=SHAPE, staging=8 * MIB):
-    pages = WeightPages(CHAIN, 1 << 16, MATRICES * shape.layers)
+    pages = WeightPages(CHAIN, 1 << 16, (MATRICES,) * shape.layers)
     change = before, after
     return TransformPlan.build(
         change, live, shape, pages, staging_bytes=staging, layers_per_step=per_step
@@ -139,7 +139,7 @@ def test_no_step_needs_a_page_that_the_worker_does_not_own(change, merge, per_st
         for one, two in zip(earlier, later, strict=True):
             assert one >= two if merge else one <= two
     # At the end, and before the start, what is not mapped is what the KV may have.
-    pages = WeightPages(CHAIN, 1 << 16, MATRICES * shape.layers)
+    pages = WeightPages(CHAIN, 1 << 16, (MATRICES,) * shape.layers)
     whole = mapped[0] if merge else mapped[-1]
     kept = [pages.kept_pages(degree, rank).size for rank, degree in enumerate(low)]
     assert list(whole) == kept

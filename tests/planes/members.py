@@ -17,7 +17,6 @@ from amoeba_sglang.adapters.messages import TransformOrder
 from amoeba_sglang.adapters.model.plane import ModelPlane
 from amoeba_sglang.adapters.worker.connections import Movers
 from amoeba_sglang.control.layout.capacity import growth_pages
-from amoeba_sglang.control.layout.weight_pages import layer_matrices
 from amoeba_sglang.control.transform.pace import Pace
 from amoeba_sglang.planes.device.cpu import CpuDevice
 from amoeba_sglang.planes.kv.peer_mover import PeerKVMover
@@ -141,7 +140,9 @@ class Member(ElasticWorker):
             present = self.layers[number].degree, self.pool.viewed[number]
             if present != (degree, degree):
                 wrong.append(f"layer {number} at {present[0]}, seen at {present[1]}")
-            if {self.store.degrees[matrix] for matrix in layer_matrices(number)} != {degree}:
+            if {self.store.degrees[matrix] for matrix in self.store.pages.of_layer(number)} != {
+                degree
+            }:
                 wrong.append(f"weights of layer {number} not at {degree}")
         if len(layers) == LAYERS and not self.weights_are_whole():
             wrong.append("weights")

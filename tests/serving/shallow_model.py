@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tests.serving.tiny_qwen3 import TOKENIZER_FILES
+from tests.serving.tiny_models import TOKENIZER_FILES
 
 
 def make_shallow(out_dir: str | Path, layers: int, *, source_dir: str | Path) -> Path:

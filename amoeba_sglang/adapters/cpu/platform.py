@@ -31,10 +31,11 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
         """Runs once in each worker, before a model is built."""
         from sglang.srt.layers.attention.attention_registry import register_attention_backend
 
-        from amoeba_sglang.adapters.cpu import ops
+        from amoeba_sglang.adapters.cpu import experts, ops
 
         register_attention_backend(NAME)(_create_attention)
         ops.register(NAME)
+        experts.register(NAME)
 
     def post_load_model(self, model: Any) -> None:
         from amoeba_sglang.adapters.model.elastic_model import adopt_if_ours

@@ -11,7 +11,7 @@ from amoeba_sglang.adapters.backend import ModelBackend
 from amoeba_sglang.adapters.cuda.collectives import GroupCollectives, StagedCollectives
 from amoeba_sglang.adapters.cuda.flags import require_reach, share_gpu
 from amoeba_sglang.adapters.cuda.kinds import row_of
-from amoeba_sglang.config import MAX_GPU_PAGE_SIZE_KIB, GpuChoice, PageSizes
+from amoeba_sglang.config import MAX_GPU_PAGE_SIZE_KIB, GpuChoice, ModelHeads, PageSizes
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.planes.memory.driver import load_bindings
 from amoeba_sglang.planes.memory.peers import read_reach
@@ -59,6 +59,14 @@ class GpuBackend(ModelBackend):
 
     def kv_page(self, chunk: int | None) -> int:
         return self._row.pages[0]
+
+    def heads(self, model: ModelHeads) -> ModelHeads:
+        if model.experts:
+            raise ConfigError(
+                "--device cuda: mixtures of experts are served on the CPU alone so far; add "
+                "--device cpu, or take a dense model"
+            )
+        return model
 
     def kv_layout(self, page: int) -> str:
         return "nhd" if page == 1 else "hnd"

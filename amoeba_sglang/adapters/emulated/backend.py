@@ -94,7 +94,7 @@ class EmulatedBackend(Backend):
             attention_heads=shape.heads,
             kv_heads=shape.kv_heads,
             layers=shape.layers,
-            mlp_elements=sum(shape.mlp_matrices) // (shape.layers * shape.dtype_bytes),
+            mlp_elements=shape.mlp_bytes // (shape.layers * shape.dtype_bytes),
             kv_bytes=shape.token_bytes // shape.layers,
         )
 

@@ -1,4 +1,4 @@
-"""A loaded model whose MLP weights lie in pages and whose layers can be at any degree."""
+"""A loaded model whose elastic weights lie in pages and whose layers can be at any degree."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sglang.srt.runtime_context import get_server_args
 from torch import nn
 
 from amoeba_sglang.adapters.choice import backend_of
+from amoeba_sglang.adapters.model.feed_forward import elastic_matrices
 from amoeba_sglang.adapters.model.layer_shards import LayerShards
-from amoeba_sglang.adapters.model.mlp_shards import elastic_matrices
 from amoeba_sglang.config import AmoebaConfig
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
@@ -38,7 +38,7 @@ class ElasticModel:
 
     @classmethod
     def adopt(cls, model: nn.Module, config: AmoebaConfig, device: Device) -> None:
-        """Move the MLP weights of a model that was loaded at TP1 into pages of the process's
+        """Move the elastic weights of a model that was loaded at TP1 into pages of the process's
         memory; collective over all workers of the world."""
         chain, world = DegreeChain(config.degrees), get_world_group()
         index, stack = world.rank_in_group % config.group_size, list(model.model.layers)

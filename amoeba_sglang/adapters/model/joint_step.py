@@ -5,7 +5,7 @@ file: `start_layer`, `end_layer`, the first/last-rank flags and PPProxyTensors.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +14,7 @@ from sglang.srt.distributed.parallel_state import patch_tensor_parallel_group
 from sglang.srt.layers.layer_boundary.residual import batch as residual_batch
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch, PPProxyTensors
 from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
+from sglang.srt.runtime_context import get_parallel
 
 from amoeba_sglang.adapters.model.joint_graphs import JointGraphs, Recorded
 from amoeba_sglang.adapters.model.joint_head import GivenLogits, JointHead, rows_of_joint_head
@@ -199,14 +200,9 @@ class JointExecutor(StepExecutor):
     ) -> torch.Tensor:
         batch, starts = union.batch, first == 0
         batch.residual_stream = None
-        group = (
-            patch_tensor_parallel_group(self.groups[degree], owns_attention=True)
-            if degree > 1
-            else nullcontext()
-        )
         attention = self.attentions[degree]
         context = ForwardContext(attn_backend=attention)
-        with self._stage(first, end, starts), forward_context(context), group:
+        with self._stage(first, end, starts), forward_context(context), self._instance(degree):
             if degree == 1:
                 attention.init_forward_metadata(batch)
             elif union.slots is not None:
@@ -218,6 +214,25 @@ class JointExecutor(StepExecutor):
                     batch.input_ids, batch.positions, batch, pp_proxy_tensors=_proxy(x)
                 )
         return torch.cat([out["hidden_states"], out["residual"]], dim=1)
+
+    @contextmanager
+    def _instance(self, degree: int) -> Iterator[None]:
+        """What SGLang's modules take for their ranks: those of this worker's instance."""
+        if degree == 1:
+            yield
+            return
+        group = self.groups[degree]
+        # Experts are whole: without a group over which they are spread, or with one over which
+        # they are cut, their sum would be left out, and the logits silently wrong.
+        experts = get_parallel().override(
+            moe_ep_size=degree,
+            moe_ep_rank=self.chain.shard(degree, self.index % degree),
+            moe_ep_group=group,
+            moe_tp_size=1,
+            moe_tp_rank=0,
+        )
+        with patch_tensor_parallel_group(group, owns_attention=True), experts:
+            yield
 
     @contextmanager
     def _stage(self, first: int, end: int, starts: bool) -> Iterator[None]:

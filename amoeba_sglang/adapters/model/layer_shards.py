@@ -1,8 +1,9 @@
 """Point one decoder layer at its tensor-parallel shard of a degree, after loading at TP1.
 
 A generic walk over module classes, not over model names: any layer made of `QKVParallelLinear`,
-`RadixAttention`, `MergedColumnParallelLinear` and `RowParallelLinear` is served. No weight is
-resident twice: attention weights are full and viewed, MLP weights lie in the weight store.
+`RadixAttention`, `MergedColumnParallelLinear` and `RowParallelLinear` or `FusedMoE` is served. No
+weight is resident twice: attention weights are full and viewed, those of MLPs and experts lie in
+the weight store.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod
 from sglang.srt.layers.radix_attention import RadixAttention
 from torch import nn
 
-from amoeba_sglang.adapters.model.mlp_shards import MLPShards
+from amoeba_sglang.adapters.model.feed_forward import shard_feed_forward
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.planes.pages.weight_store import WeightStore
@@ -67,8 +68,10 @@ class LayerShards:
                 raise ConfigError(
                     f"--tp-size {chain.finest} does not divide the model's {count} {name}"
                 )
-        self.mlp = MLPShards(layer, number, chain, index, store)
-        self.linears = (self.qkv, self.o, self.mlp.gate_up, self.mlp.down)
+        matrices = store.pages.of_layer(number)
+        self.feed_forward = shard_feed_forward(layer, matrices, chain, index, store)
+        sharded = [linear for shards in self.feed_forward for linear in shards.linears]
+        self.linears = (self.qkv, self.o, *sharded)
         self._full_o = self.o.weight.data
         self._qkv_methods = {1: self.qkv.quant_method}
         for degree in chain.degrees[1:]:
@@ -91,23 +94,26 @@ class LayerShards:
     def adopt_weights(self) -> None:
         """Take freshly loaded weights (degree 1)."""
         assert self.degree == 1
-        self.mlp.adopt_weights()
+        for shards in self.feed_forward:
+            shards.adopt_weights()
 
     def restore_upstream_order(self) -> None:
         """Inverse of `adopt_weights`, for upstream code that loads weights by name."""
         assert self.degree == 1
-        self.mlp.restore_upstream_order()
+        for shards in self.feed_forward:
+            shards.restore_upstream_order()
 
     def switch(self, degree: int) -> None:
         """Point every module of the layer at this worker's shard of `degree`."""
         shard = self.chain.shard(degree, self.index % degree)
         self.qkv.quant_method = self._qkv_methods[degree]
         self.o.weight.data = self._full_o.chunk(degree, dim=1)[shard]
-        self.mlp.switch(degree)
+        for shards in self.feed_forward:
+            shards.switch(degree)
         for linear, home_group in zip(self.linears, self.home_groups, strict=True):
             linear.tp_group = home_group if degree == 1 else self.groups[degree]
         # A layer built at TP1 owes no sum after attention (layer_boundary/factories.py): without
-        # this the output of degree > 1 is silently wrong. The MLP's sum follows the context.
+        # this the output of degree > 1 is silently wrong. What follows sums by the context.
         self.o.reduce_results = degree > 1 or self.attention_sums
         self.attention.num_heads = self.radix.tp_q_head_num = self.heads // degree
         kv_heads = self.kv_heads // degree

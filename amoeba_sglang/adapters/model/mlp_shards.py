@@ -1,5 +1,6 @@
-"""The MLP of a layer in the weight store: a shard of any degree is a range of its rows."""
+"""An MLP in the weight store: a shard of any degree is a range of its rows."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,7 +8,6 @@ from sglang.srt.layers.linear import MergedColumnParallelLinear, RowParallelLine
 from torch import nn
 
 from amoeba_sglang.control.layout.slots import DegreeChain
-from amoeba_sglang.control.layout.weight_pages import layer_matrices
 from amoeba_sglang.errors import ConfigError
 from amoeba_sglang.planes.pages.weight_store import WeightStore
 
@@ -26,37 +26,8 @@ class ShardedActivation(nn.Module):
         return out.view(gate_up.shape[0], -1)
 
 
-def elastic_matrices(layers: list[nn.Module], finest: int) -> tuple[int, ...]:
-    """Bytes of the matrices of each decoder layer in turn, as WeightPages takes them.
-
-    ConfigError if an MLP cannot be cut into `finest` shards.
-    """
-    sizes = []
-    for layer in layers:
-        mlp = find_mlp(layer)
-        intermediate = mlp.down_proj.weight.shape[1]
-        if intermediate % finest:
-            raise ConfigError(
-                f"--tp-size {finest} does not divide the model's {intermediate} MLP columns; "
-                "take a size that does"
-            )
-        sizes += [mlp.gate_up_proj.weight.nbytes, mlp.down_proj.weight.nbytes]
-    return tuple(sizes)
-
-
-def find_mlp(layer: nn.Module) -> Any:
-    """The one module of a decoder layer that has gate_up_proj and down_proj; else ConfigError."""
-    found = [m for m in layer.modules() if hasattr(m, "gate_up_proj") and hasattr(m, "down_proj")]
-    if len(found) != 1:
-        raise ConfigError(
-            f"decoder layer {type(layer).__name__} has {len(found)} MLPs of gate_up_proj and "
-            "down_proj; Amoeba serves models with exactly one"
-        )
-    return found[0]
-
-
 class MLPShards:
-    """gate_up and down of one layer, moved into the store and switchable between degrees.
+    """gate_up and down of an MLP, moved into the store and switchable between degrees.
 
     gate_up is kept with its rows in the order (finest shard, gate | up), down transposed, so a
     shard of any degree is a range of rows of both. The product with the transposed matrix takes 0
@@ -66,21 +37,37 @@ class MLPShards:
     """
 
     def __init__(
-        self, layer: nn.Module, number: int, chain: DegreeChain, index: int, store: WeightStore
+        self,
+        mlp: Any,
+        matrices: Sequence[int],
+        chain: DegreeChain,
+        index: int,
+        store: WeightStore,
     ) -> None:
-        mlp = find_mlp(layer)
         self.gate_up: MergedColumnParallelLinear = mlp.gate_up_proj
         self.down: RowParallelLinear = mlp.down_proj
+        self.linears = (self.gate_up, self.down)
         self._chain, self._index = chain, index
         hidden, intermediate = self.down.weight.shape
         if self.gate_up.bias is not None:
             raise ConfigError("models with a bias in gate_up_proj are not served")
         dtype, width = self.down.weight.dtype, intermediate // chain.finest
-        gate_up, down = layer_matrices(number)
+        gate_up, down = matrices
         self._gate_up = store.shards(gate_up, (2 * width, hidden), dtype)
         self._down = store.shards(down, (width, hidden), dtype)
         mlp.act_fn = ShardedActivation(mlp.act_fn, 2 * width)
         self._take(self.gate_up.weight.data, self.down.weight.data)
+
+    @staticmethod
+    def sizes(mlp: Any, finest: int) -> tuple[int, int]:
+        """Bytes of its matrices; ConfigError if they cannot be cut into `finest` shards."""
+        intermediate = mlp.down_proj.weight.shape[1]
+        if intermediate % finest:
+            raise ConfigError(
+                f"--tp-size {finest} does not divide the model's {intermediate} MLP columns; "
+                "take a size that does"
+            )
+        return mlp.gate_up_proj.weight.nbytes, mlp.down_proj.weight.nbytes
 
     def adopt_weights(self) -> None:
         """Take freshly loaded weights (degree 1) from upstream's order into the store's."""

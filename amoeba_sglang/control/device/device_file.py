@@ -31,7 +31,7 @@ def load_device(source: str) -> DeviceModel:
     found = _read(path)
     _check_names(path, found)
     model = load_model(found.pop("model"), found.pop("dtype_bytes"), found.pop("kv_dtype_bytes"))
-    model.require_served()
+    model.require_dense()
     del found["sources"]
     for name, value in found.items():
         if name in _BY_DEGREE:

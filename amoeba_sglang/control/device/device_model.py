@@ -50,7 +50,7 @@ class DeviceModel:
     @property
     def weight_bytes(self) -> int:
         """All weights; embeddings count in full, though a step reads few of their rows."""
-        return self.model.replicated_bytes + sum(self.model.mlp_matrices)
+        return self.model.replicated_bytes + self.model.mlp_bytes
 
     @property
     def usable_bytes(self) -> int:
@@ -135,5 +135,5 @@ class DeviceModel:
 def _plan(
     model: Decoder, page_bytes: int, usable_bytes: int, degrees: tuple[int, ...]
 ) -> PlannedCapacity:
-    pages = WeightPages(DegreeChain(degrees), page_bytes, model.mlp_matrices)
+    pages = WeightPages(DegreeChain(degrees), page_bytes, model.mlp_layers)
     return plan_capacity(model, pages, usable_bytes)

@@ -17,7 +17,6 @@ ARCHITECTURES = (
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
 )
-# Planned, and not served yet.
 MIXTURES = ("MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM")
 
 _KNOWN = Path(__file__).with_name("known_models.json")
@@ -75,12 +74,12 @@ class Decoder:
                     f"--degrees: {degree} does not divide {field} {count} of {self.name}"
                 )
 
-    def require_served(self) -> None:
-        """ConfigError if no server runs it yet."""
+    def require_dense(self) -> None:
+        """ConfigError for a mixture, of whose steps nobody has measured what they cost."""
         if self.mixture is not None:
             raise ConfigError(
-                f"{self.name}: mixtures of experts are not served yet, only planned: "
-                "python -m amoeba_sglang.plan"
+                f"{self.name}: mixtures of experts are served and planned, but not emulated; take "
+                "a dense model"
             )
 
     @property
@@ -90,15 +89,21 @@ class Decoder:
         return self.layers * (self.hidden * width + self.biases) * self.dtype_bytes
 
     @property
-    def mlp_matrices(self) -> tuple[int, ...]:
-        """Bytes of gate_up and down of every layer, in order: of an MLP, or of all of its experts
-        together and then of the shared one."""
-        sizes: list[int] = []
-        for layer in range(self.layers):
-            for columns in self._mlp_columns(layer):
-                down = self.hidden * columns * self.dtype_bytes
-                sizes += [2 * down, down]
-        return tuple(sizes)
+    def mlp_layers(self) -> tuple[tuple[int, ...], ...]:
+        """Bytes of gate_up and down by layer: of an MLP, or of all of its experts together and then
+        of the shared one."""
+        return tuple(
+            tuple(
+                times * self.hidden * columns * self.dtype_bytes
+                for columns in self._mlp_columns(layer)
+                for times in (2, 1)
+            )
+            for layer in range(self.layers)
+        )
+
+    @property
+    def mlp_bytes(self) -> int:
+        return sum(map(sum, self.mlp_layers))
 
     def _mlp_columns(self, layer: int) -> tuple[int, ...]:
         mixture = self.mixture
@@ -182,7 +187,7 @@ def _parse(name: str, fields: Mapping[str, Any], dtype_bytes: int, kv_dtype_byte
     if architecture not in ARCHITECTURES + MIXTURES:
         raise ConfigError(
             f"{name}: architectures {architecture} is not one of those that Amoeba serves: "
-            f"{', '.join(ARCHITECTURES)}; nor of those that it plans: {', '.join(MIXTURES)}"
+            f"{', '.join(ARCHITECTURES + MIXTURES)}"
         )
     if fields.get("quantization_config"):
         raise ConfigError(f"{name}: quantization_config: Amoeba does not serve quantised weights")
@@ -233,7 +238,7 @@ def _parse_mixture(name: str, architecture: str, fields: Mapping[str, Any]) -> M
         raise ConfigError(f"{name}: mlp_only_layers {named}: must be a list of layers")
     shared = "shared_expert_intermediate_size"
     return Mixture(
-        experts=_count(name, fields, "num_experts"),
+        experts=_count(name, fields, "num_experts", fields.get("num_local_experts")),
         intermediate=_count(name, fields, "moe_intermediate_size"),
         shared=_count(name, fields, shared) if fields.get(shared) else 0,
         dense_layers=tuple(n for n in layers if n in named or (n + 1) % every),

@@ -4,6 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +13,6 @@ from amoeba_sglang.control.layout.slots import DegreeChain
 
 # Widest vector load of the kernels that read these matrices.
 ALIGNMENT = 64
-
-
-def layer_matrices(layer: int) -> range:
-    """The elastic matrices of one decoder layer by number: gate_up, then down."""
-    return range(2 * layer, 2 * layer + 2)
 
 
 class Refill(NamedTuple):
@@ -34,9 +30,9 @@ class Refill(NamedTuple):
 class WeightPages:
     """Where the elastic matrices of a worker lie in its pages; the same on every worker.
 
-    `page_size` and `matrices`, the size of each elastic matrix in order, count bytes. A matrix is
-    `finest` equal contiguous shards in shard order, and at degree d a worker holds the finest
-    shards of shard c_d(i) of each. Workers are indices in the group, as in DegreeChain.
+    `page_size` and `layers`, the size of each elastic matrix of each layer in order, count bytes. A
+    matrix is `finest` equal contiguous shards in shard order, and at degree d a worker holds the
+    finest shards of shard c_d(i) of each. Workers are indices in the group, as in DegreeChain.
 
     Matrices follow each other without rounding to pages, so a page on the boundary of two shards
     stays with both of their workers.
@@ -44,12 +40,21 @@ class WeightPages:
 
     chain: DegreeChain
     page_size: int
-    matrices: tuple[int, ...]
+    layers: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
         assert self.page_size > 0 and self.page_size % ALIGNMENT == 0, self.page_size
         for size in self.matrices:
             assert size > 0 and size % self.chain.finest == 0, (size, self.chain.finest)
+
+    @cached_property
+    def matrices(self) -> tuple[int, ...]:
+        """Bytes of every matrix by number, through all layers."""
+        return tuple(size for layer in self.layers for size in layer)
+
+    def of_layer(self, layer: int) -> range:
+        """The numbers of the matrices of a layer."""
+        return range(self._firsts[layer], self._firsts[layer + 1])
 
     @property
     def payload_bytes(self) -> int:
@@ -138,6 +143,11 @@ class WeightPages:
         edges = np.flatnonzero(np.diff(pages[first:last], prepend=False, append=False)) + first
         for begin, end in edges.reshape(-1, 2).tolist():
             yield max(start, begin * self.page_size), min(stop, end * self.page_size)
+
+    @cached_property
+    def _firsts(self) -> tuple[int, ...]:
+        """The number of the first matrix of every layer, then one more."""
+        return tuple(accumulate((len(layer) for layer in self.layers), initial=0))
 
     @cached_property
     def _page_spans(self) -> dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]:

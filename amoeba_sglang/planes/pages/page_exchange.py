@@ -8,7 +8,7 @@ from amoeba_sglang.control.layout.capacity import (
     largest_frugal_page,
     wasted_share,
 )
-from amoeba_sglang.control.layout.weight_pages import WeightPages, layer_matrices
+from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.planes.memory.base import AddressRange
 from amoeba_sglang.planes.pages.ranges import KVRanges
 from amoeba_sglang.planes.pages.weight_store import WeightStore
@@ -87,7 +87,7 @@ class PageExchange:
 
         Nobody may compute with these layers meanwhile. MemoryFault leaves everything as it was.
         """
-        matrices = [matrix for layer in layers for matrix in layer_matrices(layer)]
+        matrices = [matrix for layer in layers for matrix in self._store.pages.of_layer(layer)]
         present = self._store.degrees[matrices[0]]
         if degree > present:
             self._store.free(matrices, degree)

@@ -20,10 +20,10 @@ from transformers import LlamaConfig
 from amoeba_sglang.adapters.cpu.attention import CpuAttention
 from amoeba_sglang.adapters.cpu.backend import CpuBackend
 from amoeba_sglang.adapters.messages import TransformOrder
+from amoeba_sglang.adapters.model.feed_forward import elastic_matrices
 from amoeba_sglang.adapters.model.joint_step import JointExecutor
 from amoeba_sglang.adapters.model.kv_pool import ElasticKVPool
 from amoeba_sglang.adapters.model.layer_shards import LayerShards
-from amoeba_sglang.adapters.model.mlp_shards import elastic_matrices
 from amoeba_sglang.adapters.model.plane import ModelPlane
 from amoeba_sglang.adapters.worker.connections import Movers
 from amoeba_sglang.control.layout.locations import locations_at, slots_filled

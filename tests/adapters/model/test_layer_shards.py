@@ -77,11 +77,11 @@ def test_no_weight_of_attention_is_there_twice(workers):
 
 def test_upstream_s_order_is_restored_and_taken_at_degree_one_alone(workers):
     shards = workers[0].layers[1]
-    before = shards.mlp.gate_up.weight.data.clone()
+    before = shards.feed_forward[0].gate_up.weight.data.clone()
     shards.restore_upstream_order()
-    assert not torch.equal(shards.mlp.gate_up.weight.data, before)
+    assert not torch.equal(shards.feed_forward[0].gate_up.weight.data, before)
     shards.adopt_weights()
-    assert torch.equal(shards.mlp.gate_up.weight.data, before)
+    assert torch.equal(shards.feed_forward[0].gate_up.weight.data, before)
     shards.switch(2)
     for act in (shards.restore_upstream_order, shards.adopt_weights):
         with pytest.raises(AssertionError):

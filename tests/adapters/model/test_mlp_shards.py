@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod
 from torch import nn
 
-from amoeba_sglang.adapters.model.mlp_shards import MLPShards, elastic_matrices
+from amoeba_sglang.adapters.model.feed_forward import elastic_matrices, shard_feed_forward
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.errors import ConfigError
@@ -59,7 +59,11 @@ def make_worker(chain, index):
     layers = [Layer(seed=number) for number in range(2)]
     pages = WeightPages(chain, 4096, elastic_matrices(layers, chain.finest))
     store = WeightStore(HostMemory(4096), pages, index)
-    return layers, [MLPShards(layer, n, chain, index, store) for n, layer in enumerate(layers)]
+    shards = [
+        shard_feed_forward(layer, pages.of_layer(number), chain, index, store)[0]
+        for number, layer in enumerate(layers)
+    ]
+    return layers, shards
 
 
 def tokens(count=5):
@@ -128,11 +132,12 @@ def test_upstreams_order_comes_back_bit_for_bit_and_new_weights_are_adopted():
 
 def shards_of(layer, chain=CHAINS[0]):
     pages = WeightPages(chain, 4096, elastic_matrices([layer], chain.finest))
-    return MLPShards(layer, 0, chain, 0, WeightStore(HostMemory(4096), pages, 0))
+    store = WeightStore(HostMemory(4096), pages, 0)
+    return shard_feed_forward(layer, pages.of_layer(0), chain, 0, store)
 
 
 def test_models_of_another_shape_are_refused():
-    with pytest.raises(ConfigError, match="has 0 MLPs"):
+    with pytest.raises(ConfigError, match="has 0 MLPs .* 0 mixtures"):
         elastic_matrices([nn.Linear(2, 2)], 1)
     with pytest.raises(ConfigError, match="has 2 MLPs"):
         elastic_matrices([nn.Sequential(Layer(0), Layer(1))], 1)

@@ -18,9 +18,9 @@ from sglang.srt.models.llama import LlamaForCausalLM
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from amoeba_sglang.adapters.model.feed_forward import elastic_matrices
 from amoeba_sglang.adapters.model.joint_step import JointExecutor
 from amoeba_sglang.adapters.model.layer_shards import LayerShards
-from amoeba_sglang.adapters.model.mlp_shards import elastic_matrices
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
 from amoeba_sglang.control.worker.step_record import Row, StepRecord

@@ -27,7 +27,7 @@ QWEN_32B = load_model("Qwen2.5-32B", 2, 2)
 
 
 def pages_of(model, page_size=2 * MIB, chain=QUARTERS):
-    return WeightPages(chain, page_size, model.mlp_matrices)
+    return WeightPages(chain, page_size, model.mlp_layers)
 
 
 @st.composite

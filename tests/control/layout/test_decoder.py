@@ -42,13 +42,13 @@ def load(directory, **changes):
 def test_known_models_have_their_published_size(name, billions):
     model = load_model(name.lower(), 1, 1)
     assert model.name == name
-    total = model.replicated_bytes + sum(model.mlp_matrices)
+    total = model.replicated_bytes + model.mlp_bytes
     assert total / 1e9 == pytest.approx(billions, abs=0.01)
 
 
 def test_sizes_of_a_config_file(tmp_path):
     model = load(tmp_path)
-    assert model.mlp_matrices == (2 * 64 * 96 * 2, 64 * 96 * 2) * 3
+    assert model.mlp_layers == ((2 * 64 * 96 * 2, 64 * 96 * 2),) * 3
     assert model.attention_bytes == 3 * 64 * 8 * (8 + 4 + 4 + 8) * 2
     assert model.embedding_bytes == 2 * 100 * 64 * 2
     assert model.norm_bytes == 7 * 64 * 2
@@ -107,21 +107,23 @@ MIXTURE = {
 def test_sizes_of_a_mixture(tmp_path):
     model = load(tmp_path, **MIXTURE)
     dense, experts = 64 * 96 * 2, 8 * 64 * 24 * 2
-    assert model.mlp_matrices == (2 * dense, dense, *(2 * experts, experts) * 2)
+    assert model.mlp_layers == ((2 * dense, dense), *((2 * experts, experts),) * 2)
     assert model.router_bytes == 2 * 8 * 64 * 2
-    with pytest.raises(ConfigError, match="not served yet"):
-        model.require_served()
+    with pytest.raises(ConfigError, match="not emulated"):
+        model.require_dense()
+    renamed = {name: value for name, value in MIXTURE.items() if name != "num_experts"}
+    assert load(tmp_path, **renamed, num_local_experts=8) == model
     shared = load(
         tmp_path,
         **MIXTURE | {"architectures": ["Qwen2MoeForCausalLM"], "mlp_only_layers": []},
         shared_expert_intermediate_size=40,
     )
-    assert shared.mlp_matrices == (2 * experts, experts, 2 * 64 * 40 * 2, 64 * 40 * 2) * 3
+    assert shared.mlp_layers == ((2 * experts, experts, 2 * 64 * 40 * 2, 64 * 40 * 2),) * 3
     assert shared.router_bytes == 3 * (8 + 1) * 64 * 2 and shared.biases == 8 * (8 + 4 + 4)
     every_second = load(tmp_path, **MIXTURE | {"decoder_sparse_step": 2})
     assert every_second.mixture.dense_layers == (0, 2)
     mixtral = load(tmp_path, architectures=["MixtralForCausalLM"], num_local_experts=4)
-    assert mixtral.mlp_matrices == (8 * dense, 4 * dense) * 3
+    assert mixtral.mlp_layers == ((8 * dense, 4 * dense),) * 3
 
 
 def test_a_degree_must_divide_the_experts_and_what_is_dense_beside_them(tmp_path):

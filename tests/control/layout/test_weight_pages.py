@@ -12,19 +12,20 @@ from tests.control.layout.chains import CHAINS
 MIB = 1 << 20
 QUARTERS = DegreeChain((1, 2, 4))
 # gate_up and down of 64 layers in bf16.
-QWEN_32B = (2 * 27648 * 5120 * 2, 27648 * 5120 * 2) * 64
+QWEN_32B = ((2 * 27648 * 5120 * 2, 27648 * 5120 * 2),) * 64
 # gate_up and down of 30 layers in fp32.
-SMOLLM2 = (2 * 1536 * 576 * 4, 1536 * 576 * 4) * 30
+SMOLLM2 = ((2 * 1536 * 576 * 4, 1536 * 576 * 4),) * 30
 
 
 @st.composite
 def weight_pages(draw):
     chain = draw(st.sampled_from(CHAINS))
-    sizes = draw(st.lists(st.integers(1, 2000), min_size=1, max_size=6))
+    sizes = st.lists(st.integers(1, 2000).map(lambda size: size * chain.finest), max_size=3)
+    layers = draw(st.lists(sizes.map(tuple), min_size=1, max_size=4).filter(any))
     return WeightPages(
         chain,
         draw(st.sampled_from((64, 256, 1024))),
-        tuple(size * chain.finest for size in sizes),
+        tuple(layers),
     )
 
 
@@ -191,10 +192,16 @@ def test_tight_frees_nearly_all_of_a_32b_model(degree, ideal_gib):
 
 
 @pytest.mark.parametrize(
-    "matrices, page_size, percent",
+    "layers, page_size, percent",
     [(QWEN_32B, 2 * MIB, 0.74), (SMOLLM2, 2 * MIB, 58.0), (SMOLLM2, MIB // 16, 1.2)],
 )
-def test_padding_wastes_what_the_prototype_measured(matrices, page_size, percent):
-    pages = WeightPages(QUARTERS, page_size, matrices)
+def test_padding_wastes_what_the_prototype_measured(layers, page_size, percent):
+    pages = WeightPages(QUARTERS, page_size, layers)
     assert 100 * pages.padding_bytes / pages.payload_bytes == pytest.approx(percent, rel=0.05)
     assert pages.waste_bytes < page_size
+
+
+def test_layers_may_have_other_numbers_of_matrices():
+    pages = WeightPages(QUARTERS, MIB, ((4, 8), (), (12, 16, 20, 24)))
+    assert pages.matrices == (4, 8, 12, 16, 20, 24)
+    assert [pages.of_layer(layer) for layer in range(3)] == [range(2), range(2, 2), range(2, 6)]

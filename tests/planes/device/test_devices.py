@@ -150,7 +150,7 @@ def test_memory_that_the_driver_leaves_dirty_is_cleared_before_it_is_read():
     size = ranges.base_pages * memory.page_size // 4
     assert not any(half.any() for half in ranges.layer(0, (size,), torch.float32))
     # 6 of 64 KiB are left of the second page.
-    matrices = WeightPages(DegreeChain((1, 2)), memory.page_size, (60 << 10, 62 << 10))
+    matrices = WeightPages(DegreeChain((1, 2)), memory.page_size, ((60 << 10, 62 << 10),))
     store = WeightStore(memory, matrices, 0)
     for number, count in enumerate(matrices.matrices):
         store.shards(number, (count // 2,), torch.uint8)

@@ -81,7 +81,7 @@ def walk_both(rank, n, degrees, path, staging):
             (model.degrees, after),
             [len(x) for x in model.live],
             SHAPE,
-            WeightPages(chain, 4096, (4096, 4096) * LAYERS),
+            WeightPages(chain, 4096, ((4096, 4096),) * LAYERS),
             staging_bytes=staging,
         )
         model.degrees = after

@@ -12,7 +12,7 @@ from amoeba_sglang.planes.pages.weight_store import WeightStore
 from amoeba_sglang.planes.reference.device import GRANULARITY, ReferenceDevice
 
 LAYERS = 3
-PAGES = WeightPages(DegreeChain((1, 2, 4)), GRANULARITY, (600_000, 300_000) * LAYERS)
+PAGES = WeightPages(DegreeChain((1, 2, 4)), GRANULARITY, ((600_000, 300_000),) * LAYERS)
 
 
 @pytest.mark.parametrize(("low", "high"), [(1, 2), (1, 4), (2, 4)])

@@ -4,7 +4,7 @@ from amoeba_sglang.planes.pages.page_exchange import describe_waste
 
 LAYERS = 30
 # gate_up and down of the bundled model in fp32.
-MATRICES = (2 * 1536 * 576 * 4, 1536 * 576 * 4) * LAYERS
+MATRICES = ((2 * 1536 * 576 * 4, 1536 * 576 * 4),) * LAYERS
 
 
 def waste(page_kib):
