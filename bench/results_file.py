@@ -113,3 +113,10 @@ def write(name: str, figures: dict[str, Any]) -> Path:
     path.write_text(text + "\n")
     print(text)
     return path
+
+
+def add_row(name: str, row: str, figures: dict[str, Any]) -> Path:
+    """Write bench/results/NAME.json with one row of its figures anew, which says its commit."""
+    path = RESULTS / f"{name}.json"
+    rows = json.loads(path.read_text())["figures"] if path.exists() else {}
+    return write(name, {**rows, row: {"commit": commit(), **figures}})

@@ -82,6 +82,11 @@ def test_bad_degrees(text, says):
         ((), {"group_size": 1}, "--tp-size 1: Amoeba needs a group of at least 2 workers"),
         ((), {"group_size": 3}, "--tp-size 3: the model has 4 KV heads"),
         ((), {"group_size": 8}, "--tp-size 8: the model has 12 attention heads"),
+        (
+            (),
+            {"heads": replace(HEADS, experts=6)},
+            "has 6 experts, which it does not divide; take 2",
+        ),
         ((), {"groups": 0}, "--dp-size 0"),
         (("--amoeba-initial-degree", "3"), {}, "--amoeba-initial-degree 3: not one of the degrees"),
         (("--amoeba-layers-per-step", "31"), {}, "from 0 to the model's 30 layers"),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from amoeba_sglang.adapters.checkpoint import require_experts
 from amoeba_sglang.config import ModelHeads
 from amoeba_sglang.control.layout.decoder import ARCHITECTURES, MIXTURES
 from amoeba_sglang.errors import ConfigError
@@ -106,6 +107,9 @@ def require_supported_model(model: Any) -> ModelHeads:
     if model.is_hybrid_swa:
         raise ConfigError(f"--model-path {path}: Amoeba does not support sliding-window attention")
     experts, columns = _count_columns(model.hf_text_config)
+    if experts:
+        _require_sparse_layers(path, model.hf_text_config)
+        require_experts(path, model.num_hidden_layers, experts)
     return ModelHeads(
         attention_heads=model.num_attention_heads,
         kv_heads=model.get_total_num_kv_heads(),
@@ -114,6 +118,18 @@ def require_supported_model(model: Any) -> ModelHeads:
         kv_bytes=2 * model.get_total_num_kv_heads() * model.head_dim * model.dtype.itemsize,
         experts=experts,
     )
+
+
+def _require_sparse_layers(path: str, config: Any) -> None:
+    """SGLang builds each layer of a mixture with experts, whatever these fields say."""
+    fields: dict[str, Any] = {"mlp_only_layers": [], "decoder_sparse_step": 1}
+    for field, usual in fields.items():
+        value = getattr(config, field, None) or usual
+        if value != usual:
+            raise ConfigError(
+                f"--model-path {path}: {field} {value}: mixtures with dense layers are not served; "
+                "take one whose layers all have experts"
+            )
 
 
 def _count_columns(config: Any) -> tuple[int, int]:

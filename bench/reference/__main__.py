@@ -11,10 +11,8 @@ commit.
 """
 
 import argparse
-import json
 import sys
 import tempfile
-from typing import Any
 
 from bench import results_file
 from bench.reference.row import Row, run_row
@@ -28,7 +26,6 @@ ROWS = {
     "sm90-trtllm_mha": Row("sm90", "bfloat16", ("--attention-backend", "trtllm_mha")),
     "sm100-bfloat16": Row("sm100", "bfloat16"),
 }
-_NAME = "reference_rows"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,15 +50,9 @@ def main(argv: list[str] | None = None) -> int:
             for workers in options.workers:
                 found = run_row(ROWS[name], workers, model, options.changes)
                 failed = failed or bool(found["problems"])
-                _add(f"{name}, N={workers}, {options.layers or 'all'} layers", found)
+                case = f"{name}, N={workers}, {options.layers or 'all'} layers"
+                results_file.add_row("reference_rows", case, found)
     return int(failed)
-
-
-def _add(name: str, found: dict[str, Any]) -> None:
-    """To the last runs of other rows."""
-    path = results_file.RESULTS / f"{_NAME}.json"
-    rows = json.loads(path.read_text())["figures"] if path.exists() else {}
-    results_file.write(_NAME, {**rows, name: {"commit": results_file.commit(), **found}})
 
 
 if __name__ == "__main__":

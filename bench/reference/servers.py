@@ -1,4 +1,4 @@
-"""Servers on the REFERENCE device, and how they are asked."""
+"""Servers on the REFERENCE device or the CPU, and how they are asked."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ AUDITED = "tests.serving.audited"
 
 
 def start(
-    kind: str,
+    kind: str | None,
     dtype: str,
     model: str,
     workers: int = 2,
@@ -21,12 +21,12 @@ def start(
     module: str = AUDITED,
     env: dict[str, str] | None = None,
 ) -> Server:
-    """With small pools; layouts change only when it is asked for. `flags`: where they
-    are not the usual ones; `module`: what is started."""
+    """With small pools; layouts change only when it is asked for. `kind`: of the GPU that is stood
+    for, None for the CPU; `flags`: where they are not the usual ones; `module`: what is started."""
+    device = {} if kind is None else {"device": "cuda", "amoeba-reference-device": kind}
     usual = {
         "tp-size": workers,
-        "device": "cuda",
-        "amoeba-reference-device": kind,
+        **device,
         "dtype": dtype,
         "max-total-tokens": POOL,
         "chunked-prefill-size": 128,

@@ -63,6 +63,42 @@ def test_a_served_model():
     )
 
 
+def mixture(**fields):
+    config = {
+        "hidden_size": 8,
+        "intermediate_size": 20,
+        "num_experts": 6,
+        "moe_intermediate_size": 5,
+        **fields,
+    }
+    return model(
+        hf_config=SimpleNamespace(architectures=["Qwen3MoeForCausalLM"]),
+        hf_text_config=SimpleNamespace(**config),
+    )
+
+
+def test_a_mixture_has_experts_and_the_columns_of_all_of_them():
+    found = [
+        supported.require_supported_model(mixture(**fields))
+        for fields in (
+            {"mlp_only_layers": [], "decoder_sparse_step": 1},
+            {"shared_expert_intermediate_size": 7},
+            {"num_experts": None, "num_local_experts": 3},
+        )
+    ]
+    columns = [6 * 5, 6 * 5 + 7, 20]
+    assert [heads.mlp_elements for heads in found] == [3 * 8 * count for count in columns]
+    assert [heads.experts for heads in found] == [6, 6, 3]
+
+
+@pytest.mark.parametrize("fields", [{"mlp_only_layers": [0]}, {"decoder_sparse_step": 2}], ids=str)
+def test_mixtures_with_dense_layers_are_refused(fields):
+    [(name, value)] = fields.items()
+    with pytest.raises(ConfigError) as error:
+        supported.require_supported_model(mixture(**fields))
+    assert f"{name} {value}: mixtures with dense layers" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -29,6 +29,7 @@ _MAKERS = (
     speed.throughput, speed.attention, speed.products,
     moving.pages, moving.copies, ways.kv_ways, ways.weights_ways, moving.collectives,
     right.accuracy, right.long_prompts, right.reference_rows, right.reference_order,
+    right.mixtures,
     failing.faults, failing.hostile,
     policy.replay, simulated.tp_loss, simulated.roofline, simulated.rivals,
     policy.emulated, policy.decisions,

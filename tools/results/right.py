@@ -128,3 +128,48 @@ def reference_order() -> Table:
         noise="One server for each wait, four layers of the model.",
         sources=(source,),
     )
+
+
+def mixtures() -> Table:
+    source = read("mixtures")
+    rows = []
+    for name, found in source.figures.items():
+        streams = found["streams"]
+        rows.append(
+            (
+                f"{name}, at {found['commit'][:7]}",
+                fixed(found["changes"]),
+                fixed(streams["whole"]),
+                fixed(sum(streams.values()) - streams["whole"]),
+                ", ".join(f"{one:.6f} ({d})" for d, one in found["log_likelihoods"].items()),
+                "; ".join(_weights(where, sizes) for where, sizes in found["weight_bytes"].items()),
+                fixed(len(found["problems"])),
+            )
+        )
+    return Table(
+        name="mixtures",
+        question="Is anything lost or wrong with mixtures of experts?",
+        columns=(
+            "family, workers and type",
+            "changes",
+            "streams whole",
+            "lost",
+            "mean log-likelihood of a text",
+            "weights in pages, each worker (planned)",
+            "complaints",
+        ),
+        rows=tuple(rows),
+        noise="Small models with random weights on the CPU; 32 streams while random orders lead "
+        "through every layout; one run each, which complains if a token differs (float32), "
+        "log-likelihoods differ by 1e-4 (bfloat16: 1e-3), KV or weights differ in any bit after a "
+        "merge and a split, or other pages are mapped than planned.",
+        sources=(source,),
+    )
+
+
+def _weights(where: str, sizes: dict[str, list[int]]) -> str:
+    found, planned = (
+        " or ".join(f"{size >> 10} KiB" for size in sorted(set(sizes[kind])))
+        for kind in ("mapped", "planned")
+    )
+    return f"{where}: {found} ({planned})"

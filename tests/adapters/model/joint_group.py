@@ -1,6 +1,7 @@
 """All workers of a group with a tiny model, in step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -8,14 +9,16 @@ from amoeba_sglang.adapters.messages import TransformOrder
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.planes.kv.units import UnitBuffers
 from amoeba_sglang.planes.transformation import Transformation
-from tests.adapters.model.joint_model import LAYERS, Worker
+from tests.adapters.model.joint_model import LAYERS, Worker, make_model
 from tests.adapters.threads import Circle, Turns
 
 
 class Group:
-    """All workers of a group of the finest degree."""
+    """All workers of a group of the finest degree. `make`: the model of each."""
 
-    def __init__(self, degrees: tuple[int, ...], page: int) -> None:
+    def __init__(
+        self, degrees: tuple[int, ...], page: int, make: Callable[[], Any] = make_model
+    ) -> None:
         self.chain, self.turns = DegreeChain(degrees), Turns()
         self._step = self._epoch = 0
         size = self.chain.finest
@@ -24,7 +27,9 @@ class Group:
             for first in range(0, size, degree):
                 for place, circle in enumerate(Circle.of(degree, self.turns)):
                     circles[first + place][degree] = circle
-        self.workers = [Worker(index, self.chain, circles[index], page) for index in range(size)]
+        self.workers = [
+            Worker(index, self.chain, circles[index], page, make) for index in range(size)
+        ]
 
     def place(self, boundary: int, lower: int, upper: int) -> None:
         """Layers [0, boundary) at one degree and the others at another, without any KV yet."""

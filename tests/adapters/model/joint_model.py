@@ -1,8 +1,9 @@
 """A worker with a tiny model of upstream's, which runs joint steps in this process."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ from sglang.srt.model_executor.forward_batch_info import (
 )
 from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
 from sglang.srt.models.llama import LlamaForCausalLM
+from sglang.srt.models.qwen3_moe import Qwen3MoeForCausalLM
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
-from transformers import LlamaConfig
+from transformers import LlamaConfig, Qwen3MoeConfig
 
 from amoeba_sglang.adapters.cpu.attention import CpuAttention
 from amoeba_sglang.adapters.cpu.backend import CpuBackend
@@ -54,6 +56,17 @@ MODEL = LlamaConfig(
     tie_word_embeddings=True,
 )
 
+MIXTURE = Qwen3MoeConfig(
+    **{name: getattr(MODEL, name) for name in (
+        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+        "num_key_value_heads", "head_dim", "max_position_embeddings", "tie_word_embeddings",
+    )},
+    num_experts=8,
+    num_experts_per_tok=2,
+    moe_intermediate_size=24,
+    norm_topk_prob=True,
+)  # fmt: skip
+
 
 class Request:
     """A request at its home: `tokens` of prompt and output, of which `done` have KV in `slots`."""
@@ -65,14 +78,21 @@ class Request:
 class Worker:
     """One worker of a group; all have the same weights."""
 
-    def __init__(self, index: int, chain: DegreeChain, circles: dict[int, Circle], page: int):
+    def __init__(
+        self,
+        index: int,
+        chain: DegreeChain,
+        circles: dict[int, Circle],
+        page: int,
+        make: Callable[[], Any],
+    ) -> None:
         self.index, self.chain, self.page = index, chain, page
         self.circle = circles.get(chain.finest)
         # In a server each has a process of its own.
         CpuBackend.device = CpuDevice()
         self.context = make_context()
         with runtime_context.use_context(self.context):
-            self.model = make_model()
+            self.model = make()
             self.slots = 40
             self.pool = ElasticKVPool(
                 self.slots * page, page, torch.float32, HEADS, HEAD_DIM, LAYERS, "cpu", False
@@ -245,7 +265,7 @@ def make_context() -> runtime_context.RuntimeContext:
     with runtime_context.use_context(context):
         context.override_server_args(device="cpu", _amoeba=config).install()
         runtime_context.get_parallel().override_permanently(
-            tp_rank=0, pp_rank=0, attn_tp_rank=0, attn_dp_rank=0,
+            tp_rank=0, pp_rank=0, attn_tp_rank=0, attn_dp_rank=0, moe_ep_rank=0, moe_tp_rank=0,
             tp_group=alone, attn_tp_group=alone, pp_group=alone,
         )  # fmt: skip
     return context
@@ -254,6 +274,13 @@ def make_context() -> runtime_context.RuntimeContext:
 def make_model() -> LlamaForCausalLM:
     """As it is loaded: nothing of it is elastic."""
     model = LlamaForCausalLM(MODEL)
+    _fill(model)
+    return model
+
+
+def make_mixture() -> Qwen3MoeForCausalLM:
+    """The same with experts."""
+    model = Qwen3MoeForCausalLM(MIXTURE)
     _fill(model)
     return model
 
