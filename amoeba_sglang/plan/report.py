@@ -98,7 +98,7 @@ class Report:
         if (mixture := model.mixture) is not None:
             yield (
                 f"{mixture.experts} experts of {mixture.intermediate} columns, each whole on one "
-                "worker; arithmetic only: mixtures are not served yet"
+                "worker; by arithmetic: mixtures are served on the CPU alone so far"
             )
         yield (
             f"device {memory.total / GB:g} GB (1 GB = 10^9 bytes), "

@@ -37,10 +37,10 @@ def test_the_weights_of_a_worker_are_all_there():
         ("Qwen3-235B-A22B", {}),
     ],
 )
-def test_a_mixture_is_planned_and_said_to_be_no_more(name, tokens):
+def test_a_mixture_is_planned_and_said_to_be_served_on_no_gpu(name, tokens):
     made = report(model=load_model(name, 2, 2))
     assert {row.degree: row.tokens for row in made.capacity.degrees} == tokens
-    assert "not served yet" in made.text() and "routers" in made.text()
+    assert "served on the CPU alone" in made.text() and "routers" in made.text()
     assert "routers" not in report().text()
 
 

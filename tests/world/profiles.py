@@ -78,6 +78,8 @@ PROFILES = {
     "dense": Profile(_small(), seconds=10.0, arrivals=4.0, long=0.5, near=0.7, change=0.25),
     # Leases: long requests that need just more than grown slots; short ones beside them.
     "leases": Profile(_small(grown=0.5), arrivals=6.0, long=0.4, near=0.6, change=0.5),
+    # A mixture of experts, of whose weights a merge frees nearly all: the plan's for Qwen3-30B-A3B.
+    "mixture": Profile(_small(grown=5.3), arrivals=5.0, long=0.4, near=0.5, change=0.25),
     # Common prefixes of long and short requests, whose ends let the tree keep what long ones had.
     "share": Profile(_small(), long=0.35, near=0.2, change=0.08, leave=0.25, texts=1),
     # Long requests with the same prompts end and come again in the middle of long changes.
