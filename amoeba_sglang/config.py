@@ -12,6 +12,7 @@ from amoeba_sglang.errors import ConfigError
 
 if TYPE_CHECKING:
     from amoeba_sglang.control.device.emulation import Emulation
+    from amoeba_sglang.control.layout.expert_order import ExpertLoads
     from amoeba_sglang.control.policy.throughput import ThroughputTable
 
 MOST_SAMPLES = 4096
@@ -44,7 +45,7 @@ class AmoebaConfig:
     --watchdog-timeout. dilation: real seconds of a second of the server's clock. emulation: what
     its workers pretend to be, if anything. gpu: what its workers compute on, unless that is the
     host. throughput_table: a saved one, from throughput_file or still to be measured and written
-    there.
+    there; expert_loads likewise, of expert_file, which is written while serving.
     """
 
     group_size: int
@@ -68,6 +69,8 @@ class AmoebaConfig:
     gpu: GpuChoice | None = None
     throughput_table: ThroughputTable | None = None
     throughput_file: str | None = None
+    expert_loads: ExpertLoads | None = None
+    expert_file: str | None = None
 
     @property
     def shares_gpu(self) -> bool:
@@ -134,6 +137,7 @@ def build_config(
     dilation: float = 1.0,
     emulation: Emulation | None = None,
     throughput_table: ThroughputTable | None = None,
+    expert_loads: ExpertLoads | None = None,
     watchdog_timeout_s: float = 300.0,
     gpu: GpuChoice | None = None,
     pages: PageSizes = HOST_PAGES,
@@ -146,6 +150,7 @@ def build_config(
     _require(group_size >= 2, f"--tp-size {group_size}: Amoeba needs a group of at least 2 workers")
     _require(groups >= 1, f"--dp-size {groups}: at least 1 group is needed")
     _check_heads(group_size, heads)
+    _check_expert_loads(options.amoeba_expert_loads, expert_loads, heads)
     degrees = _choose_degrees(options.amoeba_degrees, group_size)
     initial, timeout = options.amoeba_initial_degree, options.amoeba_prepare_timeout_s
     _require(
@@ -177,6 +182,8 @@ def build_config(
         emulation=emulation,
         throughput_table=throughput_table,
         throughput_file=options.amoeba_throughput_table,
+        expert_loads=expert_loads,
+        expert_file=options.amoeba_expert_loads,
         gpu=gpu,
     )
 
@@ -208,6 +215,19 @@ def _check_heads(group_size: int, heads: ModelHeads) -> None:
             f"--tp-size {group_size}: the model has {count} {name}, which it does not divide; "
             f"{remedy}",
         )
+
+
+def _check_expert_loads(file: str | None, loads: ExpertLoads | None, heads: ModelHeads) -> None:
+    if file is None:
+        return
+    _require(
+        heads.experts > 0, f"--amoeba-expert-loads {file}: the model has no experts; leave it out"
+    )
+    _require(
+        loads is None or loads.fit(heads.layers, heads.experts),
+        f"--amoeba-expert-loads {file}: of another model than one of {heads.layers} layers of "
+        f"{heads.experts} experts; name another file",
+    )
 
 
 def _check_kv_page(options: argparse.Namespace, kv_page: int, kv_bytes: int) -> None:

@@ -119,3 +119,9 @@ def _add_measurement_flags(group: argparse._ArgumentGroup) -> None:
         help="what steps cost at every degree, to start from; if there is no such file, measure it "
         "by a warm-up at every degree and write it",
     )
+    group.add_argument(
+        "--amoeba-expert-loads",
+        metavar="FILE",
+        help="of a mixture: how often each expert was chosen, by which they are dealt out to the "
+        "workers of an instance; counted on while serving, and written every minute",
+    )

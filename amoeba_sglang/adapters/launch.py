@@ -5,13 +5,17 @@ Only functions import SGLang here, since importing it takes seconds and settles 
 
 import argparse
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from amoeba_sglang.adapters.backend import Backend
 from amoeba_sglang.config import AmoebaConfig, GpuChoice, build_config
+from amoeba_sglang.control.layout.expert_order import ExpertLoads
 from amoeba_sglang.control.policy.throughput import ThroughputTable
 from amoeba_sglang.control.router.limits import RequestLimits
 from amoeba_sglang.errors import ConfigError
+
+Saved = TypeVar("Saved")
 
 EXTENSION_CLASSES = {
     "scheduler": "amoeba_sglang.adapters.worker.scheduler.ElasticScheduler",
@@ -89,7 +93,14 @@ def check(
         run_directory=run_directory,
         dilation=backend.dilation,
         emulation=backend.emulation,
-        throughput_table=read_table(options.amoeba_throughput_table),
+        throughput_table=read_saved(
+            "--amoeba-throughput-table",
+            options.amoeba_throughput_table,
+            ThroughputTable.from_json,
+        ),
+        expert_loads=read_saved(
+            "--amoeba-expert-loads", options.amoeba_expert_loads, ExpertLoads.from_json
+        ),
         watchdog_timeout_s=server_args.watchdog_timeout,
         gpu=backend.gpu,
         pages=backend.pages,
@@ -120,17 +131,17 @@ def prepare_environment(config: AmoebaConfig, backend: Backend) -> None:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
-def read_table(file: str | None) -> ThroughputTable | None:
-    """The saved table; None without a file."""
+def read_saved(flag: str, file: str | None, parse: Callable[[str], Saved]) -> Saved | None:
+    """What an earlier run saved in the file of a flag; None without a file."""
     if file is None or not os.path.exists(file):
         return None
     try:
         with open(file) as text:
-            return ThroughputTable.from_json(text.read())
+            return parse(text.read())
     except (OSError, ConfigError) as error:
         raise ConfigError(
-            f"--amoeba-throughput-table {file}: {error}; name another file, or remove this "
-            "one to have it measured anew"
+            f"{flag} {file}: {error}; name another file, or remove this one to have it measured "
+            "anew"
         ) from error
 
 

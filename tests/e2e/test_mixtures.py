@@ -1,21 +1,25 @@
 """Mixtures of experts, random weights: each worker computes whole experts at every degree."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from amoeba_sglang.control.layout.decoder import load_model
+from amoeba_sglang.control.layout.expert_order import ExpertLoads
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.control.layout.weight_pages import WeightPages
 from bench.long_request import WeightMemory
 from tests.e2e.conftest import split_all
 from tests.serving.load import chat_prompts, run_clients
 from tests.serving.servers import MODEL, Server
-from tests.serving.tiny_models import make_tiny
+from tests.serving.tiny_models import LAYERS, make_tiny
 
 PAGE_KIB = 64
 # Of degree 1 and up: by how many workers.
 CHAINS = {"qwen2_moe": (1, 2, 4), "qwen3_moe": (1, 2), "mixtral": (1, 2)}
+# Of which it is known how often each expert was chosen.
+ORDERED = ("qwen3_moe",)
 
 
 @pytest.fixture(scope="module", params=CHAINS)
@@ -24,13 +28,23 @@ def mixture(request, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp(request.param))
     make_tiny(folder, request.param, seed=3, tokenizer_dir=MODEL)
     degrees = CHAINS[request.param]
+    flags = ("--amoeba-expert-loads", write_loads(folder)) if request.param in ORDERED else ()
     with Server(
         "--tp-size", str(degrees[-1]), "--dtype", "float32", "--max-total-tokens", "1024",
         "--chunked-prefill-size", "128", "--max-running-requests", "16",
         "--amoeba-policy", "static", "--amoeba-page-size-kib", str(PAGE_KIB),
-        "--skip-server-warmup", model=folder, module="tests.serving.audited",
+        "--skip-server-warmup", *flags, model=folder, module="tests.serving.audited",
     ) as running:  # fmt: skip
         yield running, degrees, folder
+
+
+def write_loads(folder):
+    """Of experts that differ, so that they lie in another order than in the checkpoint."""
+    mixture = load_model(folder, 4, 4).mixture
+    loads = [[(37 * n + layer) % 101 for n in range(mixture.experts)] for layer in range(LAYERS)]
+    file = Path(folder) / "loads.json"
+    file.write_text(ExpertLoads(tuple(map(tuple, loads))).to_json())
+    return str(file)
 
 
 def change_all(server, degree, workers):

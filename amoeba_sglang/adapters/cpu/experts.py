@@ -21,24 +21,26 @@ def register(platform_key: str) -> None:
 def compute_experts(self: Any, layer: Any, dispatch_output: Any) -> Any:
     """UnquantizedFusedMoEMethod of x [tokens, hidden] and ids [tokens, k], -1 for the experts of
     others. With all experts here the bits are those of SGLang's moe_forward_native: the same
-    products, and the same order of sums."""
+    products, and the same order of sums. Counts how often each was chosen, in `layer.chosen`."""
     from sglang.srt.layers.moe.token_dispatcher import StandardCombineInput
 
     config = self.moe_runner_config
     assert config.activation == "silu" and config.gemm1_alpha is None
     assert not config.apply_router_weight_on_input
     x, (weights, ids, _) = dispatch_output.hidden_states, dispatch_output.topk_output
-    chosen = ids.flatten()
-    foreign, *counts = torch.bincount(chosen + 1, minlength=len(layer.w13_weight) + 1).tolist()
+    flat = ids.flatten()
+    foreign, *counts = torch.bincount(flat + 1, minlength=len(layer.w13_weight) + 1).tolist()
+    if len(counts) == len(layer.chosen):
+        layer.chosen += counts
     # Pairs of a row and an expert by expert; those of others come first.
-    pairs = chosen.argsort(stable=True)[foreign:]
+    pairs = flat.argsort(stable=True)[foreign:]
     used = [expert for expert, count in enumerate(counts) if count]
     rows = x.index_select(0, pairs // ids.shape[1]).split([counts[expert] for expert in used])
     outputs = [
         _expert(taken, layer.w13_weight[expert], layer.w2_weight[expert])
         for expert, taken in zip(used, rows, strict=True)
     ]
-    found = x.new_zeros(len(chosen), x.shape[1])
+    found = x.new_zeros(len(flat), x.shape[1])
     if outputs:
         found[pairs] = torch.cat(outputs)
     weighted = found.view(*ids.shape, x.shape[1]).type(weights.dtype).mul_(weights.unsqueeze(-1))

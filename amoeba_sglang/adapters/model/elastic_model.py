@@ -46,10 +46,14 @@ class ElasticModel:
         matrices = elastic_matrices(stack, chain.finest)
         store = WeightStore(memory, WeightPages(chain, memory.page_size, matrices), index)
         coordinators = make_coordinators(config, chain, device)
+        loads = config.expert_loads
+        orders = [None] * len(stack) if loads is None else loads.orders(chain)
         layers = []
-        for number, layer in enumerate(stack):
+        for number, (layer, order) in enumerate(zip(stack, orders, strict=True)):
             layers.append(
-                LayerShards(layer, number, chain, index, groups=coordinators, store=store)
+                LayerShards(
+                    layer, number, chain, index, groups=coordinators, store=store, order=order
+                )
             )
             # Or a whole second copy of the weights would be held until the last has moved.
             device.return_freed_memory()

@@ -42,25 +42,40 @@ def elastic_matrices(layers: Sequence[nn.Module], finest: int) -> tuple[tuple[in
 
 
 def shard_feed_forward(
-    layer: nn.Module, matrices: range, chain: DegreeChain, index: int, store: WeightStore
+    layer: nn.Module,
+    matrices: range,
+    chain: DegreeChain,
+    index: int,
+    store: WeightStore,
+    *,
+    order: Sequence[int] | None = None,
 ) -> tuple[Shards, ...]:
-    """Move the elastic matrices of a decoder layer, whose numbers these are, into the store."""
+    """Move the elastic matrices of a decoder layer, whose numbers these are, into the store.
+    `order`: see ExpertShards."""
     modules = _find_modules(layer)
     assert len(matrices) == 2 * len(modules), (matrices, modules)
-    return tuple(
-        _kind(module)(module, matrices[2 * number : 2 * number + 2], chain, index, store)
-        for number, module in enumerate(modules)
-    )
+    found: list[Shards] = []
+    for number, module in enumerate(modules):
+        two = matrices[2 * number : 2 * number + 2]
+        if _kind(module) is ExpertShards:
+            found.append(ExpertShards(module, two, chain, index, store, order=order))
+        else:
+            found.append(MLPShards(module, two, chain, index, store))
+    return tuple(found)
 
 
 def _kind(module: nn.Module) -> type[ExpertShards] | type[MLPShards]:
-    return ExpertShards if isinstance(module, FusedMoE) else MLPShards
+    return ExpertShards if _has_experts(module) else MLPShards
+
+
+def _has_experts(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "experts", None), FusedMoE) and hasattr(module, "gate")
 
 
 def _find_modules(layer: nn.Module) -> list[nn.Module]:
-    """The experts of a layer, if it has them, then its MLP or shared expert."""
+    """The block of a layer that has its experts, if one does, then its MLP or shared expert."""
     modules = list(layer.modules())
-    experts = [m for m in modules if isinstance(m, FusedMoE)]
+    experts = [m for m in modules if _has_experts(m)]
     mlps = [m for m in modules if hasattr(m, "gate_up_proj") and hasattr(m, "down_proj")]
     if len(experts) > 1 or len(mlps) > 1 or not experts + mlps:
         raise ConfigError(

@@ -6,6 +6,7 @@ weight is resident twice: attention weights are full and viewed, those of MLPs a
 the weight store.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,7 +43,8 @@ class LayerShards:
     """One decoder layer of a model that was built at TP1, switchable between degrees.
 
     `groups`: degree -> upstream GroupCoordinator of this worker's instance at that degree.
-    `index`: the worker's index in its group, which fixes its shard at every degree.
+    `index`: the worker's index in its group, which fixes its shard at every degree. `order`: of
+    the layer's experts, if it has them; see ExpertShards.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class LayerShards:
         *,
         groups: dict[int, Any],
         store: WeightStore,
+        order: Sequence[int] | None = None,
     ) -> None:
         self.chain, self.index, self.groups = chain, index, groups
         self.degree = 1
@@ -69,7 +72,7 @@ class LayerShards:
                     f"--tp-size {chain.finest} does not divide the model's {count} {name}"
                 )
         matrices = store.pages.of_layer(number)
-        self.feed_forward = shard_feed_forward(layer, matrices, chain, index, store)
+        self.feed_forward = shard_feed_forward(layer, matrices, chain, index, store, order=order)
         sharded = [linear for shards in self.feed_forward for linear in shards.linears]
         self.linears = (self.qkv, self.o, *sharded)
         self._full_o = self.o.weight.data

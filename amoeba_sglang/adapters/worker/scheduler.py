@@ -18,6 +18,7 @@ from amoeba_sglang.adapters.messages import TransformOrder
 from amoeba_sglang.adapters.worker.batch_rows import extends
 from amoeba_sglang.adapters.worker.control_requests import ControlRequests
 from amoeba_sglang.adapters.worker.elastic_runtime import ElasticRuntime
+from amoeba_sglang.adapters.worker.expert_recorder import ExpertRecorder
 from amoeba_sglang.adapters.worker.loads import ElasticLoadInquirer
 from amoeba_sglang.adapters.worker.pool_stats import ElasticPoolStatsObserver, capacity_tokens
 from amoeba_sglang.adapters.worker.reports import Reports
@@ -55,6 +56,9 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, Retraction, Sche
         # The first in the queue when that was looked through last.
         self.first_seen: Any = None
         self.runtime = ElasticRuntime(self, config, rank, surroundings)
+        self.expert_recorder = ExpertRecorder.of_worker(
+            config, rank, self.runtime.executor, self.clock.now()
+        )
         self.own_tokens = self.max_total_num_tokens
         self.tp_worker.model_runner.joint_forward = self.runtime.executor.forward
         self.link = surroundings.link(rank)
@@ -123,6 +127,8 @@ class ElasticScheduler(RequestIntake, ControlRequests, Reports, Retraction, Sche
             collector.max_total_num_tokens.labels(**collector.labels).set(tokens)
 
     def get_next_batch_to_run(self, running_batch: Any, last_batch: Any) -> Any:
+        if self.expert_recorder is not None:
+            self.expert_recorder.tick(self.clock.now())
         if self.runtime.slots.take_growth() or self.first_waiting is not self.first_seen:
             # Upstream looks at the queue again only when a running request has ended.
             running_batch.batch_is_full = False

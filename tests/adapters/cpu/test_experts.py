@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from sglang.srt.layers.moe.fused_moe_native import moe_forward_native
@@ -18,6 +19,7 @@ def layer_of(dtype):
     noise = torch.Generator().manual_seed(1)
     return SimpleNamespace(
         num_experts=EXPERTS,
+        chosen=np.zeros(EXPERTS, dtype=np.int64),
         w13_weight=torch.randn(EXPERTS, 2 * COLUMNS, HIDDEN, generator=noise).to(dtype),
         w2_weight=torch.randn(EXPERTS, HIDDEN, COLUMNS, generator=noise).to(dtype),
     )
@@ -52,7 +54,9 @@ def test_rows_of_absent_experts_add_nothing():
     ids = routed.topk_ids
     here = torch.where(ids < EXPERTS // 2, ids, -1)
     half = SimpleNamespace(
-        w13_weight=layer.w13_weight[: EXPERTS // 2], w2_weight=layer.w2_weight[: EXPERTS // 2]
+        w13_weight=layer.w13_weight[: EXPERTS // 2],
+        w2_weight=layer.w2_weight[: EXPERTS // 2],
+        chosen=layer.chosen,
     )
     weights = torch.where(here < 0, 0.0, routed.topk_weights)
     expected = compute(layer, x, routed._replace(topk_weights=weights))
