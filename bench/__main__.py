@@ -7,6 +7,8 @@ ALL = {
     "transport": ["bench.transport"],
     "kv_move": ["bench.kv_move"],
     "mlp_layout": ["bench.mlp_layout"],
+    "experts": ["bench.experts"],
+    "mixtures": ["bench.mixtures"],
     "page_exchange": ["bench.page_exchange"],
     "transform": ["bench.transform"],
     "long_request": ["bench.long_request"],

@@ -26,7 +26,7 @@ _MAKERS = (
     change.cost, change.gaps, lost.gaps_under_load, change.tokens, change.lock_step,
     ways.merges, ways.splits,
     memory.capacity, memory.flat, memory.peak,
-    speed.throughput, speed.attention, speed.products,
+    speed.throughput, speed.attention, speed.products, speed.experts,
     moving.pages, moving.copies, ways.kv_ways, ways.weights_ways, moving.collectives,
     right.accuracy, right.long_prompts, right.reference_rows, right.reference_order,
     right.mixtures,

@@ -219,3 +219,31 @@ def before() -> Table:
         f"{settings['dtype']}; above 1 this one is faster.",
         sources=(source,),
     )
+
+
+def experts() -> Table:
+    source = read("experts")
+    rows = [
+        (
+            case.replace(", 1 rows", ", 1 row"),
+            spread(found["SGLang"], 2),
+            spread(found["Amoeba"], 2),
+            spread(found["share"], 2),
+            fixed(found["share"]["runs"]),
+        )
+        for case, found in source.figures["milliseconds"].items()
+    ]
+    return Table(
+        name="experts",
+        question="What does a layer of experts cost on a CPU at degree 1?",
+        columns=(
+            "case",
+            "SGLang's own for a CPU, ms",
+            "ours, ms",
+            "share of SGLang's",
+            "rounds",
+        ),
+        rows=tuple(rows),
+        noise="One thread, random routing, either first in every other round; medians and ranges.",
+        sources=(source,),
+    )
