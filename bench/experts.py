@@ -19,7 +19,7 @@ from sglang.srt.layers.moe.topk import StandardTopKOutput
 from amoeba_sglang.adapters.cpu.experts import compute_experts
 from bench import results_file
 
-_ROWS = {1: 60, 8: 40, 64: 20, 512: 6}
+_ROWS = {1: 60, 8: 40, 64: 20, 512: 16}
 
 
 @dataclass(frozen=True)
