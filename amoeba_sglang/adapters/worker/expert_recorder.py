@@ -32,7 +32,7 @@ class ExpertRecorder:
         cls, config: AmoebaConfig, rank: int, executor: Any, now: float
     ) -> ExpertRecorder | None:
         """That of the first worker, if there is a file; its requests are like those of others."""
-        if config.expert_file is None or rank > 0:
+        if rank > 0 or config.expert_file is None:
             return None
         layers: Sequence[LayerShards] = executor.layers
         experts = [

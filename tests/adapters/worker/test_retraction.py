@@ -44,6 +44,7 @@ class Planner(ElasticScheduler):
             slots=slots, step_clock=SimpleNamespace(tick=lambda *args: None)
         )
         self.clock = SimpleNamespace(sleep=lambda seconds: None)
+        self.expert_recorder = None
         self.queue, self.waiting_queue, self.first_seen = [], [], None
 
     def _reqs_finishing_inflight(self, batch):

@@ -22,6 +22,7 @@ class Worker(ElasticScheduler):
         self.clock, self.page_size, self.own_tokens = Clock(), 1, SIZE
         self.turns, self.ticks, self.reported = [], [], 0
         self.rests, self.launched, self.enable_overlap = [], None, False
+        self.expert_recorder = None
         self.runtime = SimpleNamespace(
             rank=1,
             grown={1: 0, 2: GROWN},
