@@ -1,8 +1,8 @@
 """A layer of experts at degree 1 beside SGLang's own for the CPU: python -m bench.experts.
 
 The layer of a small Qwen3-MoE (16 experts of 128 columns, hidden 256, 4 a token) and one with the
-shape of Qwen3-30B-A3B's (128 of 768, hidden 2048, 8 a token; half of its bytes in float32 are 2.4
-GB, so it is measured in bfloat16 alone). One thread; the two take turns.
+shape of Qwen3-30B-A3B's (128 of 768, hidden 2048, 8 a token; in float32 they take 2.4 GB, so it
+is measured in bfloat16 alone). One thread; the two take turns.
 """
 
 import time

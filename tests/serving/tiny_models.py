@@ -71,14 +71,12 @@ MIXTURES = ("qwen3_moe", "qwen2_moe", "mixtral")
 Matrix = Callable[[int, int], torch.Tensor]
 
 
-def make_tiny(
-    out_dir: str | Path, family: str, seed: int, *, tokenizer_dir: str | Path, **fields: Any
-) -> Path:
-    """A model of a family, its config.json with other `fields`; the directory."""
+def make_tiny(out_dir: str | Path, family: str, seed: int, *, tokenizer_dir: str | Path) -> Path:
+    """A model of a family; its directory."""
     out, tokenizer = Path(out_dir), Path(tokenizer_dir)
     source = json.loads((tokenizer / "config.json").read_text())
     tokens = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
-    config = _COMMON | _FAMILIES[family] | {name: source[name] for name in tokens} | fields
+    config = _COMMON | _FAMILIES[family] | {name: source[name] for name in tokens}
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(config, indent=1))
     for name in TOKENIZER_FILES:

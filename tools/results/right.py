@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from bench.results_file import read
 from tools.results.numbers import fixed, tiny
@@ -76,18 +77,25 @@ def long_prompts() -> Table:
     )
 
 
+def _streams(name: str, found: dict[str, Any]) -> tuple[str, ...]:
+    """The first cells of a row of streams through every layout."""
+    streams = found["streams"]
+    return (
+        f"{name}, at {found['commit'][:7]}",
+        fixed(found["changes"]),
+        fixed(streams["whole"]),
+        fixed(sum(streams.values()) - streams["whole"]),
+    )
+
+
 def reference_rows() -> Table:
     source = read("reference_rows")
     rows = []
     for name, found in source.figures.items():
         likelihood = found["log_likelihoods"]
-        streams = found["streams"]
         rows.append(
             (
-                f"{name}, at {found['commit'][:7]}",
-                fixed(found["changes"]),
-                fixed(streams["whole"]),
-                fixed(sum(streams.values()) - streams["whole"]),
+                *_streams(name, found),
                 ", ".join(f"{one:.5f} ({degree})" for degree, one in likelihood.items()),
                 fixed(found["device"]["plain steps without a graph"]),
                 fixed(len(found["problems"])),
@@ -134,13 +142,9 @@ def mixtures() -> Table:
     source = read("mixtures")
     rows = []
     for name, found in source.figures.items():
-        streams = found["streams"]
         rows.append(
             (
-                f"{name}, at {found['commit'][:7]}",
-                fixed(found["changes"]),
-                fixed(streams["whole"]),
-                fixed(sum(streams.values()) - streams["whole"]),
+                *_streams(name, found),
                 ", ".join(f"{one:.6f} ({d})" for d, one in found["log_likelihoods"].items()),
                 "; ".join(_weights(where, sizes) for where, sizes in found["weight_bytes"].items()),
                 fixed(len(found["problems"])),

@@ -21,7 +21,8 @@ def register(platform_key: str) -> None:
 def compute_experts(self: Any, layer: Any, dispatch_output: Any) -> Any:
     """UnquantizedFusedMoEMethod of x [tokens, hidden] and ids [tokens, k], -1 for the experts of
     others. With all experts here the bits are those of SGLang's moe_forward_native: the same
-    products, and the same order of sums. Counts how often each was chosen, in `layer.chosen`."""
+    products, and the same order of sums. Counts how often each was chosen, in
+    `layer.chosen` of a layer of ExpertShards."""
     from sglang.srt.layers.moe.token_dispatcher import StandardCombineInput
 
     config = self.moe_runner_config
@@ -30,8 +31,10 @@ def compute_experts(self: Any, layer: Any, dispatch_output: Any) -> Any:
     x, (weights, ids, _) = dispatch_output.hidden_states, dispatch_output.topk_output
     flat = ids.flatten()
     foreign, *counts = torch.bincount(flat + 1, minlength=len(layer.w13_weight) + 1).tolist()
-    if len(counts) == len(layer.chosen):
-        layer.chosen += counts
+    # SGLang's own launcher runs on this platform, too, and its layers are not ours to count in.
+    chosen = getattr(layer, "chosen", None)
+    if chosen is not None and len(counts) == len(chosen):
+        chosen += counts
     # Pairs of a row and an expert by expert; those of others come first.
     pairs = flat.argsort(stable=True)[foreign:]
     used = [expert for expert, count in enumerate(counts) if count]

@@ -28,7 +28,7 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):
             server_args.attention_backend = NAME
 
     def init_backend(self) -> None:
-        """Runs once in each worker, before a model is built."""
+        """Runs once, when what builds models is imported: workers are forks of that."""
         from sglang.srt.layers.attention.attention_registry import register_attention_backend
 
         from amoeba_sglang.adapters.cpu import experts, ops

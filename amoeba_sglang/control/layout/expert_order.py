@@ -65,13 +65,3 @@ def _deal(experts: Sequence[int], loads: Sequence[float], parts: int) -> list[li
         dealt[least].append(expert)
         sums[least] += loads[expert]
     return dealt
-
-
-def imbalance(loads: Sequence[float], order: Sequence[int], degree: int) -> float:
-    """Load of the busiest shard of `degree` over the mean of all; 1 if there is no load."""
-    size = len(order) // degree
-    shares = [
-        sum(loads[expert] for expert in order[first : first + size])
-        for first in range(0, len(order), size)
-    ]
-    return max(shares) * degree / sum(shares) if sum(shares) else 1.0

@@ -63,6 +63,13 @@ def test_rows_of_absent_experts_add_nothing():
     torch.testing.assert_close(compute(half, x, routed._replace(topk_ids=here)), expected)
 
 
+def test_a_layer_of_sglang_s_own_launcher_is_computed_and_not_counted():
+    layer, (x, routed) = layer_of(torch.float32), route(5, torch.float32)
+    expected = compute(layer, x, routed)
+    del layer.chosen
+    assert torch.equal(compute(layer, x, routed), expected)
+
+
 def test_nothing_to_do():
     layer, (x, routed) = layer_of(torch.float32), route(3, torch.float32)
     nobody = routed._replace(topk_ids=torch.full_like(routed.topk_ids, -1))

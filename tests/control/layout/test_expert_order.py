@@ -3,11 +3,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amoeba_sglang.control.layout.expert_order import ExpertLoads, balance, imbalance
+from amoeba_sglang.control.layout.expert_order import ExpertLoads, balance
 from amoeba_sglang.control.layout.slots import DegreeChain
 from amoeba_sglang.errors import ConfigError
 
 CHAINS = [DegreeChain(degrees) for degrees in [(1, 2), (1, 2, 4), (1, 2, 4, 8), (1, 4), (1, 3, 6)]]
+
+
+def imbalance(loads, order, degree):
+    """Load of the busiest shard of `degree` over the mean of all; 1 if there is no load."""
+    size = len(order) // degree
+    shares = [
+        sum(loads[expert] for expert in order[first : first + size])
+        for first in range(0, len(order), size)
+    ]
+    return max(shares) * degree / sum(shares) if sum(shares) else 1.0
 
 
 @given(st.data(), st.sampled_from(CHAINS))
